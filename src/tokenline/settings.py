@@ -1,0 +1,116 @@
+"""Hold every setting as one frozen object, parsed once from the environment.
+
+A bad value refuses the start and names its variable. Nothing reads `os.environ` after this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokenline.errors import SettingsError
+
+PREFIX = "TOKENLINE_"
+# Names other tools already use win over our prefix.
+FOREIGN = {"schema_registry_url": "SCHEMA_REGISTRY_URL"}
+
+
+class Settings(BaseModel):
+    """State how this process reaches the line and how it behaves.
+
+    Durations end in `_ms` or `_s`, sizes in `_bytes`; each field is `TOKENLINE_<NAME>` in the environment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Kafka
+    kafka_bootstrap: str = Field("127.0.0.1:19092", description="Kafka bootstrap servers, host:port, comma separated")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="Kafka security protocol"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="SASL mechanism, when the protocol is SASL_*"
+    )
+    kafka_username: str = Field("", description="SASL user")
+    kafka_password: str = Field("", repr=False, description="SASL password")
+    kafka_ca_file: Path | None = Field(None, description="CA bundle for TLS to Kafka")
+    kafka_cert_file: Path | None = Field(None, description="client certificate for TLS to Kafka")
+    kafka_key_file: Path | None = Field(None, description="client key for TLS to Kafka")
+    topic_prefix: str = Field("tokenline.", description="prefix of every topic")
+    partitions: int = Field(4, ge=1, le=4096, description="partitions of each keyed topic; fixed for the life of a line")
+    replication_factor: int = Field(1, ge=1, le=9, description="replicas of each topic; 3 in production")
+    session_timeout_ms: int = Field(8000, ge=1000, description="a worker silent for this long loses its partitions")
+
+    # Schemas
+    schema_registry_url: str = Field("", description="Confluent-compatible registry; empty means the file registry")
+    schema_registry_username: str = Field("", description="registry user")
+    schema_registry_password: str = Field("", repr=False, description="registry password")
+
+    # Charging
+    dedup_horizon_s: int = Field(3600, ge=60, description="an event older than this when appended is late")
+    future_skew_s: int = Field(300, ge=0, description="an event further in the future is refused")
+    max_age_days: int = Field(90, ge=1, le=3000, description="an event older than this is refused")
+    max_tokens_per_event: int = Field(1_000_000_000, ge=1, description="a larger count of one kind is absurd and refused")
+    max_bad_in_a_row: int = Field(1000, ge=1, description="so many bad records in a row stop the worker")
+    max_chunk_records: int = Field(10_000, ge=1, le=100_000, description="records folded at once")
+    heartbeat_ms: int = Field(1000, ge=100, description="how often charging tells guards that it is caught up")
+
+    # Landing and warehouse
+    clickhouse_url: str = Field("http://127.0.0.1:18123", description="ClickHouse HTTP(S) address")
+    clickhouse_database: str = Field("tokenline", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database of all tables")
+    clickhouse_username: str = Field("default", description="ClickHouse user")
+    clickhouse_password: str = Field("", repr=False, description="ClickHouse password")
+    clickhouse_ca_file: Path | None = Field(None, description="CA bundle for TLS to ClickHouse")
+    clickhouse_cluster: str = Field("", description="cluster for replicated tables; empty means a single node")
+    landing_max_rows: int = Field(50_000, ge=1, description="rows of one insert")
+    landing_max_wait_ms: int = Field(1000, ge=10, description="a smaller batch is inserted after this long")
+
+    # Workers
+    health_host: str = Field("127.0.0.1", description="address of /healthz, /readyz, /metrics")
+    charging_health_port: int = Field(19101, ge=0, le=65535, description="health port of a charging worker; 0 picks a free one")
+    landing_health_port: int = Field(19102, ge=0, le=65535, description="health port of a landing worker; 0 picks a free one")
+    stall_s: int = Field(30, ge=1, description="lag without progress for this long is unhealthy")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+    data_dir: Path = Field(Path(".tokenline"), description="where the embedded stack keeps its data")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Parse the environment once.
+
+        Raises:
+            SettingsError: a value is wrong or a `TOKENLINE_` variable is unknown; the text names it.
+        """
+        environ = os.environ if environ is None else environ
+        given = {name: environ[var] for name in cls.model_fields if environ.get(var := variable(name))}
+        unknown = sorted(
+            var for var in environ if var.startswith(PREFIX) and var.removeprefix(PREFIX).lower() not in cls.model_fields
+        )
+        if unknown:
+            raise SettingsError(f"{unknown[0]} is not a setting of tokenline; see `tokenline settings`")
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "?"
+            raise SettingsError(f"{variable(name)}={given.get(name, '')!r}: {first['msg']}") from error
+
+    def topic(self, stem: str) -> str:
+        """Return the full name of a topic, for example `tokenline.usage`."""
+        return f"{self.topic_prefix}{stem}"
+
+    def to_env(self) -> dict[str, str]:
+        """Return the variables that make a child process read these same settings."""
+        return {
+            variable(name): str(value)
+            for name, value in self.model_dump().items()
+            if value is not None and value != type(self).model_fields[name].default
+        }
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a field."""
+    return FOREIGN.get(name, PREFIX + name.upper())
