@@ -1,0 +1,275 @@
+"""Run a real Apache Kafka 4.1 (KRaft, broker and controller in one JVM) on loopback.
+
+One broker, one copy of the data: what is acknowledged survives the end of the process (also
+kill -9) and a restart, not the loss of the disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenline.errors import PlatformError, PortTaken
+from tokenline.platform import jars, processes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+AOT_SINCE_JAVA = 25  # JEP 514
+VARIABLE = "TOKENLINE_KAFKA_BOOTSTRAP"
+# C1 only: a broker spends its time in I/O, and the C2 compiler takes a core for minutes.
+JVM = (
+    "-Xms96m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
+)
+# broker.session.timeout: after kill -9 the broker waits this long for its former self to
+# expire before it may register again, so it is the floor of a restart.
+PROPERTIES = """process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={log_dir}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=400
+log.cleaner.dedupe.buffer.size=16777216
+log.index.size.max.bytes=2097152
+num.network.threads=2
+num.io.threads=4
+"""
+
+
+class EmbeddedKafka:
+    """Own one broker process over one data directory.
+
+    Arguments:
+        data_dir: where everything of the broker lives; made if missing.
+        port: the loopback port of clients; 0 picks a free one and remembers it.
+        cache: where jars are kept; the user's cache by default.
+        heap_mb: the most the JVM's heap may take.
+    """
+
+    def __init__(
+        self, data_dir: Path, port: int = 0, *, cache: Path | None = None, heap_mb: int = 512
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self.log = self.data_dir / "broker.log"
+        self._cache = cache or jars.cache_dir()
+        self._heap_mb = heap_mb
+        self._asked_port = port
+        self._identity: _Identity | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port of clients; known from the first start on."""
+        if self._identity is None:
+            raise PlatformError("the broker was never started")
+        return self._identity.port
+
+    @property
+    def bootstrap(self) -> str:
+        """What a client's `bootstrap_servers` should be."""
+        return f"{processes.LOOPBACK}:{self.port}"
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The JVM, once started; it may have ended since."""
+        return self._process
+
+    @property
+    def pid(self) -> int | None:
+        """The JVM's pid while it runs."""
+        return self._process.pid if self.running and self._process else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the JVM lives; not whether it answers."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, timeout_s: float = 60) -> None:
+        """Start the broker and return when it answers; does nothing if it runs.
+
+        Raises:
+            PortTaken: another process holds the port.
+            NoJava: no Java runtime could be found.
+            PlatformError: it ended or did not answer in time; the text ends with its log.
+        """
+        if self.running:
+            return
+        classpath = jars.kafka_jars(self._cache)
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._identity = _Identity.load(self.data_dir, self._asked_port)
+        processes.require_port(self.port, "Kafka", VARIABLE)
+        command = _java(classpath, self._heap_mb, warm_cache(self._cache, classpath))
+        properties = self._identity.write(self.data_dir)
+        _format(command, properties, self._identity.cluster_id, self.data_dir)
+        self._process = processes.spawn([*command, "kafka.Kafka", str(properties)], log=self.log)
+        self._await_answer(timeout_s)
+
+    def stop(self, timeout_s: float = 10) -> None:
+        """End the broker cleanly, with SIGKILL after `timeout_s`; does nothing if it is down."""
+        if self._process is not None:
+            processes.end(self._process, timeout_s)
+
+    def kill(self) -> None:
+        """End the broker with kill -9, as a crash would; `start` brings it back."""
+        if self._process is not None:
+            processes.kill(self._process)
+
+    def answers(self) -> bool:
+        """Say whether a client would find the broker in its metadata now."""
+        return _brokers(self.port) > 0
+
+    def _await_answer(self, timeout_s: float) -> None:
+        if not processes.wait_for(self._settled, timeout_s=timeout_s):
+            self.kill()
+            raise PlatformError(f"Kafka did not answer within {timeout_s:.0f} s: see {self.log}")
+        if not self.running:
+            raise self._why_it_ended()
+
+    def _settled(self) -> bool:
+        return not self.running or self.answers()
+
+    def _why_it_ended(self) -> PlatformError:
+        tail = processes.last_lines(self.log, 60)
+        if "Address already in use" in tail or "BindException" in tail:
+            return PortTaken(f"port {self.port} for Kafka was taken; set {VARIABLE} to another one")
+        if "Failed to acquire lock" in tail:
+            return PlatformError(f"another broker uses {self.data_dir}: stop it first")
+        return PlatformError(f"Kafka ended while starting:\n{processes.last_lines(self.log)}")
+
+
+class _Identity:
+    """Keep what must not change between starts of one data directory."""
+
+    def __init__(self, cluster_id: str, port: int, controller_port: int) -> None:
+        self.cluster_id = cluster_id
+        self.port = port
+        self.controller_port = controller_port
+
+    @classmethod
+    def load(cls, data_dir: Path, asked_port: int) -> _Identity:
+        """Read the identity, or draw one; a controller port that is taken is drawn anew."""
+        path = data_dir / "kafka.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        controller_port = known.get("controller_port", 0)
+        if not controller_port or not processes.port_is_free(controller_port):
+            controller_port = processes.free_port()
+        identity = cls(
+            cluster_id=known.get("cluster_id") or _random_id(),
+            port=asked_port or known.get("port") or processes.free_port(),
+            controller_port=controller_port,
+        )
+        path.write_text(json.dumps(vars(identity), indent=1))
+        return identity
+
+    def write(self, data_dir: Path) -> Path:
+        """Write the broker's properties file and return its path."""
+        path = data_dir / "server.properties"
+        values = vars(self) | {"log_dir": data_dir / "log"}
+        path.write_text(PROPERTIES.format(**values))
+        return path
+
+
+def warm_cache(cache: Path, classpath: Sequence[Path]) -> Path | None:
+    """Return Java's start-up cache of the broker, made once a user (about 10 s, 65 MB).
+
+    With it a broker starts in 1.3 s instead of 3.5 s. None where Java is too old or the
+    training failed: then starts are slower, nothing else.
+    """
+    if int(jars.java_version().split(".")[0]) < AOT_SINCE_JAVA:
+        return None
+    path = cache / f"kafka-4.1.0-java-{jars.java_version()}.aot"
+    failed = path.with_suffix(".failed")
+    if not path.exists() and not failed.exists():
+        with jars.locked(cache):
+            if not path.exists() and not failed.exists():
+                _train(path, failed, classpath)
+    return path if path.exists() else None
+
+
+def _train(path: Path, failed: Path, classpath: Sequence[Path]) -> None:
+    """Run a throw-away broker that writes the cache when it ends."""
+    draft = path.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tokenline-train-") as name:
+        root = Path(name)
+        identity = _Identity.load(root, 0)
+        properties = identity.write(root)
+        java = _java(classpath, 512, None)
+        _format(java, properties, identity.cluster_id, root)
+        recorded = [*java[:1], f"-XX:AOTCacheOutput={draft}", *java[1:]]
+        process = processes.spawn(
+            [*recorded, "kafka.Kafka", str(properties)], log=root / "broker.log"
+        )
+        processes.wait_for(
+            lambda: process.poll() is not None or _brokers(identity.port) > 0, timeout_s=60
+        )
+        processes.end(process, 60)
+    if draft.exists():
+        draft.replace(path)
+    else:
+        failed.touch()
+
+
+def _java(classpath: Sequence[Path], heap_mb: int, aot: Path | None) -> list[str]:
+    warm = [f"-XX:AOTCache={aot}", "-Xlog:disable", "-Xlog:all=error:stderr"] if aot else []
+    paths = ":".join(map(str, classpath))
+    return [str(jars.java()), f"-Xmx{heap_mb}m", *JVM, *warm, "-cp", paths]
+
+
+def _format(command: Sequence[str], properties: Path, cluster_id: str, data_dir: Path) -> None:
+    """Write the storage's first files, once; a format cut short is begun anew."""
+    log_dir, done = data_dir / "log", data_dir / "formatted"
+    if done.exists():
+        return
+    shutil.rmtree(log_dir, ignore_errors=True)
+    tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+    result = subprocess.run([*command, *tool], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise PlatformError(f"cannot format Kafka's storage: {result.stderr.strip()[-500:]}")
+    done.touch()
+
+
+def _random_id() -> str:
+    """Return a cluster id as Kafka writes them: 16 random bytes, base64 without padding."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _brokers(port: int) -> int:
+    """Ask for metadata (request 3, version 4, no topics) and return how many brokers it names."""
+    body = struct.pack(">hhih", 3, 4, 1, -1) + struct.pack(">i?", 0, False)
+    try:
+        with socket.create_connection((processes.LOOPBACK, port), 1) as link:
+            link.settimeout(2)
+            link.sendall(struct.pack(">i", len(body)) + body)
+            answer = link.recv(16, socket.MSG_WAITALL)
+    except OSError:
+        return 0
+    return int(struct.unpack(">iiii", answer)[3]) if len(answer) == 16 else 0
