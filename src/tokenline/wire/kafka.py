@@ -1,0 +1,55 @@
+"""Say how every aiokafka client connects, and where a key lives."""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.partitioner import murmur2
+
+from tokenline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from tokenline.settings import Settings
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Return the keyword arguments that each aiokafka producer, consumer and admin client takes.
+
+    Raises:
+        SettingsError: a certificate file cannot be read.
+    """
+    options: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in settings.kafka_bootstrap.split(",")],
+        "security_protocol": settings.kafka_security,
+    }
+    if settings.kafka_security.endswith("SSL"):
+        options["ssl_context"] = _tls(settings)
+    if settings.kafka_security.startswith("SASL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_username
+        options["sasl_plain_password"] = settings.kafka_password
+    return options
+
+
+def account_key(tenant: str, account: str) -> bytes:
+    """Return the Kafka key of everything an account owns; a tenant has no slash, an account may."""
+    return f"{tenant}/{account}".encode()
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: bytes, n: int) -> int:
+    """Return the partition Kafka's default partitioner gives this key among `n`."""
+    # The hash is Python: about 8 µs for an account key, hence the cache.
+    return int(murmur2(key) & 0x7FFFFFFF) % n
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.kafka_ca_file)
+        if settings.kafka_cert_file:
+            context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
+    except OSError as error:
+        raise SettingsError(f"TLS to Kafka: cannot use the certificate files: {error}") from error
+    return context

@@ -1,0 +1,240 @@
+"""Say which schema has which id.
+
+Two registries: files that travel with the code (the default; ids in `schemas/ids.json`), and any
+Confluent-compatible server. An id, once issued, means the same text for ever: both cache for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tokenline.clock import Clock, SystemClock
+from tokenline.errors import RegistryUnavailable, SettingsError, UnknownSchema
+
+if TYPE_CHECKING:
+    from tokenline.settings import Settings
+
+IDS_FILE = "ids.json"
+# Bad bytes name random ids; without this each of them would be a request to the server.
+UNKNOWN_FOR_S = 30.0
+UNKNOWN_MAX = 10_000
+HTTP_NOT_FOUND = 404
+
+# Which topic carries a schema as its main value. `charging_heartbeat` shares the decisions topic,
+# so its subject carries the record's name as well (TopicRecordNameStrategy).
+TOPIC_OF = {
+    "usage_event": "usage",
+    "account_command": "commands",
+    "quota_decision": "decisions",
+    "account_window": "windows",
+    "charged_range": "charged",
+    "dead_letter": "dead-letters",
+    "gateway_total": "control",
+}
+SHARED_TOPIC_OF = {"charging_heartbeat": "decisions"}
+
+
+class Registry(Protocol):
+    """Map schema ids to texts and names to their newest id.
+
+    All three raise `UnknownSchema`; a server-backed one may block for one request an id and raise
+    `RegistryUnavailable`, which is no verdict on the bytes: try again.
+    """
+
+    def newest_id(self, name: str) -> int:
+        """Return the id that writers of `name` use, the newest this process knows."""
+        ...
+
+    def text(self, schema_id: int) -> str:
+        """Return the schema's JSON."""
+        ...
+
+    def name(self, schema_id: int) -> str:
+        """Return the record's name without namespace, for example `usage_event`."""
+        ...
+
+
+class FileRegistry:
+    """Read schemas and ids from a directory, once; the default is the one that came with the code.
+
+    Raises:
+        SettingsError: the directory, `ids.json` or a file it names is missing or not JSON.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory or schemas_dir()
+        self._files = {int(key): stem for key, stem in self._read_ids().items()}
+        self._texts = {key: self._read(f"{stem}.avsc") for key, stem in self._files.items()}
+        self._newest: dict[str, tuple[int, int]] = {}
+        for schema_id, stem in self._files.items():
+            name, version = split_stem(stem)
+            self._newest[name] = max(self._newest.get(name, (0, 0)), (version, schema_id))
+
+    def newest_id(self, name: str) -> int:
+        """Return the id of the highest version of `name`."""
+        try:
+            return self._newest[name][1]
+        except KeyError:
+            raise UnknownSchema(f"no schema is named {name}; there are {self.names()}") from None
+
+    def text(self, schema_id: int) -> str:
+        """Return the schema's JSON."""
+        try:
+            return self._texts[schema_id]
+        except KeyError:
+            raise UnknownSchema(f"schema id {schema_id} is not in {IDS_FILE}") from None
+
+    def name(self, schema_id: int) -> str:
+        """Return the record's name."""
+        try:
+            return split_stem(self._files[schema_id])[0]
+        except KeyError:
+            raise UnknownSchema(f"schema id {schema_id} is not in {IDS_FILE}") from None
+
+    def versions(self, name: str) -> list[tuple[int, str]]:
+        """Return (version, text) of every version of `name`, oldest first."""
+        found = [(split_stem(stem), self._texts[key]) for key, stem in self._files.items()]
+        return sorted((version, text) for (record, version), text in found if record == name)
+
+    def names(self) -> list[str]:
+        """Return every record name."""
+        return sorted(self._newest)
+
+    def _read_ids(self) -> dict[str, str]:
+        ids: dict[str, str] = json.loads(self._read(IDS_FILE))
+        return ids
+
+    def _read(self, file: str) -> str:
+        try:
+            text = (self.directory / file).read_text(encoding="utf-8")
+            json.loads(text)
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"cannot read schema file {self.directory / file}: {error}"
+            ) from error
+        return text
+
+
+class ConfluentRegistry:
+    """Ask a Confluent-compatible server; register our newest schemas under their topics.
+
+    The reader's schema stays the newest that came with this code: a writer that is ahead of us is
+    read as far as we know it. Subjects follow TopicNameStrategy (`<topic>-value`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        local: FileRegistry | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._local = local or FileRegistry()
+        self._clock = clock or SystemClock()
+        self._client = _client(settings)
+        self._ids: dict[str, int] = {}
+        self._texts: dict[int, str] = {}
+        self._unknown: dict[int, float] = {}
+
+    def newest_id(self, name: str) -> int:
+        """Return the server's id of our newest `name`; the first call registers it."""
+        if name not in self._ids:
+            text = self._local.text(self._local.newest_id(name))
+            self._ids[name] = self._register(self.subject(name), text)
+            self._texts[self._ids[name]] = text
+        return self._ids[name]
+
+    def text(self, schema_id: int) -> str:
+        """Return the schema's JSON; the first call for an id asks the server."""
+        if schema_id not in self._texts:
+            self._texts[schema_id] = self._fetch(schema_id)
+        return self._texts[schema_id]
+
+    def name(self, schema_id: int) -> str:
+        """Return the record's name, taken from the schema itself."""
+        parsed = json.loads(self.text(schema_id))
+        full = parsed.get("name", "") if isinstance(parsed, dict) else ""
+        return str(full).rpartition(".")[2]
+
+    def subject(self, name: str) -> str:
+        """Return the subject under which `name` is registered."""
+        if name in SHARED_TOPIC_OF:
+            return f"{self._settings.topic(SHARED_TOPIC_OF[name])}-tokenline.{name}"
+        return f"{self._settings.topic(TOPIC_OF.get(name, name))}-value"
+
+    def _register(self, subject: str, text: str) -> int:
+        from confluent_kafka.schema_registry import Schema  # noqa: PLC0415  an extra: only this class needs it
+        from confluent_kafka.schema_registry.error import SchemaRegistryError  # noqa: PLC0415  as above
+
+        try:
+            return int(self._client.register_schema(subject, Schema(text, "AVRO")))
+        except SchemaRegistryError as error:
+            if error.http_status_code < 500:
+                raise SettingsError(f"the registry refuses subject {subject}: {error}") from error
+            raise RegistryUnavailable(f"the registry failed on {subject}: {error}") from error
+        except Exception as error:  # the client leaks its HTTP library's own errors
+            raise self._away(error) from error
+
+    def _fetch(self, schema_id: int) -> str:
+        from confluent_kafka.schema_registry.error import SchemaRegistryError  # noqa: PLC0415  as above
+
+        if self._clock.monotonic_s() < self._unknown.get(schema_id, -1.0):
+            raise UnknownSchema(f"schema id {schema_id} is not in the registry")
+        try:
+            return str(self._client.get_schema(schema_id).schema_str)
+        except SchemaRegistryError as error:
+            if error.http_status_code != HTTP_NOT_FOUND:
+                raise RegistryUnavailable(
+                    f"the registry failed on id {schema_id}: {error}"
+                ) from error
+            self._remember_unknown(schema_id)
+            raise UnknownSchema(f"schema id {schema_id} is not in the registry") from error
+        except Exception as error:  # as above
+            raise self._away(error) from error
+
+    def _remember_unknown(self, schema_id: int) -> None:
+        if len(self._unknown) >= UNKNOWN_MAX:
+            self._unknown.clear()
+        self._unknown[schema_id] = self._clock.monotonic_s() + UNKNOWN_FOR_S
+
+    def _away(self, error: Exception) -> RegistryUnavailable:
+        url = self._settings.schema_registry_url
+        return RegistryUnavailable(f"the schema registry at {url} did not answer: {error}")
+
+
+def open_registry(settings: Settings) -> Registry:
+    """Return the registry that the settings name: a server when a URL is given, else the files."""
+    if settings.schema_registry_url:
+        return ConfluentRegistry(settings)
+    return FileRegistry()
+
+
+def schemas_dir() -> Path:
+    """Return where the schemas are: inside the wheel, or beside `src` in a checkout."""
+    packed = Path(__file__).parents[1] / "_schemas"
+    return packed if packed.is_dir() else Path(__file__).parents[3] / "schemas"
+
+
+def split_stem(stem: str) -> tuple[str, int]:
+    """Return name and version of a file stem: `usage_event.v1` is ("usage_event", 1)."""
+    name, _, version = stem.rpartition(".v")
+    if not name or not version.isdigit():
+        raise SettingsError(f"{IDS_FILE}: {stem!r} is not <name>.v<number>")
+    return name, int(version)
+
+
+def _client(settings: Settings) -> Any:  # noqa: ANN401  the client library ships loose types
+    try:
+        from confluent_kafka.schema_registry import SchemaRegistryClient  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise SettingsError(
+            "SCHEMA_REGISTRY_URL needs: pip install 'tokenline[registry]'"
+        ) from error
+    options = {"url": settings.schema_registry_url}
+    user = settings.schema_registry_username
+    if user:
+        options["basic.auth.user.info"] = f"{user}:{settings.schema_registry_password}"
+    return SchemaRegistryClient(options)
