@@ -1,0 +1,17 @@
+"""Give integration tests a client of the shared warehouse; the servers are in tests/conftest.py."""
+
+from __future__ import annotations
+
+import clickhouse_connect
+import pytest
+
+
+@pytest.fixture
+def database(settings):
+    """A client bound to a fresh database of the test's own."""
+    with clickhouse_connect.get_client(dsn=settings.clickhouse_url) as client:
+        client.command(f"CREATE DATABASE {settings.clickhouse_database} ENGINE = Atomic")
+    with clickhouse_connect.get_client(
+        dsn=settings.clickhouse_url, database=settings.clickhouse_database
+    ) as client:
+        yield client
