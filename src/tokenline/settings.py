@@ -51,7 +51,7 @@ class Settings(BaseModel):
     schema_registry_password: str = Field("", repr=False, description="registry password")
 
     # Charging
-    dedup_horizon_s: int = Field(3600, ge=60, description="an event older than this when appended is late")
+    dedup_horizon_s: int = Field(3600, ge=60, le=86_400, description="an event older than this when appended is late")
     future_skew_s: int = Field(300, ge=0, description="an event further in the future is refused")
     max_age_days: int = Field(90, ge=1, le=3000, description="an event older than this is refused")
     max_tokens_per_event: int = Field(1_000_000_000, ge=1, description="a larger count of one kind is absurd and refused")

@@ -1,0 +1,232 @@
+"""Write the state of a partition as a journal of small absolute records, and read it back.
+
+A step is one atomic record batch of the compacted `state` topic. Its records, by key `EPOCH/kind/…`:
+
+    head                  where each topic was read to; zones; totals          newest wins
+    rows/CYCLE/N          the account rows this step touched, whole            covered by pages
+    page/N                4,096 account rows as they lie in memory             rewritten in a cycle
+    seen/MINUTE/N         names of the events this step counted                until the horizon
+    part/MINUTE/N         what the tally took of this step                     until flushed
+    out/N                 messages to publish after this step's ack            until published
+
+Rows and pages are absolute, so reading survivors in offset order gives the newest state whatever
+compaction removed. A cycle rewrites every page; `rows` of the cycle before last are then covered and
+their keys are used again. Keys carry the epoch: a late record of a fenced owner can never replace one
+of ours (DESIGN invariant 4). Bytes here are little-endian and carry a version.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.step import Step
+from tokenline.errors import BrokenLog
+from tokenline.quota.cells import WIDTH, AccountCells
+
+Int64s = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+Record = tuple[bytes, bytes | None]
+
+FORMAT = 1
+PAGE_ROWS = 4096
+CYCLES_KEPT = 3
+MINUTES_KEPT = 3
+OUT_KEPT = 64
+
+_ROWS = struct.Struct("<BIIII")
+_OUT = struct.Struct("<BHi")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Hold one record to publish: topic stem, key, value (None is a tombstone)."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(slots=True)
+class JournalWriter:
+    """Turn steps into records; holds where the page cycle stands and which keys are to be removed.
+
+    `stale_keys` are keys of older epochs, removed when the first cycle has covered what they held;
+    `timed_keys` those that matter for a time only, by minute, removed at the horizon.
+    """
+
+    epoch: int
+    remember_ms: int
+    stale_keys: list[bytes] = field(default_factory=list)
+    timed_keys: dict[int, list[bytes]] = field(default_factory=dict)
+    _cycle: int = 0
+    _rows_written: int = 0
+    _page_next: int = 0
+    _debt_rows: int = 0
+    _in_minute: int = 0
+    _minute_ms: int = -1
+
+    def records(self, state: PartitionState, step: Step, out: Sequence[Message]) -> list[Record]:
+        """Return the records of `step`, which must be appended as one batch."""
+        records: list[Record] = []
+        self._enter_minute(step.minute_ms, records)
+        if len(step.touched):
+            records.append(self._rows(state.cells, step))
+        if len(step.names):
+            records.append(self._seen(step))
+        if step.lines is not None:
+            key = self._key("part", step.minute_ms // 60_000 % MINUTES_KEPT, self._in_minute)
+            records.append((key, pack_part(step.minute_ms, step.lines)))
+        records.append((self._key("out", step.seq % OUT_KEPT), pack_out(step.seq, out)))
+        records.extend(self._pages(state.cells))
+        records.append((self._key("head"), json.dumps(state.head()).encode()))
+        self._in_minute += 1
+        return records
+
+    def opening(self, state: PartitionState) -> list[Record]:
+        """Return the records that open this epoch; all older epochs are closed by them."""
+        return [(self._key("head"), json.dumps(state.head()).encode())]
+
+    def _enter_minute(self, minute_ms: int, records: list[Record]) -> None:
+        if minute_ms == self._minute_ms:
+            return
+        self._minute_ms, self._in_minute = minute_ms, 0
+        for minute in [m for m in self.timed_keys if m < minute_ms - self.remember_ms]:
+            records.extend((key, None) for key in self.timed_keys.pop(minute))
+
+    def _rows(self, cells: AccountCells, step: Step) -> Record:
+        key = self._key("rows", self._cycle % CYCLES_KEPT, self._rows_written)
+        self._rows_written += 1
+        self._debt_rows += len(step.touched)
+        first_new = len(cells) - len(step.new_keys) if step.new_keys else 0
+        return key, pack_rows(first_new, step.new_keys, step.touched, cells.matrix[step.touched])
+
+    def _seen(self, step: Step) -> Record:
+        key = self._key("seen", step.minute_ms // 60_000, self._in_minute)
+        self.timed_keys.setdefault(step.minute_ms, []).append(key)
+        return key, pack_seen(step.minute_ms, step.names)
+
+    def _pages(self, cells: AccountCells) -> Iterator[Record]:
+        """Pay rows written with pages written: a page for as many rows as it holds."""
+        while self._debt_rows >= PAGE_ROWS:
+            self._debt_rows -= PAGE_ROWS
+            first = self._page_next * PAGE_ROWS
+            slots = np.arange(first, min(first + PAGE_ROWS, len(cells)), dtype=np.int64)
+            keys = cells.keys[first : first + PAGE_ROWS]
+            yield self._key("page", self._page_next), pack_rows(first, keys, slots, cells.matrix[slots])
+            self._page_next += 1
+            if self._page_next * PAGE_ROWS >= len(cells):
+                yield from self._end_cycle()
+
+    def _end_cycle(self) -> Iterator[Record]:
+        self._cycle += 1
+        self._page_next = self._rows_written = 0
+        if self.stale_keys:
+            # One batch, so that a reader never meets half of an old epoch (see `live_records`).
+            yield from ((key, None) for key in self.stale_keys)
+            self.stale_keys = []
+
+    def _key(self, kind: str, *numbers: int) -> bytes:
+        return "/".join([str(self.epoch), kind, *map(str, numbers)]).encode()
+
+
+def live_records(survivors: Mapping[bytes, tuple[int, bytes]]) -> tuple[list[Record], list[bytes]]:
+    """Part what counts from what fenced owners wrote too late.
+
+    `survivors` holds the last value of each key with its offset. A record of an older epoch that
+    stands after a newer epoch's head was written by an owner who had already lost the partition: it
+    is not history. Returns the live records in offset order and the keys of the dead ones.
+    """
+    ordered = sorted((offset, key, value) for key, (offset, value) in survivors.items())
+    live: list[Record] = []
+    dead: list[bytes] = []
+    newest = 0
+    for _, key, value in ordered:
+        epoch = epoch_of(key)
+        newest = max(newest, epoch)
+        if epoch == newest:
+            live.append((key, value))
+        else:
+            dead.append(key)
+    return live, dead
+
+
+def epoch_of(key: bytes) -> int:
+    """Return the owner epoch a key carries."""
+    return int(key.split(b"/", 1)[0])
+
+
+def pack_rows(first_new: int, new_keys: Sequence[str], slots: Int64s, rows: Int64s) -> bytes:
+    """Return account rows and the names of the slots from `first_new` on."""
+    names = json.dumps(list(new_keys)).encode() if new_keys else b""
+    head = _ROWS.pack(FORMAT, first_new, len(new_keys), len(slots), len(names))
+    return b"".join((head, names, slots.astype("<u4").tobytes(), np.ascontiguousarray(rows, "<i8").tobytes()))
+
+
+def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
+    """Return what `pack_rows` was given."""
+    version, first_new, new, count, names_bytes = _ROWS.unpack_from(value)
+    if version != FORMAT:
+        raise BrokenLog(f"the journal holds rows of format {version}; this worker reads {FORMAT}")
+    at = _ROWS.size
+    names = json.loads(value[at : at + names_bytes]) if new else []
+    at += names_bytes
+    slots = np.frombuffer(value, "<u4", count, at).astype(np.int64)
+    rows = np.frombuffer(value, "<i8", count * WIDTH, at + 4 * count).reshape(count, WIDTH)
+    return first_new, names, slots, rows
+
+
+def pack_seen(minute_ms: int, names: UInt64s) -> bytes:
+    """Return the names counted in an append minute."""
+    return struct.pack("<Bq", FORMAT, minute_ms) + np.ascontiguousarray(names, "<u8").tobytes()
+
+
+def unpack_seen(value: bytes) -> tuple[int, UInt64s]:
+    """Return what `pack_seen` was given."""
+    _, minute_ms = struct.unpack_from("<Bq", value)
+    return minute_ms, np.frombuffer(value, "<u8", offset=9).reshape(-1, 2).astype(np.uint64)
+
+
+def pack_part(minute_ms: int, lines: pa.RecordBatch) -> bytes:
+    """Return counted lines of an append minute, as Arrow IPC."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, lines.schema) as writer:
+        writer.write_batch(lines)
+    return struct.pack("<Bq", FORMAT, minute_ms) + sink.getvalue().to_pybytes()
+
+
+def unpack_part(value: bytes) -> tuple[int, pa.RecordBatch]:
+    """Return what `pack_part` was given."""
+    _, minute_ms = struct.unpack_from("<Bq", value)
+    return minute_ms, pa.ipc.open_stream(pa.py_buffer(value)[9:]).read_next_batch()
+
+
+def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
+    """Return the messages a step publishes after its ack."""
+    parts = [struct.pack("<BQI", FORMAT, seq, len(messages))]
+    for message in messages:
+        topic = message.topic.encode()
+        size = -1 if message.value is None else len(message.value)
+        parts += [_OUT.pack(len(topic), len(message.key), size), topic, message.key, message.value or b""]
+    return b"".join(parts)
+
+
+def unpack_out(value: bytes) -> tuple[int, list[Message]]:
+    """Return what `pack_out` was given."""
+    _, seq, count = struct.unpack_from("<BQI", value)
+    at, messages = 13, []
+    for _ in range(count):
+        topic_bytes, key_bytes, size = _OUT.unpack_from(value, at)
+        at += _OUT.size
+        topic, at = value[at : at + topic_bytes].decode(), at + topic_bytes
+        key, at = value[at : at + key_bytes], at + key_bytes
+        body, at = (None, at) if size < 0 else (value[at : at + size], at + size)
+        messages.append(Message(topic, key, body))
+    return seq, messages

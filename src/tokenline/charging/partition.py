@@ -1,0 +1,132 @@
+"""Hold all that charging knows of one partition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tokenline.charging.step import Flush, Step
+from tokenline.metering.judge import Bounds
+from tokenline.metering.seen import SeenEvents
+from tokenline.metering.tally import Tally
+from tokenline.quota.cells import AccountCells, Cell
+
+Int64s = npt.NDArray[np.int64]
+
+MONTH_COLUMNS = {
+    "this": (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
+    "last": (Cell.LAST_MONTH_START, Cell.LAST_MONTH_TOKENS, Cell.LAST_MONTH_EVENTS, Cell.LAST_MONTH_VERSION),
+}
+
+
+@dataclass(slots=True)
+class Totals:
+    """Count what became of all records of the partition since the line began."""
+
+    counted: int = 0
+    late: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """Hold accounts, seen identities, the open tally and how far each topic was read.
+
+    `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
+    `minute_ms` is the append minute in hand; it never goes back.
+    """
+
+    bounds: Bounds
+    epoch: int = 0
+    seq: int = 0
+    minute_ms: int = 0
+    next_offsets: dict[str, int] = field(default_factory=lambda: {"usage": 0, "commands": 0})
+    flushed_minute_ms: int = 0
+    flushed_offset: int = -1
+    published_seq: int = 0
+    cells: AccountCells = field(default_factory=AccountCells)
+    totals: Totals = field(default_factory=Totals)
+    bad_in_a_row: int = 0
+    seen: SeenEvents = field(init=False)
+    tally: Tally = field(init=False)
+    _dirty_months: list[Int64s] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # A copy may say it occurred `future_skew_ms` after its first one was appended and not be late yet.
+        self.seen = SeenEvents(self.bounds.horizon_ms + self.bounds.future_skew_ms)
+        self.tally = Tally(self.minute_ms)
+
+    def begin_step(self, now_ms: int) -> Step:
+        """Start a step at `now_ms`; closes the minute in hand when `now_ms` is past it."""
+        self.seq += 1
+        minute_ms = max(now_ms // 60_000 * 60_000, self.minute_ms)
+        flush = self.flush() if minute_ms > self.minute_ms else None
+        if minute_ms > self.minute_ms:
+            self.minute_ms, self.tally = minute_ms, Tally(minute_ms)
+        return Step(seq=self.seq, minute_ms=minute_ms, flush=flush)
+
+    def flush(self) -> Flush | None:
+        """Return the totals changed since the last flush, or None; the caller publishes them."""
+        if not self.tally.dirty and not self._dirty_months:
+            return None
+        windows = self.tally.rows() if self.tally.dirty else pl.DataFrame()
+        self.tally.dirty = False
+        return Flush(
+            segment_start_ms=self.tally.segment_start_ms,
+            through_offset=self.next_offsets["usage"] - 1,
+            windows=windows,
+            months=self._month_rows(),
+        )
+
+    def mark_months(self, slots: Int64s) -> None:
+        """Note that the month cells of `slots` changed."""
+        self._dirty_months.append(slots)
+
+    def mark_months_since(self, offset: int) -> None:
+        """Note every account whose month changed after `offset`; used after a recovery."""
+        rows = self.cells.matrix
+        newest = np.maximum(rows[:, Cell.MONTH_VERSION], rows[:, Cell.LAST_MONTH_VERSION])
+        self.mark_months(np.flatnonzero(newest > offset))
+
+    def head(self) -> Mapping[str, object]:
+        """Return the small facts of the state, for the journal and for status."""
+        return {
+            "epoch": self.epoch,
+            "seq": self.seq,
+            "minute_ms": self.minute_ms,
+            "next_offsets": dict(self.next_offsets),
+            "flushed_minute_ms": self.flushed_minute_ms,
+            "flushed_offset": self.flushed_offset,
+            "published_seq": self.published_seq,
+            "zones": list(self.cells.zones),
+            "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
+        }
+
+    def _month_rows(self) -> pl.DataFrame:
+        if not self._dirty_months:
+            return pl.DataFrame()
+        slots = np.unique(np.concatenate(self._dirty_months))
+        self._dirty_months = []
+        rows = self.cells.matrix[slots]
+        frames = [_months_of(slots, rows, columns) for columns in MONTH_COLUMNS.values()]
+        return pl.concat(frames)
+
+
+def _months_of(slots: Int64s, rows: Int64s, columns: tuple[Cell, Cell, Cell, Cell]) -> pl.DataFrame:
+    start, tokens, events, version = columns
+    used = rows[:, events] > 0
+    return pl.DataFrame(
+        {
+            "slot": slots[used],
+            "window_start": rows[used, start],
+            "total_tokens": rows[used, tokens],
+            "events": rows[used, events],
+            "version": rows[used, version],
+        }
+    )

@@ -1,0 +1,101 @@
+"""Hold what goes into a fold and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from tokenline.quota.decide import Decided
+
+Int64s = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+
+NO_SLOTS: Int64s = np.zeros(0, np.int64)
+NO_NAMES: UInt64s = np.zeros((0, 2), np.uint64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Name a record that becomes a dead letter; `identity` holds what could be read of it."""
+
+    offset: int
+    appended_ms: int
+    reason: str
+    detail: str
+    identity: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageChunk:
+    """Hold decoded usage of one partition in offset order.
+
+    `batch`, `keys`, `offsets` and `appended_ms` have one entry a decoded event; `refused` names the
+    records that could not be decoded. All offsets lie in `lo..hi`.
+    """
+
+    lo: int
+    hi: int
+    batch: pa.RecordBatch
+    keys: list[str | None]
+    offsets: Int64s
+    appended_ms: Int64s
+    refused: list[Refused]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commanded:
+    """Hold one decoded account command and where it stood."""
+
+    offset: int
+    appended_ms: int
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Name the offsets of a run that were not counted; all others were."""
+
+    lo: int
+    hi: int
+    as_of_ms: int
+    late: list[int]
+    duplicate: list[int]
+    rejected: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flush:
+    """Hold absolute totals ready to be published: windows of one append minute, months of accounts.
+
+    They include every event up to `through_offset` of the usage topic.
+    """
+
+    segment_start_ms: int
+    through_offset: int
+    windows: pl.DataFrame
+    months: pl.DataFrame
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """Hold all that one fold changed; it becomes one atomic batch of the journal."""
+
+    seq: int
+    minute_ms: int
+    touched: Int64s = field(default_factory=lambda: NO_SLOTS)
+    new_keys: list[str] = field(default_factory=list)
+    names: UInt64s = field(default_factory=lambda: NO_NAMES)
+    lines: pa.RecordBatch | None = None
+    decisions: list[Decided] = field(default_factory=list)
+    judged: Judged | None = None
+    refused: list[Refused] = field(default_factory=list)
+    flush: Flush | None = None
+    as_of_ms: int = 0
+    cause: tuple[str, int] = ("", 0)
+    counted: int = 0
+    tokens: int = 0

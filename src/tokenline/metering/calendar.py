@@ -1,0 +1,89 @@
+"""Find the calendar windows a moment is in, in an account's own zone.
+
+Windows are half-open, `[start, end)`. Days and months begin at local midnight, so a day may have
+23, 24 or 25 hours; hours are clock hours of the zone. Resolution: one minute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenline.errors import BadData
+
+MINUTE_MS = 60_000
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Hold start and end of the windows around one minute, in ms since the epoch."""
+
+    minute: tuple[int, int]
+    hour: tuple[int, int]
+    day: tuple[int, int]
+    month: tuple[int, int]
+
+
+@lru_cache(maxsize=1024)
+def zone_of(name: str) -> ZoneInfo:
+    """Return the IANA zone.
+
+    Raises:
+        BadData: there is no such zone.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise BadData(f"time_zone {name!r} is not an IANA zone such as Asia/Shanghai") from error
+
+
+@lru_cache(maxsize=65_536)
+def spans_at(zone_name: str, minute_ms: int) -> Spans:
+    """Return the windows that hold the minute beginning at `minute_ms`."""
+    zone = zone_of(zone_name)
+    local = datetime.fromtimestamp(minute_ms / 1000, zone)
+    day = local.replace(hour=0, minute=0, fold=0)
+    month = day.replace(day=1)
+    next_month = (month + timedelta(days=32)).replace(day=1)
+    hour_ms = _hour_start_ms(local, minute_ms)
+    return Spans(
+        minute=(minute_ms, minute_ms + MINUTE_MS),
+        hour=(hour_ms, hour_ms + 60 * MINUTE_MS),
+        day=(_ms(day), _ms(day + timedelta(days=1))),
+        month=(_ms(month), _ms(next_month)),
+    )
+
+
+def month_starts(zone_names: list[str], zone_codes: Int64s, moments_ms: Int64s) -> Int64s:
+    """Return for each moment the start of its month in the zone its code names.
+
+    Work is done once for each distinct (zone, minute), of which a chunk has few.
+    """
+    minutes = moments_ms // MINUTE_MS
+    pairs = np.stack((zone_codes, minutes), axis=1)
+    first = pairs[0]
+    if (pairs == first).all():
+        return np.full(len(pairs), _month_start(zone_names, first), np.int64)
+    code = zone_codes * (1 << 40) + minutes
+    _, index, inverse = np.unique(code, return_index=True, return_inverse=True)
+    starts = [_month_start(zone_names, pairs[i]) for i in index]
+    return np.array(starts, np.int64)[inverse]
+
+
+def _month_start(zone_names: list[str], pair: Int64s) -> int:
+    return spans_at(zone_names[int(pair[0])], int(pair[1]) * MINUTE_MS).month[0]
+
+
+def _ms(local: datetime) -> int:
+    return int(local.astimezone(timezone.utc).timestamp()) * 1000
+
+
+def _hour_start_ms(local: datetime, minute_ms: int) -> int:
+    # Subtracting minutes in absolute time keeps both passes of a repeated hour apart.
+    return minute_ms - local.minute * MINUTE_MS

@@ -1,0 +1,113 @@
+"""Keep the accounts of one partition as one matrix of int64, a row an account.
+
+Rows are found by slot; slots are given in order of first appearance and never change, so a run of
+slots is a page that can be written as it lies in memory. No row grows with subscribers or windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+
+CAPACITY_MIN = 256
+NO_LIMIT = -1
+
+
+class Cell(IntEnum):
+    """Name the columns; the order is part of the journal's format."""
+
+    ZONE = 0
+    MONTH_TOKENS_LIMIT = 1
+    MINUTE_TOKENS_LIMIT = 2
+    HOUR_TOKENS_LIMIT = 3
+    DAY_TOKENS_LIMIT = 4
+    MINUTE_REQUESTS_LIMIT = 5
+    HOUR_REQUESTS_LIMIT = 6
+    DAY_REQUESTS_LIMIT = 7
+    # Two months are held, because usage may be reported up to the horizon after a month ended.
+    MONTH_START = 8
+    MONTH_TOKENS = 9
+    MONTH_EVENTS = 10
+    MONTH_VERSION = 11
+    LAST_MONTH_START = 12
+    LAST_MONTH_TOKENS = 13
+    LAST_MONTH_EVENTS = 14
+    LAST_MONTH_VERSION = 15
+    MINUTE_START = 16
+    MINUTE_TOKENS = 17
+    MINUTE_REQUESTS = 18
+    HOUR_START = 19
+    HOUR_TOKENS = 20
+    HOUR_REQUESTS = 21
+    DAY_START = 22
+    DAY_TOKENS = 23
+    DAY_REQUESTS = 24
+    STATE = 25
+    RULE = 26
+    THRESHOLD_PERCENT = 27
+    THRESHOLD_MONTH = 28
+    RESETS_AT = 29
+    DECISION_VERSION = 30
+    DECISION_EPOCH = 31
+
+
+WIDTH = len(Cell)
+
+
+class AccountCells:
+    """Hold the rows, their names and the zones they use."""
+
+    def __init__(self) -> None:
+        self._matrix: Int64s = np.zeros((CAPACITY_MIN, WIDTH), np.int64)
+        self.keys: list[str] = []
+        self._slots: dict[str, int] = {}
+        self.zones: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def matrix(self) -> Int64s:
+        """Return the rows in use; writing to it changes the accounts."""
+        return self._matrix[: len(self.keys)]
+
+    def slot(self, key: str) -> int | None:
+        """Return the slot of `tenant/account`, or None when it was never applied."""
+        return self._slots.get(key)
+
+    def slots(self, keys: Sequence[str | None]) -> Int64s:
+        """Return the slot of each key, -1 where there is none."""
+        find: Callable[[str | None, int], int] = self._slots.get  # type: ignore[assignment]  # None is never a key
+        return np.fromiter(map(find, keys, repeat(-1)), np.int64, len(keys))
+
+    def open(self, key: str) -> int:
+        """Return the slot of `key`, giving it the next free one when it is new."""
+        if (slot := self._slots.get(key)) is not None:
+            return slot
+        self.extend([key])
+        return len(self.keys) - 1
+
+    def extend(self, keys: Sequence[str]) -> None:
+        """Give the next slots to `keys`, all of them new."""
+        self._reserve(len(self.keys) + len(keys))
+        for slot, key in enumerate(keys, start=len(self.keys)):
+            self._slots[key] = slot
+        self.keys.extend(keys)
+
+    def zone_code(self, zone: str) -> int:
+        """Return the code of a zone, remembering a new one."""
+        if zone not in self.zones:
+            self.zones.append(zone)
+        return self.zones.index(zone)
+
+    def _reserve(self, rows: int) -> None:
+        if rows > len(self._matrix):
+            grown = np.zeros((max(rows, len(self._matrix) * 3 // 2), WIDTH), np.int64)
+            grown[: len(self.keys)] = self.matrix
+            self._matrix = grown

@@ -1,0 +1,214 @@
+"""Decide open, warned or cut for the accounts a chunk touched.
+
+An account is cut while any rule's use has reached its limit; of several the one that resets last
+decides. Crossing 50 and 80 percent of the monthly allowance warns, once each a month; at 100 it is
+cut. Deciding again on the same cells gives no new decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenline.metering.calendar import Spans, spans_at
+from tokenline.quota.cells import AccountCells, Cell
+
+Int64s = npt.NDArray[np.int64]
+
+THRESHOLDS_PERCENT = (50, 80, 100)
+
+
+class State(IntEnum):
+    """Say whether an account may go on."""
+
+    OPEN = 0
+    WARNED = 1
+    CUT = 2
+
+
+class Rule(IntEnum):
+    """Name what decided; 0 is nothing."""
+
+    NONE = 0
+    MONTH_TOKENS = 1
+    MINUTE_TOKENS = 2
+    HOUR_TOKENS = 3
+    DAY_TOKENS = 4
+    MINUTE_REQUESTS = 5
+    HOUR_REQUESTS = 6
+    DAY_REQUESTS = 7
+
+
+# Rule, its limit, its use, the window it runs in.
+RATE_RULES = (
+    (Rule.MINUTE_TOKENS, Cell.MINUTE_TOKENS_LIMIT, Cell.MINUTE_TOKENS, "minute"),
+    (Rule.HOUR_TOKENS, Cell.HOUR_TOKENS_LIMIT, Cell.HOUR_TOKENS, "hour"),
+    (Rule.DAY_TOKENS, Cell.DAY_TOKENS_LIMIT, Cell.DAY_TOKENS, "day"),
+    (Rule.MINUTE_REQUESTS, Cell.MINUTE_REQUESTS_LIMIT, Cell.MINUTE_REQUESTS, "minute"),
+    (Rule.HOUR_REQUESTS, Cell.HOUR_REQUESTS_LIMIT, Cell.HOUR_REQUESTS, "hour"),
+    (Rule.DAY_REQUESTS, Cell.DAY_REQUESTS_LIMIT, Cell.DAY_REQUESTS, "day"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """Record one decision; `slot` names the account, `old_epoch` who decided before (0: nobody)."""
+
+    slot: int
+    state: State
+    rule: Rule
+    reason: str
+    threshold_percent: int
+    used: int
+    limit: int
+    window_start_ms: int
+    resets_at_ms: int
+    version: int
+    old_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """Hold, for each account looked at, what the rules say now."""
+
+    state: Int64s
+    rule: Int64s
+    resets_at_ms: Int64s
+    month_used: Int64s
+    percent: Int64s
+
+
+def decide(
+    cells: AccountCells, slots: Int64s, minute_ms: int, epoch: int, *, announce: bool = False
+) -> list[Decided]:
+    """Bring the decisions of `slots` up to date and return those that changed, in order.
+
+    `announce` returns one decision for every slot, changed or not: an account was just set.
+    """
+    decided: list[Decided] = []
+    codes = cells.matrix[slots, Cell.ZONE]
+    for code in np.unique(codes):
+        spans = spans_at(cells.zones[int(code)], minute_ms)
+        here = slots[codes == code]
+        standing = _stand(cells, here, spans)
+        changed = _changed(cells, here, standing, spans) | announce
+        for i in np.flatnonzero(changed):
+            decided.extend(_record(cells, int(here[i]), standing, int(i), spans, epoch, announce))
+    return decided
+
+
+def month_used(cells: AccountCells, slots: Int64s, month_start_ms: int) -> Int64s:
+    """Return the tokens of `slots` in the month that begins at `month_start_ms`."""
+    rows = cells.matrix[slots]
+    this = np.where(rows[:, Cell.MONTH_START] == month_start_ms, rows[:, Cell.MONTH_TOKENS], 0)
+    last = np.where(rows[:, Cell.LAST_MONTH_START] == month_start_ms, rows[:, Cell.LAST_MONTH_TOKENS], 0)
+    return this + last
+
+
+def _stand(cells: AccountCells, slots: Int64s, spans: Spans) -> _Standing:
+    rows = cells.matrix[slots]
+    used = month_used(cells, slots, spans.month[0])
+    limit = rows[:, Cell.MONTH_TOKENS_LIMIT]
+    cut = (limit >= 0) & (used >= limit)
+    rule = np.where(cut, int(Rule.MONTH_TOKENS), 0)
+    resets = np.where(cut, spans.month[1], 0)
+    for number, limit_cell, used_cell, window in RATE_RULES:
+        end_ms = getattr(spans, window)[1]
+        ceiling = rows[:, limit_cell]
+        later = (ceiling >= 0) & (rows[:, used_cell] >= ceiling) & (end_ms > resets)
+        rule[later], resets[later] = int(number), end_ms
+    percent = np.zeros(len(slots), np.int64)
+    for step in THRESHOLDS_PERCENT:
+        percent[(limit >= 0) & (used * 100 >= limit * step)] = step
+    warned = np.where(percent >= THRESHOLDS_PERCENT[0], int(State.WARNED), int(State.OPEN))
+    return _Standing(np.where(rule > 0, int(State.CUT), warned), rule, resets, used, percent)
+
+
+def _changed(cells: AccountCells, slots: Int64s, now: _Standing, spans: Spans) -> npt.NDArray[np.bool_]:
+    rows = cells.matrix[slots]
+    told = np.where(rows[:, Cell.THRESHOLD_MONTH] == spans.month[0], rows[:, Cell.THRESHOLD_PERCENT], 0)
+    return (
+        (rows[:, Cell.STATE] != now.state)
+        | (rows[:, Cell.RULE] != now.rule)
+        | (rows[:, Cell.RESETS_AT] != now.resets_at_ms)
+        | (told < now.percent)
+    )
+
+
+def _record(
+    cells: AccountCells, slot: int, now: _Standing, i: int, spans: Spans, epoch: int, announce: bool
+) -> Iterator[Decided]:
+    row = cells.matrix[slot]
+    told = int(row[Cell.THRESHOLD_PERCENT]) if row[Cell.THRESHOLD_MONTH] == spans.month[0] else 0
+    state, percent = State(int(now.state[i])), int(now.percent[i])
+    was = State(int(row[Cell.STATE]))
+    for step in THRESHOLDS_PERCENT:
+        # The last threshold reached is told by the standing decision itself, below.
+        if told < step < percent or (told < step == percent < 100 and state is State.CUT):
+            yield _warning(cells, slot, step, int(now.month_used[i]), spans, epoch)
+    row[Cell.STATE], row[Cell.RULE], row[Cell.RESETS_AT] = state, now.rule[i], now.resets_at_ms[i]
+    row[Cell.THRESHOLD_PERCENT], row[Cell.THRESHOLD_MONTH] = max(told, percent), spans.month[0]
+    yield _standing_decision(cells, slot, now, i, spans, epoch, _reason(state, was, announce), told)
+
+
+def _reason(state: State, was: State, announce: bool) -> str:
+    if announce:
+        return "account_set"
+    if state is State.CUT:
+        return "limit_reached"
+    return "window_reset" if was is State.CUT or state is State.OPEN else "threshold_reached"
+
+
+def _warning(cells: AccountCells, slot: int, step: int, used: int, spans: Spans, epoch: int) -> Decided:
+    version, old_epoch = _next_version(cells, slot, epoch)
+    return Decided(
+        slot=slot,
+        state=State.WARNED,
+        rule=Rule.MONTH_TOKENS,
+        reason="threshold_reached",
+        threshold_percent=step,
+        used=used,
+        limit=int(cells.matrix[slot, Cell.MONTH_TOKENS_LIMIT]),
+        window_start_ms=spans.month[0],
+        resets_at_ms=0,
+        version=version,
+        old_epoch=old_epoch,
+    )
+
+
+def _standing_decision(
+    cells: AccountCells, slot: int, now: _Standing, i: int, spans: Spans, epoch: int, reason: str, told: int
+) -> Decided:
+    row = cells.matrix[slot]
+    rule = Rule(int(now.rule[i]))
+    used, limit, window = int(now.month_used[i]), int(row[Cell.MONTH_TOKENS_LIMIT]), spans.month
+    for number, limit_cell, used_cell, name in RATE_RULES:
+        if number is rule:
+            used, limit, window = int(row[used_cell]), int(row[limit_cell]), getattr(spans, name)
+    percent = int(now.percent[i])
+    version, old_epoch = _next_version(cells, slot, epoch)
+    return Decided(
+        slot=slot,
+        state=State(int(now.state[i])),
+        rule=rule if rule or not percent else Rule.MONTH_TOKENS,
+        reason=reason,
+        threshold_percent=percent if percent > told else 0,
+        used=used,
+        limit=limit,
+        window_start_ms=window[0],
+        resets_at_ms=int(now.resets_at_ms[i]),
+        version=version,
+        old_epoch=old_epoch,
+    )
+
+
+def _next_version(cells: AccountCells, slot: int, epoch: int) -> tuple[int, int]:
+    row = cells.matrix[slot]
+    old_epoch = int(row[Cell.DECISION_EPOCH])
+    row[Cell.DECISION_VERSION] += 1
+    row[Cell.DECISION_EPOCH] = epoch
+    return int(row[Cell.DECISION_VERSION]), old_epoch
