@@ -66,7 +66,14 @@ class Unavailable(TokenlineError):
 
 
 class BrokerUnavailable(Unavailable):
-    """Report that Kafka did not acknowledge within the deadline."""
+    """Report that Kafka did not acknowledge within the deadline.
+
+    `event_id` names the event that is kept and will be sent, when the call was about one.
+    """
+
+    def __init__(self, text: str, *, event_id: str = "") -> None:
+        super().__init__(text)
+        self.event_id = event_id
 
 
 class WarehouseUnavailable(Unavailable):

@@ -1,8 +1,8 @@
 """Describe one usage event as a gateway developer builds it, checked when made.
 
 An event is one upstream attempt, failures included. Token kinds are disjoint: a cached prompt token
-counts in `cache_read_tokens` and not in `input_tokens`; keeping them so is the caller's duty, no
-check can see it. Who sent it and in which position (gateway_*) is the emitter's to add. Nothing here
+counts in `cache_read_tokens`, not in `input_tokens`; keeping them so is the caller's duty: no
+check can see it. Who sent it, in which position (gateway_*), is the emitter's to add. Nothing here
 knows Kafka or Avro; the default `event_id` is the one thing that reads the clock.
 """
 

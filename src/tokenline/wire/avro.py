@@ -37,6 +37,11 @@ class Codec:
         self._writers: dict[str, tuple[bytes, Any]] = {}
         self._readers: dict[int, tuple[str, Any, Any]] = {}
 
+    def warm(self, *names: str) -> None:
+        """Load the writers' schemas now, so that no later call asks a registry server."""
+        for name in names:
+            self._open_writer(name)
+
     def encode(self, name: str, record: Mapping[str, object]) -> bytes:
         """Return the frame of `record` under the newest `name`; missing fields take defaults.
 

@@ -1,0 +1,292 @@
+"""Carry accepted events to Kafka in the background, in order within a partition, until acked.
+
+One producer (idempotent, acks=all), one batch in flight a partition. While the broker is away the
+producer itself retries for ever with the same sequence numbers. Any error that it reports ends that
+producer: its sequence numbers cannot be trusted any more, so a new one sends everything that is not
+acknowledged again. Such a re-send may put an event on the topic twice; charging counts it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
+
+from tokenline.errors import SettingsError, TokenlineError
+from tokenline.wire.kafka import client_options, partition_of
+from tokenline.wire.topics import CONTROL, USAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiokafka.structs import RecordMetadata
+
+    from tokenline.settings import Settings
+
+BATCH_MAX_BYTES = 256 * 1024
+# Under load a batch waits this long for company; a lone event never waits.
+LINGER_S = 0.005
+LINGER_FROM_RECORDS = 8
+# A producer that moves nothing for so long is replaced; harmless when the broker is simply away.
+STALL_S = 60.0
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """Hold one accepted event on its way; `position` is its place in the outbox."""
+
+    position: int
+    key: bytes
+    value: bytes
+
+
+class Delivery:
+    """Send parcels and report each batch that the broker acknowledged.
+
+    `on_acked(parcels, partition, base_offset)` is called once a batch, parcels in offset order;
+    `on_refused(parcel, text)` when the broker will never take a parcel (larger than it allows).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_acked: Callable[[list[Parcel], int, int], None],
+        on_refused: Callable[[Parcel, str], None],
+    ) -> None:
+        self._settings = settings
+        self._topic = settings.topic(USAGE)
+        self._on_acked = on_acked
+        self._on_refused = on_refused
+        self._lanes = [_Lane(partition) for partition in range(settings.partitions)]
+        self._producer: AIOKafkaProducer | None = None
+        self._connected = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.waiting = 0
+        self.producers_started = 0
+        self.last_error = ""
+        # A fault that no retry heals (another partition count): from then on every call raises it.
+        self.fatal: TokenlineError | None = None
+
+    def start(self) -> None:
+        """Begin to connect and send in the background; returns at once."""
+        self._wanted.set()
+        self._tasks = [asyncio.create_task(self._keep_connected(), name="tokenline-connect")]
+        self._tasks += [asyncio.create_task(self._run(lane)) for lane in self._lanes]
+        for task in self._tasks:
+            task.add_done_callback(self._on_end)
+
+    async def connected(self, within_s: float) -> bool:
+        """Wait until a producer is up; False when it is not within the time.
+
+        Raises:
+            SettingsError: the broker answered, but the topic does not fit the settings.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._connected.wait(), within_s)
+        if self.fatal:
+            raise self.fatal
+        return self._connected.is_set()
+
+    def submit(self, parcel: Parcel) -> None:
+        """Queue one parcel; never blocks. The bound is the outbox's."""
+        lane = self._lanes[partition_of(parcel.key, len(self._lanes))]
+        lane.queue.append(parcel)
+        self.waiting += 1
+        lane.filled.set()
+
+    async def publish_control(self, key: bytes, value: bytes) -> bool:
+        """Send one control record and wait for its ack; False when there is no broker now."""
+        producer = self._producer
+        if producer is None:
+            return False
+        try:
+            topic = self._settings.topic(CONTROL)
+            sent = producer.send_and_wait(topic, value, key=key, partition=0)
+            await asyncio.wait_for(sent, START_TIMEOUT_S)
+        except (KafkaError, TimeoutError, AssertionError) as error:
+            self._retire(producer, error)
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End all tasks and the producer; what is not acknowledged stays with the outbox."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await stop_producer(producer)
+
+    async def _keep_connected(self) -> None:
+        backoff_s = BACKOFF_MIN_S
+        while True:
+            await self._wanted.wait()
+            try:
+                self._producer = await self._connect()
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.last_error = repr(error)
+                _log.warning("broker_unreachable", error=repr(error), retry_s=backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            except SettingsError as error:
+                self._give_up(error)
+                return
+            else:
+                backoff_s = BACKOFF_MIN_S
+                self._wanted.clear()
+                self._connected.set()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Let no task die unnoticed: from then on every call says why."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._give_up(TokenlineError(f"delivery stopped by a bug: {error!r}"))
+
+    def _give_up(self, error: TokenlineError) -> None:
+        self.fatal = error
+        self._connected.set()
+        _log.error("delivery_stopped", error=str(error))
+
+    async def _connect(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **client_options(self._settings),
+            acks="all",
+            enable_idempotence=True,
+            compression_type="lz4",
+            max_batch_size=BATCH_MAX_BYTES,
+            linger_ms=0,
+        )
+        try:
+            await asyncio.wait_for(producer.start(), START_TIMEOUT_S)
+            found = await asyncio.wait_for(producer.partitions_for(self._topic), START_TIMEOUT_S)
+            await asyncio.wait_for(
+                producer.partitions_for(self._settings.topic(CONTROL)), START_TIMEOUT_S
+            )
+            self._check_partitions(len(found))
+        except BaseException:
+            await stop_producer(producer)
+            raise
+        self.producers_started += 1
+        return producer
+
+    def _check_partitions(self, found: int) -> None:
+        if found != len(self._lanes):
+            raise SettingsError(
+                f"topic {self._topic} has {found} partitions and TOKENLINE_PARTITIONS says "
+                f"{len(self._lanes)}: events would go to the wrong one"
+            )
+
+    async def _run(self, lane: _Lane) -> None:
+        """Send the parcels of one partition, batch by batch, for as long as the emitter lives."""
+        while True:
+            if not lane.queue:
+                lane.filled.clear()
+                await lane.filled.wait()
+            await self._connected.wait()
+            producer = self._producer
+            if producer is None:
+                await asyncio.sleep(BACKOFF_MAX_S)
+                continue
+            if lane.last_records > LINGER_FROM_RECORDS:
+                await asyncio.sleep(LINGER_S)
+            await self._send(producer, lane)
+
+    async def _send(self, producer: AIOKafkaProducer, lane: _Lane) -> None:
+        batch = producer.create_batch()
+        parcels = lane.fill(batch.append)
+        lane.last_records = len(parcels)
+        try:
+            sent = await producer.send_batch(batch, self._topic, partition=lane.partition)
+            metadata: RecordMetadata = await asyncio.wait_for(sent, STALL_S)
+        except MessageSizeTooLargeError as error:
+            self._too_large(lane, parcels, error)
+            self._retire(producer, error)
+        except (KafkaError, TimeoutError, AssertionError) as error:
+            lane.put_back(parcels)
+            self._retire(producer, error)
+        except asyncio.CancelledError:
+            lane.put_back(parcels)
+            raise
+        else:
+            lane.singly = max(0, lane.singly - len(parcels))
+            self.waiting -= len(parcels)
+            self._on_acked(parcels, lane.partition, metadata.offset)
+
+    def _too_large(self, lane: _Lane, parcels: list[Parcel], error: Exception) -> None:
+        """Find the one that the broker will not take by sending them one by one."""
+        if len(parcels) > 1:
+            lane.singly = len(parcels)
+            lane.put_back(parcels)
+            return
+        self.waiting -= 1
+        self._on_refused(parcels[0], f"the broker refuses the event as too large: {error!r}")
+
+    def _retire(self, producer: AIOKafkaProducer, error: BaseException) -> None:
+        """Replace a producer whose state is in doubt; several lanes may report the same one."""
+        self.last_error = repr(error)
+        if self._producer is not producer:
+            return
+        _log.warning("producer_replaced", error=repr(error))
+        self._producer = None
+        self._connected.clear()
+        self._wanted.set()
+        self._tasks.append(asyncio.create_task(stop_producer(producer)))
+        self._tasks = [task for task in self._tasks if not task.done()]
+
+
+class _Lane:
+    """Hold the parcels of one partition that are not acknowledged, in order."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.queue: deque[Parcel] = deque()
+        self.filled = asyncio.Event()
+        self.last_records = 0
+        self.singly = 0
+
+    def fill(self, append: Callable[..., object]) -> list[Parcel]:
+        """Move parcels into a batch until it is full; at least one."""
+        parcels: list[Parcel] = []
+        while self.queue:
+            parcel = self.queue[0]
+            if append(timestamp=None, key=parcel.key, value=parcel.value) is None:
+                break
+            parcels.append(self.queue.popleft())
+            if self.singly:
+                break
+        if not parcels:
+            raise TokenlineError("a batch took not even one event; the size check is wrong")
+        return parcels
+
+    def put_back(self, parcels: list[Parcel]) -> None:
+        """Return parcels to the front, in their order."""
+        self.queue.extendleft(reversed(parcels))
+
+
+async def stop_producer(producer: AIOKafkaProducer) -> None:
+    """Stop a producer within seconds, even when its broker is gone.
+
+    aiokafka's own `stop` waits for its batches, for ever when no broker answers; ours are safe in
+    the outbox. So: fail them first, then close the sockets, then the tasks (aiokafka 0.14, pinned).
+    """
+    producer._message_accumulator.fail_all(ProducerClosed())
+    sender = producer._sender.sender_task
+    if sender is not None:
+        sender.cancel()
+    with contextlib.suppress(KafkaError, TimeoutError, OSError, asyncio.InvalidStateError):
+        await asyncio.wait_for(producer.client.close(), STOP_TIMEOUT_S)
+    with contextlib.suppress(KafkaError, TimeoutError, OSError, asyncio.InvalidStateError):
+        await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_S)
