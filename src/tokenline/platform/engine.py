@@ -6,15 +6,14 @@ own settings and database, so a connection is kept for every set of settings cli
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from tokenline.errors import PlatformError
+from tokenline.platform import processes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +71,7 @@ class Engine:
     """
 
     def __init__(self, path: Path) -> None:
-        self._guard = _hold(path)
+        self._guard = processes.hold(path, "warehouse")
         import chdb  # noqa: PLC0415  500 MB, and only the process that holds the path needs it
 
         self._path = str(path.resolve())
@@ -93,7 +92,11 @@ class Engine:
         """
         connection = self._take(job)
         try:
-            result = _insert(connection, job) if job.statement.data else _query(connection, job)
+            result = (
+                _insert(connection, job)
+                if job.statement.data is not None
+                else _query(connection, job)
+            )
         except BaseException:
             connection.close()
             raise
@@ -163,7 +166,8 @@ def _insert(connection: Any, job: Job) -> Result:  # noqa: ANN401  chDB has no t
     statement = job.statement
     try:
         inserter = connection.send_insert(statement.sql.decode(), statement.format)
-        inserter.append(statement.data)
+        if statement.data:
+            inserter.append(statement.data)
         written = inserter.finish()
     except (RuntimeError, UnicodeError) as error:
         raise EngineError(_text(error)) from error
@@ -194,28 +198,3 @@ def _text(error: BaseException) -> str:
 
 def _escape(text: str, quote: str) -> str:
     return text.replace("\\", "\\\\").replace(quote, "\\" + quote)
-
-
-def _hold(path: Path) -> IO[str]:
-    """Hold the path for as long as the returned file is open.
-
-    chDB has a lock too, but says on its standard output alone that it is held.
-
-    Raises:
-        PlatformError: another process holds it; the text names it.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    handle = (path / "tokenline.lock").open("a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        handle.seek(0)
-        holder = handle.read().strip()
-        handle.close()
-        raise PlatformError(
-            f"the warehouse at {path} is in use by process {holder}; stop it first"
-        ) from error
-    handle.truncate(0)
-    handle.write(f"{os.getpid()}\n")
-    handle.flush()
-    return handle

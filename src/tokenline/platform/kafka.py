@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from tokenline.errors import PlatformError, PortTaken
 from tokenline.platform import jars, processes
@@ -84,6 +84,7 @@ class EmbeddedKafka:
         self._asked_port = port
         self._identity: _Identity | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._held: IO[str] | None = None
 
     @property
     def port(self) -> int:
@@ -118,37 +119,52 @@ class EmbeddedKafka:
         Raises:
             PortTaken: another process holds the port.
             NoJava: no Java runtime could be found.
-            PlatformError: it ended or did not answer in time; the text ends with its log.
+            PlatformError: another process holds the data, or the broker ended or did not answer in
+            time; the text ends with its log.
         """
         if self.running:
             return
         classpath = jars.kafka_jars(self._cache)
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._let_go()
+        self._held = processes.hold(self.data_dir, "broker")
+        try:
+            self._launch(classpath)
+            self._await_answer(timeout_s)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, timeout_s: float = 10) -> None:
+        """End the broker cleanly, with SIGKILL after `timeout_s`; does nothing if it is down."""
+        if self._process is not None:
+            processes.end(self._process, timeout_s)
+        self._let_go()
+
+    def kill(self) -> None:
+        """End the broker with kill -9, as a crash would; `start` brings it back."""
+        if self._process is not None:
+            processes.kill(self._process)
+        self._let_go()
+
+    def answers(self) -> bool:
+        """Say whether a client would find the broker in its metadata now."""
+        return _brokers(self.port) > 0
+
+    def _launch(self, classpath: Sequence[Path]) -> None:
         self._identity = _Identity.load(self.data_dir, self._asked_port)
         processes.require_port(self.port, "Kafka", VARIABLE)
         command = _java(classpath, self._heap_mb, warm_cache(self._cache, classpath))
         properties = self._identity.write(self.data_dir)
         _format(command, properties, self._identity.cluster_id, self.data_dir)
         self._process = processes.spawn([*command, "kafka.Kafka", str(properties)], log=self.log)
-        self._await_answer(timeout_s)
 
-    def stop(self, timeout_s: float = 10) -> None:
-        """End the broker cleanly, with SIGKILL after `timeout_s`; does nothing if it is down."""
-        if self._process is not None:
-            processes.end(self._process, timeout_s)
-
-    def kill(self) -> None:
-        """End the broker with kill -9, as a crash would; `start` brings it back."""
-        if self._process is not None:
-            processes.kill(self._process)
-
-    def answers(self) -> bool:
-        """Say whether a client would find the broker in its metadata now."""
-        return _brokers(self.port) > 0
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.close()
+        self._held = None
 
     def _await_answer(self, timeout_s: float) -> None:
         if not processes.wait_for(self._settled, timeout_s=timeout_s):
-            self.kill()
             raise PlatformError(f"Kafka did not answer within {timeout_s:.0f} s: see {self.log}")
         if not self.running:
             raise self._why_it_ended()
@@ -160,8 +176,6 @@ class EmbeddedKafka:
         tail = processes.last_lines(self.log, 60)
         if "Address already in use" in tail or "BindException" in tail:
             return PortTaken(f"port {self.port} for Kafka was taken; set {VARIABLE} to another one")
-        if "Failed to acquire lock" in tail:
-            return PlatformError(f"another broker uses {self.data_dir}: stop it first")
         return PlatformError(f"Kafka ended while starting:\n{processes.last_lines(self.log)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import secrets
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from tokenline.errors import PlatformError, PortTaken
 
@@ -113,6 +114,29 @@ def kill(process: _Child) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def hold(folder: Path, what: str) -> IO[str]:
+    """Hold a folder for as long as the returned file is open or the process lives.
+
+    Raises:
+        PlatformError: another process holds it; the text names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = (folder / "tokenline.lock").open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.seek(0)
+        holder = handle.read().strip()
+        handle.close()
+        raise PlatformError(
+            f"the {what} at {folder} is in use by process {holder}; stop it first"
+        ) from error
+    handle.truncate(0)
+    handle.write(f"{os.getpid()}\n")
+    handle.flush()
+    return handle
 
 
 def free_port() -> int:
