@@ -16,24 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokenline.event import TOKEN_KINDS
+
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
 
 DAY_MS = 86_400_000
 ID_COLUMNS = ("tenant_id", "source", "event_id", "account_id", "gateway_id", "provider", "model")
-TOKEN_COLUMNS = (
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "audio_input_tokens",
-    "audio_output_tokens",
-    "image_input_tokens",
-    "image_output_tokens",
-)
 
 
 class Judgement(IntEnum):
@@ -113,8 +103,8 @@ def int64s(values: pa.Array) -> Int64s:
 
 
 def token_matrix(batch: pa.RecordBatch) -> Int64s:
-    """Return the counts, a row an event and a column a kind in the order of TOKEN_COLUMNS."""
-    return np.stack([int64_column(batch, name) for name in TOKEN_COLUMNS], axis=1)
+    """Return the counts, a row an event and a column a kind in the order of TOKEN_KINDS."""
+    return np.stack([int64_column(batch, name) for name in TOKEN_KINDS], axis=1)
 
 
 def _differ(keys: Sequence[str | None], expected: Sequence[str]) -> Bools:

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from tokenline.metering.judge import TOKEN_COLUMNS
+from tokenline.event import TOKEN_KINDS
 
 Int64s = npt.NDArray[np.int64]
 
 TEXT_COLUMNS = ("subscriber_id", "provider", "model")
 KEY = ("slot", *TEXT_COLUMNS, "window_start")
-SUMS = ("events", "total_tokens", *TOKEN_COLUMNS)
+SUMS = ("events", "total_tokens", *TOKEN_KINDS)
 MERGE_ROWS = 250_000
 
 
@@ -63,7 +63,7 @@ class Tally:
 
 def lines_of(batch: pa.RecordBatch, slots: Int64s, offsets: Int64s, totals: Int64s) -> pa.RecordBatch:
     """Return what a tally needs of counted events, a line each; columns are shared, not copied."""
-    names = [*TEXT_COLUMNS, "occurred_at", *TOKEN_COLUMNS]
+    names = [*TEXT_COLUMNS, "occurred_at", *TOKEN_KINDS]
     columns = [batch.column(name) for name in names]
     numbers = [pa.array(slots), pa.array(offsets), pa.array(totals)]
     return pa.RecordBatch.from_arrays([*numbers, *columns], ["slot", "offset", "total_tokens", *names])
@@ -79,6 +79,6 @@ def _sums_of(lines: Sequence[pa.RecordBatch]) -> pl.DataFrame:
         .agg(
             pl.col("offset").max().alias("version"),
             pl.len().cast(pl.Int64).alias("events"),
-            pl.col("total_tokens", *TOKEN_COLUMNS).sum(),
+            pl.col("total_tokens", *TOKEN_KINDS).sum(),
         )
     )

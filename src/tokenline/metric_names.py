@@ -1,0 +1,34 @@
+"""Name every metric once: its kind, its unit, and what an operator does about it."""
+
+from __future__ import annotations
+
+# counter, records by judgement: a jump of `duplicate` means a gateway re-sends; of `late`, one that was away.
+EVENTS = "tokenline_events_total"
+# counter, tokens: compare with the ledger; a difference is a case for `tokenline reconcile`.
+TOKENS = "tokenline_tokens_total"
+# counter, records by reason: look at v_dead_letters, mend the gateway, send the events again.
+DEAD_LETTERS = "tokenline_dead_letters_total"
+# counter, decisions by state: many `cut` at once usually means a wrong accounts file.
+DECISIONS = "tokenline_decisions_total"
+# histogram, seconds from broker append to published step: above 0.1 add workers or look at the broker.
+DECISION_LATENCY = "tokenline_decision_latency_seconds"
+# gauge, records behind the end by topic and partition: growing means too few workers.
+LAG = "tokenline_lag_records"
+# gauge, offset by topic and partition: the first record not yet done; standing still with lag is a stall.
+NEXT_OFFSET = "tokenline_next_offset"
+# gauge, seconds: age of the newest record charged when it was published.
+FRESHNESS = "tokenline_freshness_seconds"
+# gauge, accounts held in memory by this worker: about 500 bytes each.
+STATE_ROWS = "tokenline_state_rows"
+# counter, rows read back from the journal at starts and rebalances.
+RECOVERY_ROWS = "tokenline_recovery_rows_total"
+# counter, seconds spent in recovery: rows / seconds is the speed; below 100,000 look at the broker's disk.
+RECOVERY_SECONDS = "tokenline_recovery_seconds_total"
+# counter, window rows published.
+FLUSHED_ROWS = "tokenline_flushed_rows_total"
+# counter, rows put into ClickHouse by table.
+LANDED_ROWS = "tokenline_landed_rows_total"
+# counter, inserts by table: rows / batches below 1,000 under load means landing_max_wait_ms is too short.
+LANDED_BATCHES = "tokenline_landed_batches_total"
+# gauge, 1 while ClickHouse answers: 0 means landing waits; cut-offs go on.
+WAREHOUSE_UP = "tokenline_warehouse_up"

@@ -1,0 +1,1 @@
+"""Run the line's Faust agents; there is no arithmetic here (see README.md)."""

@@ -1,0 +1,121 @@
+"""Compose a worker: the one place where settings become real parts.
+
+    faust -A streams.app:charging worker        tokenline worker charging
+    faust -A streams.app:landing worker         tokenline worker landing
+
+Nothing is built at import: `charging` and `landing` are made when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import faust
+import structlog
+
+from streams.health import HealthServer
+from streams.transport import LineApp
+from tokenline.clock import SystemClock
+from tokenline.errors import FencedOut, PoisonedInput
+from tokenline.settings import Settings
+from tokenline.wire.kafka import client_options
+
+Role = Literal["charging", "landing"]
+
+EXIT_FATAL = 70  # EX_SOFTWARE
+EXIT_FENCED = 75  # EX_TEMPFAIL: start again, another worker took the partition
+EXIT_POISONED = 65  # EX_DATAERR: starting again will not help
+
+log = structlog.get_logger(__name__)
+
+
+def build_app(role: Role, settings: Settings) -> LineApp:
+    """Return the Faust app of a role, with its agents and its health pages."""
+    app = LineApp(
+        f"{settings.topic_prefix}{role}",
+        fatal=end_process,
+        broker=_brokers(settings),
+        broker_credentials=_credentials(settings),
+        store="memory://",
+        datadir=settings.data_dir / "faust",
+        autodiscover=False,
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        topic_partitions=settings.partitions,
+        consumer_auto_offset_reset="earliest",
+        broker_max_poll_records=settings.max_chunk_records,
+        consumer_max_fetch_size=4 << 20,
+        broker_commit_interval=1.0,
+        broker_session_timeout=settings.session_timeout_ms / 1000,
+        broker_heartbeat_interval=settings.session_timeout_ms / 4000,
+        broker_request_timeout=max(30.0, settings.session_timeout_ms / 1000 + 5),
+        broker_max_poll_interval=300.0,
+        broker_rebalance_timeout=max(10.0, settings.session_timeout_ms / 1000),
+        producer_request_timeout=30.0,
+        stream_buffer_maxsize=16,
+        # Steps in flight are finished by the lines themselves; the offset guard skips what is read again.
+        stream_wait_empty=False,
+    )
+    register: Callable[..., Any]
+    if role == "charging":
+        from streams.charging import register  # noqa: PLC0415  a landing worker needs no charging, nor the reverse
+    else:
+        from streams.landing import register  # noqa: PLC0415
+    worker = register(app, settings, end_process)
+    _serve_health(app, role, settings, worker)
+    return app
+
+
+def end_process(error: BaseException) -> None:
+    """Say why and end the process at once; what was not durable is done again after the start.
+
+    Faust may hang when an agent fails (r#301), so there is no way back through it.
+    """
+    code = EXIT_FENCED if isinstance(error, FencedOut) else EXIT_FATAL
+    code = EXIT_POISONED if isinstance(error, PoisonedInput) else code
+    log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> None:
+    server = HealthServer(
+        host=settings.health_host,
+        port=settings.charging_health_port if role == "charging" else settings.landing_health_port,
+        stall_s=settings.stall_s,
+        clock=SystemClock(),
+        registry=worker.metrics.registry,
+        positions=lambda: worker.positions(app),
+        ready=lambda: worker.ready(app),
+    )
+    app.run_beside(server.start, server.stop, server.watch)
+
+
+def _brokers(settings: Settings) -> list[str]:
+    return [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap.split(",")]
+
+
+def _credentials(settings: Settings) -> Any:
+    options = client_options(settings)
+    tls = options.get("ssl_context")
+    if settings.kafka_security.startswith("SASL"):
+        return faust.SASLCredentials(
+            mechanism=settings.kafka_sasl_mechanism,
+            username=settings.kafka_username,
+            password=settings.kafka_password,
+            ssl_context=tls,
+        )
+    return faust.SSLCredentials(context=tls) if tls else None
+
+
+def __getattr__(name: str) -> LineApp:
+    """Build `charging`, `landing`, or `app` (the role in TOKENLINE_ROLE) when it is asked for."""
+    role = os.environ.pop("TOKENLINE_ROLE", "charging") if name == "app" else name
+    if role not in ("charging", "landing"):
+        raise AttributeError(name)
+    return build_app("charging" if role == "charging" else "landing", Settings.from_env())

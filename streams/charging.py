@@ -1,0 +1,394 @@
+"""Charge: follow usage and commands, one writer an account, every step durable before it is told.
+
+    fetch -> inbox -> fold -> journal batch --ack--> publish outputs --ack--> commit offset
+                                 |                        |                       |
+    crash here:          nothing happened       published again           skipped by offset
+                                                from the journal          (next_offsets)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import structlog
+from aiokafka import AIOKafkaProducer
+from faust.types.tuples import TP
+
+from streams.metrics import ChargingMetrics
+from streams.outputs import Outputs, output_producer
+from streams.reread import read_range
+from streams.state import JournalLog, journal_producer
+from streams.topics import raw_topic
+from streams.transport import LineApp, tps_of
+from tokenline.charging.fold import by_minute, fold_commands, fold_usage
+from tokenline.charging.journal import JournalWriter, Message
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import Recovered, recover
+from tokenline.charging.step import Commanded, Flush, Refused, Step, UsageChunk
+from tokenline.clock import SystemClock
+from tokenline.errors import FencedOut, PoisonedInput
+from tokenline.metering.judge import Bounds
+from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.registry import open_registry
+from tokenline.wire.topics import COMMANDS, USAGE
+
+STEPS_IN_FLIGHT = 8
+INBOX_CHUNKS = 4
+IDLE_FLUSH_S = 2.0
+DRAIN_S = 5.0
+
+log = structlog.get_logger(__name__)
+Fatal = Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Hold one micro-batch on its way to its partition."""
+
+    stem: str
+    records: Sequence[Any]
+    done: Callable[[], Any]
+
+
+@dataclass(slots=True)
+class Commit:
+    """Hold one step between its journal batch and its acknowledgement."""
+
+    step: Step
+    out: list[Message]
+    sent: asyncio.Future[int]
+    records: int
+    next_usage: int
+
+
+class PartitionLine:
+    """Be the single writer of one partition's accounts."""
+
+    def __init__(self, worker: ChargingWorker, partition: int) -> None:
+        self._worker = worker
+        self.partition = partition
+        self.log = JournalLog(worker.settings, worker.journal, partition)
+        self.outputs = Outputs(worker.settings, worker.codec, worker.columns, worker.producer, partition)
+        self.inbox: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_CHUNKS)
+        self._commits: asyncio.Queue[Commit | Callable[[], Any]] = asyncio.Queue(STEPS_IN_FLIGHT)
+        self.state = PartitionState(worker.bounds)
+        self.ready = asyncio.Event()
+        self.published_next = 0
+        self._unreadable_in_a_row = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to recover and, once that is done, to work."""
+        self._tasks = [asyncio.create_task(self._guarded(self._run()))]
+
+    async def stop(self) -> None:
+        """Finish the steps in flight, for a while, and end."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._commits.join()
+        except TimeoutError:
+            log.warning("steps in flight are left to the next owner", partition=self.partition)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def idle(self) -> bool:
+        """Say whether nothing waits to be folded or published."""
+        return self.inbox.empty() and self._commits.empty()
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001  the worker's edge: any error here ends the process
+            self._worker.fatal(error)
+
+    async def _run(self) -> None:
+        await self._open()
+        self._tasks.append(asyncio.create_task(self._guarded(self._commit_steps())))
+        self._tasks.append(asyncio.create_task(self._guarded(self._flush_when_idle())))
+        self.ready.set()
+        while True:
+            delivery = await self.inbox.get()
+            await self._fold(delivery)
+            # Folding is pure CPU: let heartbeats and other partitions in between.
+            await asyncio.sleep(0)
+
+    # Recovery
+
+    async def _open(self) -> None:
+        """Read the journal, open the next epoch and publish what the last owner may not have."""
+        clock, began = self._worker.clock, self._worker.clock.monotonic_s()
+        while True:
+            survivors = await self.log.read()
+            self.state = PartitionState(self._worker.bounds)
+            found = await asyncio.to_thread(recover, self.state, survivors)
+            self._writer = JournalWriter(
+                self.state.epoch,
+                self._worker.bounds.horizon_ms + self._worker.bounds.future_skew_ms + 120_000,
+                stale_keys=found.stale_keys,
+                timed_keys=found.timed_keys,
+            )
+            if await self.log.open_epoch(self._writer.opening(self.state)):
+                break
+            log.info("another worker wrote while this one read; reading again", partition=self.partition)
+        await self._publish_again(found)
+        self.published_next = self.state.next_offsets["usage"]
+        self._worker.metrics.recovered(found.rows, clock.monotonic_s() - began)
+        log.info(
+            "partition open",
+            partition=self.partition,
+            epoch=self.state.epoch,
+            accounts=len(self.state.cells),
+            rows=found.rows,
+            seconds=round(clock.monotonic_s() - began, 3),
+        )
+
+    async def _publish_again(self, found: Recovered) -> None:
+        for seq, messages in found.out:
+            await self.outputs.publish(messages)
+            self.state.published_seq = seq
+        for tally in found.unflushed:
+            flush = Flush(
+                segment_start_ms=tally.segment_start_ms,
+                through_offset=self.state.flushed_offset,
+                windows=tally.rows(),
+                months=tally.rows().clear(),
+            )
+            await self._publish_flush(flush, closed=True)
+
+    # Folding
+
+    async def _fold(self, delivery: Delivery) -> None:
+        records = await self._contiguous(delivery)
+        if records:
+            raw = {record.offset: record for record in records}
+            work = self._usage_steps if delivery.stem == USAGE else self._command_steps
+            for step in work(records):
+                await self._commits.put(await self._journal(step, raw))
+        await self._commits.put(delivery.done)
+
+    async def _contiguous(self, delivery: Delivery) -> Sequence[Any]:
+        """Drop what was applied already and fetch what a rebalance let slip."""
+        due = self.state.next_offsets[delivery.stem]
+        records = delivery.records
+        if records[0].offset < due:
+            records = [record for record in records if record.offset >= due]
+        if not records or records[0].offset == due:
+            return records
+        topic = self._worker.settings.topic(delivery.stem)
+        missed = await read_range(self._worker.settings, topic, self.partition, due, records[0].offset)
+        return [*missed, *records]
+
+    def _usage_steps(self, records: Sequence[Any]) -> Any:
+        chunk = self._worker.decode_usage(records)
+        self._stop_when_poisoned(chunk)
+        for part in by_minute(chunk):
+            yield fold_usage(self.state, part)
+
+    def _command_steps(self, records: Sequence[Any]) -> Any:
+        commands, refused = self._worker.decode_commands(records)
+        step = fold_commands(self.state, commands, records[-1].offset)
+        step.refused = refused + step.refused
+        yield step
+
+    async def _journal(self, step: Step, raw: dict[int, Any]) -> Commit:
+        out = self.outputs.messages(self.state, step, raw)
+        if step.flush is not None:
+            # One closed minute at a time: the keys of its `part` records are used again in three minutes.
+            await self._commits.join()
+        records = self._writer.records(self.state, step, out)
+        sent = await self.log.append(records)
+        return Commit(step, out, sent, len(records), self.state.next_offsets["usage"])
+
+    def _stop_when_poisoned(self, chunk: UsageChunk) -> None:
+        unreadable = len(chunk.refused)
+        self._unreadable_in_a_row = 0 if len(chunk.offsets) else self._unreadable_in_a_row + unreadable
+        if self._unreadable_in_a_row >= self._worker.settings.max_bad_in_a_row:
+            raise PoisonedInput(
+                f"{self._unreadable_in_a_row} records in a row of partition {self.partition} cannot be decoded "
+                f"(last: {chunk.refused[-1].detail}); code or schema is bad. TOKENLINE_MAX_BAD_IN_A_ROW is the bound"
+            )
+
+    # Publishing
+
+    async def _commit_steps(self) -> None:
+        while True:
+            commit = await self._commits.get()
+            if isinstance(commit, Commit):
+                await self._publish(commit)
+            else:
+                commit()
+            self._commits.task_done()
+
+    async def _publish(self, commit: Commit) -> None:
+        await self.log.settle(commit.sent, commit.records)
+        await self.outputs.publish(commit.out)
+        self.state.published_seq = commit.step.seq
+        if commit.step.flush is not None:
+            await self._publish_flush(commit.step.flush, closed=True)
+        self.published_next = commit.next_usage
+        self._worker.metrics.charged(commit.step, self._worker.clock.wall_ms())
+
+    async def _publish_flush(self, flush: Flush, *, closed: bool) -> None:
+        rows = await self.outputs.publish_flush(self.state, flush)
+        self._worker.metrics.flushed_rows.inc(rows)
+        self.state.flushed_offset = max(self.state.flushed_offset, flush.through_offset)
+        if closed:
+            self.state.flushed_minute_ms = max(self.state.flushed_minute_ms, flush.segment_start_ms)
+
+    async def _flush_when_idle(self) -> None:
+        """Publish the open minute's totals when the partition has been quiet for a while."""
+        while True:
+            seq = self.state.seq
+            await asyncio.sleep(IDLE_FLUSH_S)
+            if self.idle and self.state.seq == seq and self.state.published_seq == seq:
+                flush = self.state.flush()
+                if flush is not None:
+                    await self._publish_flush(flush, closed=False)
+
+
+@dataclass
+class ChargingWorker:
+    """Hold what all partitions of one process share."""
+
+    settings: Settings
+    fatal: Fatal
+    metrics: ChargingMetrics = field(default_factory=ChargingMetrics)
+    clock: SystemClock = field(default_factory=SystemClock)
+    lines: dict[int, PartitionLine] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        registry = open_registry(self.settings)
+        self.codec, self.columns = Codec(registry), ColumnCodec(registry)
+        settings = self.settings
+        self.bounds = Bounds(
+            horizon_ms=settings.dedup_horizon_s * 1000,
+            future_skew_ms=settings.future_skew_s * 1000,
+            max_age_ms=settings.max_age_days * 86_400_000,
+            max_tokens=settings.max_tokens_per_event,
+        )
+        self.journal: AIOKafkaProducer = None
+        self.producer: AIOKafkaProducer = None
+
+    async def start(self) -> None:
+        """Connect the two producers."""
+        self.journal, self.producer = journal_producer(self.settings), output_producer(self.settings)
+        await asyncio.gather(self.journal.start(), self.producer.start())
+
+    async def stop(self) -> None:
+        """Finish what is in flight and disconnect."""
+        await self.assign(set())
+        await asyncio.gather(self.journal.stop(), self.producer.stop())
+
+    async def assign(self, partitions: set[int]) -> None:
+        """Own exactly these partitions: keep what stays, let go of what left, open what is new."""
+        gone = [self.lines.pop(partition) for partition in set(self.lines) - partitions]
+        await asyncio.gather(*(line.stop() for line in gone))
+        for partition in sorted(partitions - set(self.lines)):
+            line = self.lines[partition] = PartitionLine(self, partition)
+            line.start()
+
+    async def deliver(self, stem: str, partition: int, records: Sequence[Any], done: Callable[[], Any]) -> None:
+        """Hand a micro-batch to its partition; waits while that one is busy. Not ours: dropped."""
+        line = self.lines.get(partition)
+        if line is not None:
+            await line.inbox.put(Delivery(stem, records, done))
+
+    async def send_heartbeats(self, app: LineApp) -> None:
+        """Tell guards for ever how fresh decisions are; a partition that lags tells its lag."""
+        usage = self.settings.topic(USAGE)
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_ms / 1000)
+            now_ms = self.clock.wall_ms()
+            for line in list(self.lines.values()):
+                if not line.ready.is_set():
+                    continue
+                mark = app.consumer.highwater(TP(usage, line.partition)) or 0
+                caught_up = line.idle and line.published_next >= mark
+                as_of_ms = now_ms if caught_up else line.state.minute_ms
+                self.metrics.progress(line.partition, line.published_next, max(mark - line.published_next, 0))
+                await line.outputs.publish_heartbeat(line.published_next, as_of_ms, line.state.epoch)
+
+    def ready(self, app: LineApp) -> bool:
+        """Say whether every partition assigned to this process is open."""
+        return bool(app.consumer.assignment()) and all(line.ready.is_set() for line in self.lines.values())
+
+    def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
+        """Return for each partition the first usage offset not yet published, and its lag."""
+        usage = self.settings.topic(USAGE)
+        found = {}
+        for partition, line in self.lines.items():
+            mark = app.consumer.highwater(TP(usage, partition)) or 0
+            found[f"{usage}/{partition}"] = (line.published_next, max(mark - line.published_next, 0))
+        return found
+
+    def decode_usage(self, records: Sequence[Any]) -> UsageChunk:
+        """Decode a run of usage records; what cannot be read is refused, not raised."""
+        decoded = self.columns.decode("usage_event", [record.value for record in records])
+        kept = records if len(decoded.kept) == len(records) else [records[i] for i in decoded.kept]
+        return UsageChunk(
+            lo=records[0].offset,
+            hi=records[-1].offset,
+            batch=decoded.batch,
+            keys=[_text(record.key) for record in kept],
+            offsets=np.fromiter((record.offset for record in kept), np.int64, len(kept)),
+            appended_ms=np.fromiter((record.timestamp for record in kept), np.int64, len(kept)),
+            refused=[_refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures],
+        )
+
+    def decode_commands(self, records: Sequence[Any]) -> tuple[list[Commanded], list[Refused]]:
+        """Decode a run of account commands."""
+        decoded = self.columns.decode("account_command", [record.value for record in records])
+        commands = [
+            Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
+            for i, fields in zip(decoded.kept, decoded.batch.to_pylist(), strict=True)
+        ]
+        return commands, [_refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures]
+
+
+def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:
+    """Add the charging agents to `app`."""
+    worker = ChargingWorker(settings, fatal)
+    usage = settings.topic(USAGE)
+
+    @app.agent(raw_topic(app, settings, USAGE), name="charging-usage", concurrency=1)
+    async def charge_usage(stream: Any) -> None:
+        async for event in stream.noack().events():
+            await worker.deliver(USAGE, event.message.partition, event.value, event.ack)
+
+    @app.agent(raw_topic(app, settings, COMMANDS), name="charging-commands", concurrency=1)
+    async def charge_commands(stream: Any) -> None:
+        async for event in stream.noack().events():
+            await worker.deliver(COMMANDS, event.message.partition, event.value, event.ack)
+
+    async def own(_: Any, assigned: set[TP], **__: Any) -> None:
+        await worker.assign(tps_of(usage, assigned))
+
+    # Faust keeps only a weak reference to a receiver: the app must hold a strong one.
+    app.keep(own)
+    app.on_partitions_assigned.connect(own)
+    app.run_beside(worker.start, worker.stop, lambda: worker.send_heartbeats(app))
+    return worker
+
+
+def _refused(record: Any, reason: str, detail: str) -> Refused:
+    return Refused(offset=record.offset, appended_ms=record.timestamp, reason=reason, detail=detail)
+
+
+def _text(key: bytes | None) -> str | None:
+    try:
+        return None if key is None else key.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+__all__ = ["ChargingWorker", "FencedOut", "register"]

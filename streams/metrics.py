@@ -1,0 +1,58 @@
+"""Keep what a worker tells Prometheus; names and remedies are in tokenline.metric_names."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from tokenline import metric_names as names
+from tokenline.charging.step import Step
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class ChargingMetrics:
+    """Count what one charging process does."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.events = Counter(names.EVENTS, "usage events, by judgement", ["judgement"], registry=self.registry)
+        self.tokens = Counter(names.TOKENS, "tokens counted", registry=self.registry)
+        self.dead_letters = Counter(names.DEAD_LETTERS, "records refused", ["reason"], registry=self.registry)
+        self.decisions = Counter(names.DECISIONS, "decisions published", ["state"], registry=self.registry)
+        self.latency = Histogram(
+            names.DECISION_LATENCY, "append to published step", buckets=SECONDS, registry=self.registry
+        )
+        self.lag = Gauge(names.LAG, "records behind the end", ["topic", "partition"], registry=self.registry)
+        self.next_offset = Gauge(
+            names.NEXT_OFFSET, "first offset not yet done", ["topic", "partition"], registry=self.registry
+        )
+        self.freshness = Gauge(names.FRESHNESS, "age of the newest record charged", registry=self.registry)
+        self.state_rows = Gauge(names.STATE_ROWS, "accounts held", registry=self.registry)
+        self.recovery_rows = Counter(names.RECOVERY_ROWS, "journal rows read back", registry=self.registry)
+        self.recovery_seconds = Counter(names.RECOVERY_SECONDS, "time spent in recovery", registry=self.registry)
+        self.flushed_rows = Counter(names.FLUSHED_ROWS, "window rows published", registry=self.registry)
+
+    def charged(self, step: Step, wall_ms: int) -> None:
+        """Take in one published step."""
+        age_s = max(wall_ms - step.as_of_ms, 0) / 1000
+        self.latency.observe(age_s)
+        self.freshness.set(age_s)
+        self.events.labels("counted").inc(step.counted)
+        self.tokens.inc(step.tokens)
+        if step.judged is not None:
+            self.events.labels("late").inc(len(step.judged.late))
+            self.events.labels("duplicate").inc(len(step.judged.duplicate))
+        for refused in step.refused:
+            self.dead_letters.labels(refused.reason).inc()
+        for decided in step.decisions:
+            self.decisions.labels(decided.state.name.lower()).inc()
+
+    def progress(self, partition: int, next_offset: int, lag: int) -> None:
+        """Take in how far a partition is."""
+        self.next_offset.labels("usage", str(partition)).set(next_offset)
+        self.lag.labels("usage", str(partition)).set(lag)
+
+    def recovered(self, rows: int, seconds: float) -> None:
+        """Take in one recovery."""
+        self.recovery_rows.inc(rows)
+        self.recovery_seconds.inc(seconds)

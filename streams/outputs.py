@@ -1,0 +1,193 @@
+"""Say in Avro what a step decided, and publish it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+from aiokafka import AIOKafkaProducer
+
+from tokenline.charging.journal import Message
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.step import Flush, Refused, Step
+from tokenline.event import TOKEN_KINDS
+from tokenline.quota.decide import Decided
+from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.kafka import client_options
+from tokenline.wire.topics import CHARGED, DEAD_LETTERS, DECISIONS, WINDOWS, decision_key, heartbeat_key
+
+FLUSH_ROWS = 2_000
+RawRecord = Any
+
+
+def output_producer(settings: Settings) -> AIOKafkaProducer:
+    """Return the producer of decisions and all else that follows a step; nothing waits for company."""
+    return AIOKafkaProducer(
+        **client_options(settings),
+        acks="all",
+        enable_idempotence=True,
+        compression_type="lz4",
+        linger_ms=0,
+        max_batch_size=1 << 20,
+        max_request_size=8 << 20,
+        request_timeout_ms=30_000,
+    )
+
+
+class Outputs:
+    """Encode and publish for one partition."""
+
+    def __init__(
+        self, settings: Settings, codec: Codec, columns: ColumnCodec, producer: AIOKafkaProducer, partition: int
+    ) -> None:
+        self._settings = settings
+        self._codec = codec
+        self._columns = columns
+        self._producer = producer
+        self._partition = partition
+
+    def messages(self, state: PartitionState, step: Step, raw: Mapping[int, RawRecord]) -> list[Message]:
+        """Return what must be published once `step` is durable, cut-offs first."""
+        found = [message for decided in step.decisions for message in self._decision(state, step, decided)]
+        found += [self._dead_letter(step.cause[0], refused, raw[refused.offset]) for refused in step.refused]
+        if step.judged is not None:
+            found.append(self._charged(state, step))
+        return found
+
+    async def publish(self, messages: Iterable[Message]) -> None:
+        """Send the messages, each topic in order, and return when all are acknowledged."""
+        by_topic = groupby(sorted(messages, key=_topic_of), key=_topic_of)
+        await asyncio.gather(*(self._send(topic, list(group)) for topic, group in by_topic))
+
+    async def publish_flush(self, state: PartitionState, flush: Flush) -> int:
+        """Publish totals as `account_window` records; gives other work a turn between slices."""
+        frames = (
+            _window_rows(state, flush.windows, "minute", flush.segment_start_ms, self._partition),
+            _window_rows(state, flush.months, "month", 0, self._partition),
+        )
+        rows = 0
+        for frame in frames:
+            for part in frame.iter_slices(FLUSH_ROWS):
+                keys = part.select(pl.concat_str("tenant_id", pl.lit("/"), "account_id")).to_series()
+                values = self._columns.encode("account_window", part.to_arrow().combine_chunks().to_batches()[0])
+                messages = [Message(WINDOWS, key.encode(), value) for key, value in zip(keys, values, strict=True)]
+                await self._send(WINDOWS, messages)
+                rows += len(messages)
+        return rows
+
+    async def publish_heartbeat(self, next_offset: int, as_of_ms: int, epoch: int) -> None:
+        """Tell guards that everything appended before `as_of_ms` is decided."""
+        fields = {"partition": self._partition, "as_of": as_of_ms, "next_offset": next_offset, "epoch": epoch}
+        value = self._codec.encode("charging_heartbeat", fields)
+        await self._send(DECISIONS, [Message(DECISIONS, heartbeat_key(self._partition, epoch), value)])
+
+    async def _send(self, stem: str, messages: Sequence[Message]) -> None:
+        topic = self._settings.topic(stem)
+        sent = []
+        for batch in self._batches(messages):
+            sent.append(await self._producer.send_batch(batch, topic, partition=self._partition))
+        await asyncio.gather(*sent)
+
+    def _batches(self, messages: Sequence[Message]) -> Iterator[Any]:
+        batch = self._producer.create_batch()
+        for message in messages:
+            if batch.append(key=message.key, value=message.value, timestamp=None) is None:
+                yield batch
+                batch = self._producer.create_batch()
+                batch.append(key=message.key, value=message.value, timestamp=None)
+        yield batch
+
+    def _decision(self, state: PartitionState, step: Step, decided: Decided) -> Iterator[Message]:
+        tenant, account = split_key(state.cells.keys[decided.slot])
+        topic, offset = step.cause
+        fields = {
+            "tenant_id": tenant,
+            "account_id": account,
+            "subscriber_id": "",
+            "state": decided.state.name.lower(),
+            "rule": decided.rule.name.lower() if decided.rule else "",
+            "reason": decided.reason,
+            "threshold_percent": decided.threshold_percent,
+            "used": decided.used,
+            "limit": decided.limit,
+            "window_start": decided.window_start_ms,
+            "resets_at": decided.resets_at_ms,
+            "version": decided.version,
+            "epoch": state.epoch,
+            "as_of": step.as_of_ms,
+            "cause_topic": self._settings.topic(topic),
+            "cause_partition": self._partition,
+            "cause_offset": offset,
+        }
+        key = decision_key(tenant, account, state.epoch)
+        yield Message(DECISIONS, key, self._codec.encode("quota_decision", fields))
+        if decided.old_epoch not in (0, state.epoch):
+            # The new owner's word stands: the old one's key would be kept for ever otherwise.
+            yield Message(DECISIONS, decision_key(tenant, account, decided.old_epoch), None)
+
+    def _dead_letter(self, stem: str, refused: Refused, record: RawRecord) -> Message:
+        fields = {
+            "topic": self._settings.topic(stem),
+            "partition": self._partition,
+            "offset": refused.offset,
+            "reason": refused.reason,
+            "detail": refused.detail,
+            "appended_at": refused.appended_ms,
+            "key_base64": base64.b64encode(record.key or b"").decode(),
+            "value_base64": base64.b64encode(record.value or b"").decode(),
+            **refused.identity,
+        }
+        return Message(DEAD_LETTERS, record.key or b"", self._codec.encode("dead_letter", fields))
+
+    def _charged(self, state: PartitionState, step: Step) -> Message:
+        judged = step.judged
+        assert judged is not None  # noqa: S101  # the caller looked
+        fields = {
+            "topic": self._settings.topic("usage"),
+            "partition": self._partition,
+            "lo_offset": judged.lo,
+            "hi_offset": judged.hi,
+            "as_of": judged.as_of_ms,
+            "epoch": state.epoch,
+            "late_offsets": judged.late,
+            "duplicate_offsets": judged.duplicate,
+            "rejected_offsets": judged.rejected,
+        }
+        return Message(CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields))
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return tenant and account; a tenant has no slash, an account may."""
+    tenant, _, account = key.partition("/")
+    return tenant, account
+
+
+def _topic_of(message: Message) -> str:
+    return message.topic
+
+
+def _window_rows(
+    state: PartitionState, rows: pl.DataFrame, grain: str, segment_start_ms: int, partition: int
+) -> pl.DataFrame:
+    """Return `rows` with all columns of the `account_window` schema."""
+    if rows.is_empty():
+        return rows
+    names = [split_key(state.cells.keys[slot]) for slot in rows.get_column("slot")]
+    blank = [pl.lit("").alias(name) for name in ("subscriber_id", "provider", "model") if name not in rows.columns]
+    zero = [pl.lit(0, pl.Int64).alias(name) for name in TOKEN_KINDS if name not in rows.columns]
+    return rows.with_columns(
+        pl.Series("tenant_id", [tenant for tenant, _ in names]),
+        pl.Series("account_id", [account for _, account in names]),
+        *blank,
+        *zero,
+        pl.lit(grain).alias("grain"),
+        pl.from_epoch("window_start", time_unit="ms"),
+        pl.lit(segment_start_ms, pl.Int64).cast(pl.Datetime("ms")).alias("segment_start"),
+        pl.lit(partition, pl.Int32).alias("partition"),
+    )

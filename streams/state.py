@@ -1,0 +1,130 @@
+"""Append to and read the journal of a partition, and notice when somebody else writes to it.
+
+The writer knows the offset its next batch must get, because it is the only writer. If the broker
+answers with another one, a newer owner has opened its epoch in between: this worker has lost the
+partition, whatever it believes, and must publish nothing of that batch (DESIGN invariant 4).
+
+    owner 1:  ... [head e1] [head e1]                [rows e1]   <- answer: offset too high -> FencedOut
+    owner 2:                          [head e2] [rows e2]
+    reader:   takes e1 up to head e2, then e2; rows e1 behind head e2 are not history
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from tokenline.charging.journal import Record
+from tokenline.errors import BrokenLog, FencedOut
+from tokenline.settings import Settings
+from tokenline.wire.kafka import client_options
+from tokenline.wire.topics import STATE, STATE_MAX_BYTES
+
+FETCH_MAX_BYTES = 4 * STATE_MAX_BYTES
+
+
+def journal_producer(settings: Settings) -> AIOKafkaProducer:
+    """Return a producer for journal batches: idempotent, all replicas, as large as the topic allows."""
+    return AIOKafkaProducer(
+        **client_options(settings),
+        acks="all",
+        enable_idempotence=True,
+        compression_type="lz4",
+        max_batch_size=STATE_MAX_BYTES - 1024,
+        max_request_size=STATE_MAX_BYTES,
+        request_timeout_ms=30_000,
+    )
+
+
+@dataclass(slots=True)
+class JournalLog:
+    """Be one partition of the `state` topic."""
+
+    settings: Settings
+    producer: AIOKafkaProducer
+    partition: int
+    next_offset: int = 0
+
+    @property
+    def topic(self) -> str:
+        """Return the full topic name."""
+        return self.settings.topic(STATE)
+
+    async def read(self) -> dict[bytes, tuple[int, bytes]]:
+        """Return the last value of each key with its offset, and stand at the end."""
+        consumer = AIOKafkaConsumer(
+            **client_options(self.settings),
+            max_partition_fetch_bytes=FETCH_MAX_BYTES,
+            fetch_max_bytes=FETCH_MAX_BYTES,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        await consumer.start()
+        try:
+            return await self._read_to_end(consumer)
+        finally:
+            await consumer.stop()
+
+    async def open_epoch(self, records: Sequence[Record]) -> bool:
+        """Append the records that open an epoch; False when somebody wrote since `read`."""
+        expected = self.next_offset
+        offset = await (await self._send(records))
+        self.next_offset = offset + len(records)
+        return offset == expected
+
+    async def append(self, records: Sequence[Record]) -> asyncio.Future[int]:
+        """Send `records` as one atomic batch; `settle` the future before publishing anything of it."""
+        return await self._send(records)
+
+    async def settle(self, sent: asyncio.Future[int], count: int) -> None:
+        """Wait until the batch is durable, in the order of the appends.
+
+        Raises:
+            FencedOut: somebody else has written to this partition.
+        """
+        offset = await sent
+        if offset != self.next_offset:
+            raise FencedOut(
+                f"state partition {self.partition}: a batch landed at {offset}, not at {self.next_offset}; "
+                "another worker owns the partition now"
+            )
+        self.next_offset += count
+
+    async def _send(self, records: Sequence[Record]) -> asyncio.Future[int]:
+        batch = self.producer.create_batch()
+        for key, value in records:
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                raise BrokenLog(f"a step of {len(records)} records is larger than {STATE_MAX_BYTES} bytes")
+        sent = await self.producer.send_batch(batch, self.topic, partition=self.partition)
+        return asyncio.ensure_future(_base_offset(sent))
+
+    async def _read_to_end(self, consumer: AIOKafkaConsumer) -> dict[bytes, tuple[int, bytes]]:
+        tp = TopicPartition(self.topic, self.partition)
+        consumer.assign([tp])
+        end = (await consumer.end_offsets([tp]))[tp]
+        await consumer.seek_to_beginning(tp)
+        survivors: dict[bytes, tuple[int, bytes]] = {}
+        while await consumer.position(tp) < end:
+            for record in (await consumer.getmany(tp, timeout_ms=500)).get(tp, []):
+                _take(survivors, record)
+        self.next_offset = await consumer.position(tp)
+        return survivors
+
+
+def _take(survivors: dict[bytes, tuple[int, bytes]], record: Any) -> None:
+    if record.value is None:
+        survivors.pop(record.key, None)
+    else:
+        survivors[record.key] = (record.offset, record.value)
+
+
+async def _base_offset(sent: asyncio.Future[Any]) -> int:
+    try:
+        return int((await sent).offset)
+    except KafkaError as error:
+        raise BrokenLog(f"a journal batch was not acknowledged: {error!r}") from error

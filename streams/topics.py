@@ -1,0 +1,13 @@
+"""Make Faust topics that hand raw records over; wire/topics.py says what each one carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streams.transport import LineApp, PassThrough
+from tokenline.settings import Settings
+
+
+def raw_topic(app: LineApp, settings: Settings, stem: str) -> Any:
+    """Return a topic of micro-batches; Faust does not create it (`ensure_topics` does)."""
+    return app.topic(settings.topic(stem), schema=PassThrough(), internal=False, allow_empty=True)
