@@ -21,6 +21,7 @@ from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BrokerUnavailable, InvalidEvent, OutboxFull, Unavailable
 from tokenline.wire.avro import Codec
 from tokenline.wire.delivery import Delivery, Parcel
+from tokenline.wire.event_writer import EventWriter
 from tokenline.wire.kafka import account_key
 from tokenline.wire.outbox import Outbox
 from tokenline.wire.registry import Registry, open_registry
@@ -110,7 +111,8 @@ class Emitter:
         check_names(source, gateway_id, gateway_version)
         self._settings = settings
         self._clock = clock or SystemClock()
-        self._codec = Codec(registry or open_registry(settings))
+        self._registry = registry or open_registry(settings)
+        self._codec = Codec(self._registry)
         self._identity = {
             "source": source,
             "gateway_id": gateway_id,
@@ -127,6 +129,7 @@ class Emitter:
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
         self._totals: ControlTotals | None = None
+        self._writer: EventWriter | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._outbox: Outbox | None = None
         self._delivery: Delivery | None = None
@@ -158,6 +161,8 @@ class Emitter:
         )
         delivery = Delivery(self._settings, on_acked=self._on_acked, on_refused=self._on_refused)
         self._outbox, self._delivery = outbox, delivery
+        life = self._identity | {"gateway_epoch": outbox.life.gateway_epoch}
+        self._writer = EventWriter(self._registry, life)
         self._totals = ControlTotals(
             outbox, delivery, self._codec, self._clock, source=self._identity["source"]
         )
@@ -215,7 +220,7 @@ class Emitter:
         outbox, delivery = self._running()
         key = account_key(event.tenant_id, event.account_id)
         seq = outbox.next_seq
-        value = self._encode(event, outbox.life.gateway_epoch, seq)
+        value = self._encode(event, seq)
         position = outbox.append(key, value)
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         pending = _Pending(event.event_id, seq, done)
@@ -291,14 +296,10 @@ class Emitter:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._room.wait(), rest_s)
 
-    def _encode(self, event: UsageEvent, epoch: str, seq: int) -> bytes:
+    def _encode(self, event: UsageEvent, seq: int) -> bytes:
         now_ms = self._clock.wall_ms()
-        record = event.record()
-        source = event.source or self._identity["source"]
-        record.update(self._identity, source=source, gateway_epoch=epoch, gateway_seq=seq)
-        record["occurred_at"] = event.occurred_at or now_ms
         self._check_sane(event, now_ms)
-        value = self._codec.encode("usage_event", record)
+        value = self._writer.write(event, seq, now_ms) if self._writer else b""
         if len(value) > EVENT_MAX_BYTES:
             raise InvalidEvent(
                 f"event {event.event_id} has {len(value)} bytes, at most {EVENT_MAX_BYTES}"
