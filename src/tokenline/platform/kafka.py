@@ -148,7 +148,7 @@ class EmbeddedKafka:
 
     def answers(self) -> bool:
         """Say whether a client would find the broker in its metadata now."""
-        return _brokers(self.port) > 0
+        return broker_answers(self.port)
 
     def _launch(self, classpath: Sequence[Path]) -> None:
         self._identity = _Identity.load(self.data_dir, self._asked_port)
@@ -196,7 +196,7 @@ class _Identity:
         if not controller_port or not processes.port_is_free(controller_port):
             controller_port = processes.free_port()
         identity = cls(
-            cluster_id=known.get("cluster_id") or _random_id(),
+            cluster_id=known.get("cluster_id") or random_id(),
             port=asked_port or known.get("port") or processes.free_port(),
             controller_port=controller_port,
         )
@@ -243,7 +243,7 @@ def _train(path: Path, failed: Path, classpath: Sequence[Path]) -> None:
             [*recorded, "kafka.Kafka", str(properties)], log=root / "broker.log"
         )
         processes.wait_for(
-            lambda: process.poll() is not None or _brokers(identity.port) > 0, timeout_s=60
+            lambda: process.poll() is not None or broker_answers(identity.port), timeout_s=60
         )
         processes.end(process, 60)
     if draft.exists():
@@ -271,13 +271,22 @@ def _format(command: Sequence[str], properties: Path, cluster_id: str, data_dir:
     done.touch()
 
 
-def _random_id() -> str:
-    """Return a cluster id as Kafka writes them: 16 random bytes, base64 without padding."""
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+def random_id() -> str:
+    """Return a cluster id as Kafka draws them: 16 random bytes in base64, no leading dash.
+
+    A dash in front would be read as an option by Kafka's own tools.
+    """
+    while True:
+        drawn = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not drawn.startswith("-"):
+            return drawn
 
 
-def _brokers(port: int) -> int:
-    """Ask for metadata (request 3, version 4, no topics) and return how many brokers it names."""
+def broker_answers(port: int) -> bool:
+    """Say whether a broker on a loopback port names at least one broker in its metadata.
+
+    It sends a metadata request (3, version 4, no topics) itself: no client, no event loop.
+    """
     body = struct.pack(">hhih", 3, 4, 1, -1) + struct.pack(">i?", 0, False)
     try:
         with socket.create_connection((processes.LOOPBACK, port), 1) as link:
@@ -285,5 +294,5 @@ def _brokers(port: int) -> int:
             link.sendall(struct.pack(">i", len(body)) + body)
             answer = link.recv(16, socket.MSG_WAITALL)
     except OSError:
-        return 0
-    return int(struct.unpack(">iiii", answer)[3]) if len(answer) == 16 else 0
+        return False
+    return len(answer) == 16 and struct.unpack(">iiii", answer)[3] > 0

@@ -1,0 +1,134 @@
+"""Look after the components of a stack: start again what dies, end what makes no progress."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from tokenline.errors import PlatformError, TokenlineError
+from tokenline.platform import processes
+from tokenline.platform.restarts import Restarts
+from tokenline.platform.worker_process import WorkerProcess, ask_health
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenline.platform.kafka import EmbeddedKafka
+    from tokenline.platform.warehouse_process import EmbeddedWarehouse
+
+    Component = EmbeddedKafka | EmbeddedWarehouse | WorkerProcess
+    Say = Callable[[str], None]
+
+LOOK_S = 0.25
+HEALTH_EVERY_S = 5.0
+UNHEALTHY_MAX = 3
+JOIN_S = 35.0
+EXIT_POISONED = 65  # streams.app: code or schema is bad, starting again will not help
+
+
+class Supervision:
+    """Watch components from a thread of its own.
+
+    `lock` keeps it from acting while somebody else changes a component.
+
+    Arguments:
+        components: what to watch, by name.
+        say: takes one line for people.
+        changed: called after a component was started again.
+    """
+
+    def __init__(
+        self, components: dict[str, Component], say: Say, changed: Callable[[], None]
+    ) -> None:
+        self.lock = threading.RLock()
+        self.failure: TokenlineError | None = None
+        self._components = components
+        self._wanted = set(components)
+        self._say = say
+        self._changed = changed
+        self._restarts = {name: Restarts(time.monotonic) for name in components}
+        self._stalls = dict.fromkeys(components, 0)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="supervision", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching; returns when the last action has ended."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_S)
+
+    def want(self, name: str, wanted: bool) -> None:
+        """Say whether a component is to be started again when it dies."""
+        if wanted:
+            self._wanted.add(name)
+        else:
+            self._wanted.discard(name)
+
+    def _watch(self) -> None:
+        next_health_s = time.monotonic() + HEALTH_EVERY_S
+        try:
+            while not self._stopping.wait(LOOK_S):
+                with self.lock:
+                    self._revive()
+                    if time.monotonic() >= next_health_s:
+                        self._end_stalled()
+                        next_health_s = time.monotonic() + HEALTH_EVERY_S
+        except TokenlineError as error:
+            self.failure = error
+
+    def _revive(self) -> None:
+        """Start again what died, each when its wait is over."""
+        for name in [name for name in self._components if name in self._wanted]:
+            component, restarts = self._components[name], self._restarts[name]
+            if component.running:
+                continue
+            if not restarts.noted:
+                self._note_death(name, component, restarts)
+            if restarts.due:
+                restarts.started()
+                self._start_again(name, component)
+
+    def _note_death(self, name: str, component: Component, restarts: Restarts) -> None:
+        code = component.process.poll() if component.process else None
+        wait_s = restarts.died()
+        if restarts.hopeless or code == EXIT_POISONED:
+            raise PlatformError(
+                f"{name} ended with code {code}, {restarts.count} times in the last minute; "
+                f"its log {component.log} ends:\n" + processes.last_lines(component.log)
+            )
+        self._say(f"{name} ended with code {code}; starting it again in {wait_s:.1f} s")
+
+    def _start_again(self, name: str, component: Component) -> None:
+        self._stalls[name] = 0
+        try:
+            if isinstance(component, WorkerProcess):
+                component.spawn()  # it becomes ready in its own time
+            else:
+                component.start(30)
+        except PlatformError as error:
+            self._say(f"{name} did not start: {error}")
+        self._changed()
+
+    def _end_stalled(self) -> None:
+        """End a worker that says three times in a row that it has lag and makes no progress.
+
+        While a server is away that is nobody's fault but the server's.
+        """
+        servers = [one for one in self._components.values() if not isinstance(one, WorkerProcess)]
+        if not all(server.running and server.answers() for server in servers):
+            self._stalls = dict.fromkeys(self._stalls, 0)
+            return
+        for name in self._wanted:
+            component = self._components[name]
+            if not isinstance(component, WorkerProcess) or not component.running:
+                continue
+            stalled = ask_health(component.port, "/healthz")[0] == 503
+            self._stalls[name] = self._stalls[name] + 1 if stalled else 0
+            if self._stalls[name] >= UNHEALTHY_MAX:
+                self._say(f"{name} has lag and makes no progress: ending it")
+                component.kill()

@@ -1,0 +1,94 @@
+"""Run one worker process: `python -m tokenline.platform.worker charging|landing`.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 after a fatal error, 2 if a setting is wrong, 70 if the
+worker crashed and then could not stop by itself. Settings come from the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenline.errors import PlatformError, SettingsError, TokenlineError
+from tokenline.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Role = Literal["charging", "landing"]
+ROLES: tuple[Role, ...] = ("charging", "landing")
+CRASH_GRACE_S = 10.0
+EXIT_STUCK = 70
+
+
+def run(role: Role, settings: Settings) -> None:
+    """Run a worker until it is told to stop; ends the process with `SystemExit`.
+
+    Raises:
+        PlatformError: the `streams` package or the worker extra is not installed.
+    """
+    _use_uvloop()
+    try:
+        import faust  # noqa: PLC0415  slow, and only workers have it
+
+        from streams.app import build_app  # noqa: PLC0415  the wheel does not carry it
+    except ModuleNotFoundError as error:
+        raise PlatformError(
+            f"a worker needs the module {error.name}: run it from a checkout or the image, "
+            "with tokenline[worker] installed"
+        ) from error
+    app = build_app(role, settings)
+    threading.Thread(target=_insist_on_end, args=(app,), daemon=True).start()
+    worker = faust.Worker(
+        app, loglevel=settings.log_level, redirect_stdouts=False, daemon=True, quiet=True
+    )
+    try:
+        worker.execute_from_commandline()
+    finally:
+        reason = app.crash_reason or worker.crash_reason
+        if reason is not None:
+            print(f"{role} worker crashed: {reason!r}", file=sys.stderr, flush=True)
+            raise SystemExit(1)
+
+
+def _use_uvloop() -> None:
+    """Choose the loop before Faust is imported; the standard one will do."""
+    import mode.loop  # noqa: PLC0415  must come first
+
+    try:
+        mode.loop.use("uvloop")
+    except ImportError:
+        mode.loop.use("aio")
+
+
+def _insist_on_end(app: Any) -> None:  # noqa: ANN401  Faust has no types
+    """End the process if it lives on after a crash: Faust can hang in its own shutdown."""
+    while not app.crashed:
+        time.sleep(0.5)
+    time.sleep(CRASH_GRACE_S)
+    print(f"the worker could not stop: {app.crash_reason!r}", file=sys.stderr, flush=True)
+    os._exit(EXIT_STUCK)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and run; return the exit code of a start that failed."""
+    parser = argparse.ArgumentParser(prog="tokenline.platform.worker")
+    parser.add_argument("role", choices=ROLES)
+    role: Role = parser.parse_args(argv).role
+    try:
+        run(role, Settings.from_env())
+    except SettingsError as error:
+        print(f"{role} worker: {error}", file=sys.stderr)
+        return 2
+    except TokenlineError as error:
+        print(f"{role} worker: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

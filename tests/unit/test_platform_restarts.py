@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from tokenline.platform.kafka import random_id
+from tokenline.platform.restarts import Restarts
+from tokenline.platform.worker_process import environment, in_words
+from tokenline.settings import Settings
+
+
+class Now:
+    def __init__(self):
+        self.s = 1000.0
+
+    def __call__(self):
+        return self.s
+
+
+def test_waits_double_and_the_fifth_death_in_a_minute_is_the_last():
+    now = Now()
+    restarts = Restarts(now)
+    waits = []
+    for _ in range(4):
+        waits.append(restarts.died())
+        assert not restarts.hopeless
+        now.s += waits[-1]
+        assert restarts.due
+        restarts.started()
+    assert waits == [0.5, 1, 2, 4]
+    restarts.died()
+    assert restarts.hopeless
+
+
+def test_deaths_older_than_a_minute_are_forgotten():
+    now = Now()
+    restarts = Restarts(now)
+    for _ in range(20):
+        assert restarts.died() == 0.5
+        assert not restarts.hopeless
+        restarts.started()
+        now.s += 61
+
+
+def test_a_death_waits_for_its_time():
+    now = Now()
+    restarts = Restarts(now)
+    restarts.died()
+    assert restarts.noted
+    assert not restarts.due
+    now.s += 0.5
+    assert restarts.due
+
+
+def test_a_worker_reads_exactly_the_settings_it_is_given(monkeypatch):
+    monkeypatch.setenv("TOKENLINE_PARTITIONS", "9")
+    monkeypatch.setenv("SCHEMA_REGISTRY_URL", "http://elsewhere")
+    given = Settings(topic_prefix="x.")
+    assert Settings.from_env(environment(given)) == given
+
+
+def test_health_in_one_line():
+    text = '{"healthy": false, "stalled": ["usage-0 stands"], "lag": {"a": 1, "b": 2}, "none": []}'
+    assert in_words(text) == "healthy=False stalled=usage-0 stands lag=3"
+    assert in_words("not\njson") == "not json"
+
+
+def test_a_cluster_id_is_never_taken_for_an_option():
+    drawn = [random_id() for _ in range(1000)]
+    assert all(len(one) == 22 and one[0] != "-" for one in drawn)
