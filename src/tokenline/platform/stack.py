@@ -6,7 +6,6 @@ A component that dies is started again; one that dies five times in a minute end
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
@@ -264,13 +263,9 @@ class Stack:
         self._say(f"warehouse  {warehouse.url}")
 
     def _prepare(self) -> None:
-        from tokenline.landing import migrate  # noqa: PLC0415  loads the warehouse client
-        from tokenline.wire.topics import ensure_topics  # noqa: PLC0415  loads the Kafka client
+        from tokenline.platform.prepare import prepare  # noqa: PLC0415  loads the servers' clients
 
-        made = asyncio.run(ensure_topics(self.settings))
-        applied = migrate.apply(self.settings)
-        if made or applied:
-            self._say(f"made {len(made)} topics, ran {len(applied)} migration statements")
+        prepare(self.settings, self._say)
 
     def _start_workers(self) -> None:
         workers = {
