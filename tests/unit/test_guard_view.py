@@ -1,0 +1,259 @@
+"""The view keeps the newest word on each account, whatever comes late, and wakes who waits."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tokenline.clock import FrozenClock
+from tokenline.errors import StaleView
+from tokenline.settings import Settings
+from tokenline.wire.guard import Guard
+from tokenline.wire.view import View
+
+NOW = FrozenClock().wall_ms()
+
+
+def decision(account="a", *, subscriber="", state="open", version=1, epoch=1, **more):
+    base = {
+        "tenant_id": "default",
+        "account_id": account,
+        "subscriber_id": subscriber,
+        "state": state,
+        "rule": "month_tokens",
+        "reason": "limit_reached",
+        "used": 10,
+        "limit": 9,
+        "resets_at": NOW + 60_000,
+        "as_of": NOW - 5,
+        "epoch": epoch,
+        "version": version,
+    }
+    return base | more
+
+
+@pytest.fixture
+def clock():
+    return FrozenClock()
+
+
+@pytest.fixture
+def make(clock):
+    """A guard that was never started: its view is fed by hand."""
+
+    def maker(*decisions, heard_ms=NOW - 100, **options):
+        guard = Guard(Settings(), clock=clock, **options)
+        guard._positions = dict.fromkeys(range(4), 0)
+        for partition in range(4):
+            if heard_ms:
+                guard._view.apply_heartbeat(partition, 1, heard_ms)
+        for record in decisions:
+            guard._view.apply_decision(0, record, clock.wall_ms())
+        return guard
+
+    return maker
+
+
+def test_the_highest_version_counts_in_any_order():
+    for order in ([1, 2, 3], [3, 1, 2], [2, 3, 1]):
+        view = View()
+        for version in order:
+            view.apply_decision(0, decision(version=version, used=version), NOW)
+
+        assert view.find(("default", "a", "")).used == 3
+
+
+def test_a_newer_owner_counts_before_any_version_of_an_older_one():
+    view = View()
+    assert view.apply_decision(0, decision(epoch=2, version=1, state="cut"), NOW)
+    assert not view.apply_decision(0, decision(epoch=1, version=9), NOW)
+
+    assert view.find(("default", "a", "")).state == "cut"
+
+
+def test_an_older_owners_row_counts_until_the_newer_one_speaks_of_that_account():
+    """A worker that recovers re-publishes what its predecessor had decided."""
+    view = View()
+    view.apply_heartbeat(0, 2, NOW)
+    assert view.apply_decision(0, decision(epoch=1, version=6, state="cut"), NOW)
+
+
+def test_the_heartbeat_of_an_old_owner_makes_nothing_fresh():
+    view = View()
+    view.apply_heartbeat(0, 2, NOW - 1000)
+    assert not view.apply_heartbeat(0, 1, NOW)
+    assert view.heard_ms(0) == NOW - 1000
+    view.apply_decision(1, decision(epoch=3), NOW)
+    assert not view.apply_heartbeat(1, 2, NOW)
+
+
+def test_a_tombstone_removes_its_own_row_only():
+    view = View()
+    view.apply_decision(0, decision(epoch=2), NOW)
+    for key in (b"default/a#1", b"~heartbeat/0#2", b"rubbish", b"", b"default/b#2", b"default/a#x"):
+        view.apply_tombstone(key)
+    assert len(view) == 1
+    view.apply_tombstone(b"default/a#2")
+
+    assert len(view) == 0
+
+
+def test_accounts_with_slash_and_hash_have_tombstones_too():
+    view = View()
+    view.apply_decision(0, decision("sh/1#2", epoch=7), NOW)
+    view.apply_tombstone(b"default/sh/1#2#7")
+
+    assert len(view) == 0
+
+
+def test_an_open_account_may_go_on_and_the_answer_says_how_fresh_it_is(make):
+    verdict = make(decision(state="warned", used=8)).check("a")
+
+    assert (verdict.allowed, verdict.state, verdict.used, verdict.limit) == (True, "warned", 8, 9)
+    assert (verdict.fresh_ms, verdict.stale, verdict.as_of_ms) == (100, False, NOW - 5)
+
+
+def test_a_cut_account_may_not_go_on(make):
+    verdict = make(decision(state="cut")).check("a")
+
+    assert (verdict.allowed, verdict.state, verdict.reason) == (False, "cut", "limit_reached")
+    assert (verdict.rule, verdict.resets_at_ms) == ("month_tokens", NOW + 60_000)
+
+
+def test_a_cut_ends_with_its_window_without_any_message(make, clock):
+    guard = make(decision(state="cut"), stale_after_ms=10**9)
+    clock.advance_ms(59_999)
+    assert not guard.check("a").allowed
+    clock.advance_ms(1)
+
+    verdict = guard.check("a")
+    assert (verdict.allowed, verdict.state, verdict.reason) == (True, "open", "window_reset")
+
+
+def test_a_cut_without_a_reset_never_ends_by_itself(make, clock):
+    guard = make(decision(state="cut", resets_at=0), stale_after_ms=10**15)
+    clock.advance_ms(10**12)
+
+    assert not guard.check("a").allowed
+
+
+@pytest.mark.parametrize(("on_unknown", "allowed"), [("closed", False), ("open", True)])
+def test_an_unknown_account_is_ruled_by_the_setting(make, on_unknown, allowed):
+    verdict = make(on_unknown=on_unknown).check("nobody")
+
+    assert (verdict.allowed, verdict.state, verdict.reason) == (
+        allowed,
+        "unknown",
+        "unknown_account",
+    )
+    assert make().check("nobody").allowed is False
+
+
+@pytest.mark.parametrize(("on_stale", "allowed"), [("closed", False), ("open", True)])
+def test_a_stale_view_is_ruled_by_the_setting_and_says_so(make, clock, on_stale, allowed):
+    guard = make(decision(), on_stale=on_stale, stale_after_ms=1000)
+    clock.advance_ms(900)
+    assert not guard.check("a").stale
+    clock.advance_ms(1)
+
+    verdict = guard.check("a")
+    assert (verdict.allowed, verdict.stale, verdict.state) == (allowed, True, "open")
+
+
+def test_a_known_cut_stays_a_cut_when_stale(make, clock):
+    guard = make(decision(state="cut"), on_stale="open", stale_after_ms=1000)
+    clock.advance_ms(30_000)
+
+    assert not guard.check("a").allowed
+
+
+def test_nothing_heard_at_all_is_stale(make):
+    verdict = make(decision(), heard_ms=0).check("a")
+
+    assert (verdict.allowed, verdict.stale, verdict.fresh_ms) == (False, True, -1)
+    assert make(heard_ms=0, on_unknown="open").check("b").allowed is False
+
+
+def test_a_broker_clock_ahead_of_ours_is_not_stale(make):
+    verdict = make(decision(), heard_ms=NOW + 500).check("a")
+
+    assert (verdict.allowed, verdict.stale, verdict.fresh_ms) == (True, False, 0)
+
+
+def test_a_subscriber_is_cut_by_itself_or_with_its_account(make):
+    guard = make(
+        decision("a"),
+        decision("a", subscriber="kid", state="cut"),
+        decision("b", state="cut"),
+        decision("b", subscriber="kid"),
+    )
+
+    assert guard.check("a").allowed
+    assert guard.check("a", "mum").allowed
+    assert not guard.check("a", "kid").allowed
+    assert not guard.check("b", "kid").allowed
+
+
+def test_tenants_are_apart(make):
+    guard = make(decision(tenant_id="north", state="cut"), decision(tenant_id="south"))
+
+    assert not guard.check("a", tenant="north").allowed
+    assert guard.check("a", tenant="south").allowed
+    assert guard.check("a").state == "unknown"
+
+
+def test_require_raises_only_when_staleness_alone_denies(make):
+    assert make(decision()).require("a").allowed
+    assert not make(decision(state="cut"), heard_ms=0).require("a").allowed
+    with pytest.raises(StaleView, match="default/a"):
+        make(decision(), heard_ms=0).require("a")
+
+
+async def test_waiting_for_a_cut_ends_at_once_when_it_is_cut(make):
+    guard = make(decision(state="cut", used=77))
+
+    assert (await asyncio.wait_for(guard.wait_cut("a"), 1)).used == 77
+
+
+async def test_a_cut_wakes_everybody_who_waits_for_it_and_nobody_else(make):
+    guard = make(decision(), decision("b"))
+    waiting = [asyncio.create_task(guard.wait_cut("a")) for _ in range(1000)]
+    waiting += [asyncio.create_task(guard.wait_cut("a", f"s{at}")) for at in range(1000)]
+    other = asyncio.create_task(guard.wait_cut("b", "a"))
+    await asyncio.sleep(0)
+    guard._view.apply_decision(0, decision(version=2, state="warned"), NOW)
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    guard._view.apply_decision(0, decision(version=3, state="cut"), NOW)
+
+    cuts = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    assert {cut.version for cut in cuts} == {3}
+    assert not other.done()
+    other.cancel()
+    await asyncio.gather(other, return_exceptions=True)
+    assert not guard._view._waiters
+
+
+async def test_a_subscribers_cut_wakes_its_own_calls_only(make):
+    guard = make(decision())
+    kid = asyncio.create_task(guard.wait_cut("a", "kid"))
+    mum = asyncio.create_task(guard.wait_cut("a", "mum"))
+    await asyncio.sleep(0)
+    guard._view.apply_decision(0, decision(subscriber="kid", state="cut"), NOW)
+
+    assert (await asyncio.wait_for(kid, 1)).state == "cut"
+    assert not mum.done()
+    mum.cancel()
+
+
+async def test_an_old_or_ended_cut_wakes_nobody(make):
+    guard = make(decision(version=5))
+    task = asyncio.create_task(guard.wait_cut("a"))
+    await asyncio.sleep(0)
+    guard._view.apply_decision(0, decision(version=4, state="cut"), NOW)
+    guard._view.apply_decision(0, decision(version=6, state="cut", resets_at=NOW - 1), NOW)
+    await asyncio.sleep(0)
+
+    assert not task.done()
+    task.cancel()
