@@ -1,0 +1,26 @@
+-- One row per record of the usage topic that repeats an event of the ledger: proof that the copy was seen and not billed.
+--
+-- ORDER BY (tenant_id, topic, partition, offset): the record is the identity; the same event may be repeated many times.
+-- PARTITION BY month of appended_at: fixed by the record (broker append time), so a row landed twice meets itself.
+-- TTL 25 months, as the ledger: the conservation check adds both.
+-- ENGINE Replacing without version: a row landed twice is the same row.
+
+CREATE TABLE IF NOT EXISTS {database}.duplicates{on_cluster} (
+  tenant_id LowCardinality(String),
+  account_id String,
+  source LowCardinality(String),
+  event_id String,
+  gateway_id LowCardinality(String),
+  gateway_epoch LowCardinality(String),
+  gateway_seq Int64,
+  topic LowCardinality(String),
+  partition UInt32,
+  offset UInt64 CODEC(Delta, ZSTD(1)),
+  appended_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+  late UInt8
+)
+ENGINE = {engine ReplacingMergeTree()}
+PARTITION BY toYYYYMM(appended_at)
+ORDER BY (tenant_id, topic, partition, offset)
+TTL toDateTime(appended_at) + INTERVAL 25 MONTH
+SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1;

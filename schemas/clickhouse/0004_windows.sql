@@ -1,0 +1,38 @@
+-- Absolute totals as charging holds them, never deltas: minute segments, and the month counter of each account.
+--
+-- ORDER BY (tenant_id, account_id, grain, window_start, ...): charts and checks read one account over time.
+--   segment_start is in the key because a minute window is the SUM of its segments: v_windows adds them up.
+-- ENGINE Replacing by version: version is the usage offset of the last event counted, so the highest is the newest total and
+--   a replay of an older row changes nothing.
+-- PARTITION BY (grain, month of window_start): fixed by the window, so versions of one row always meet.
+-- TTL 25 months for minutes, as the ledger they are checked against; month counters stay, they are small.
+
+CREATE TABLE IF NOT EXISTS {database}.windows{on_cluster} (
+  tenant_id LowCardinality(String),
+  account_id String,
+  subscriber_id String,
+  provider LowCardinality(String),
+  model LowCardinality(String),
+  grain LowCardinality(String),
+  window_start DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+  segment_start DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+  partition UInt32,
+  events UInt64 CODEC(T64, ZSTD(1)),
+  input_tokens UInt64 CODEC(T64, ZSTD(1)),
+  cache_read_tokens UInt64 CODEC(T64, ZSTD(1)),
+  cache_write_tokens UInt64 CODEC(T64, ZSTD(1)),
+  cache_write_1h_tokens UInt64 CODEC(T64, ZSTD(1)),
+  output_tokens UInt64 CODEC(T64, ZSTD(1)),
+  reasoning_tokens UInt64 CODEC(T64, ZSTD(1)),
+  audio_input_tokens UInt64 CODEC(T64, ZSTD(1)),
+  audio_output_tokens UInt64 CODEC(T64, ZSTD(1)),
+  image_input_tokens UInt64 CODEC(T64, ZSTD(1)),
+  image_output_tokens UInt64 CODEC(T64, ZSTD(1)),
+  total_tokens UInt64 CODEC(T64, ZSTD(1)),
+  version UInt64
+)
+ENGINE = {engine ReplacingMergeTree(version)}
+PARTITION BY (grain, toYYYYMM(window_start))
+ORDER BY (tenant_id, account_id, grain, window_start, subscriber_id, provider, model, segment_start)
+TTL toDateTime(window_start) + INTERVAL 25 MONTH WHERE grain = 'minute'
+SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1;

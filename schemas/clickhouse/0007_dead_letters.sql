@@ -1,0 +1,28 @@
+-- Each record the line could not use, with its raw bytes (base64, as on the wire) and the reason, so that it can be looked at and sent again.
+--
+-- ORDER BY (tenant_id, topic, partition, offset): the record is the identity. tenant_id is empty where it could not be read.
+-- ENGINE Replacing without version: a letter published again after a crash is the same letter.
+-- PARTITION BY month of appended_at (fixed by the record). TTL 25 months, as the ledger: the conservation check adds both.
+
+CREATE TABLE IF NOT EXISTS {database}.dead_letters{on_cluster} (
+  topic LowCardinality(String),
+  partition UInt32,
+  offset UInt64,
+  reason LowCardinality(String),
+  detail String CODEC(ZSTD(3)),
+  tenant_id LowCardinality(String),
+  account_id String,
+  source String,
+  event_id String,
+  gateway_id String,
+  gateway_epoch String,
+  gateway_seq Int64,
+  appended_at DateTime64(3, 'UTC'),
+  key_base64 String CODEC(ZSTD(3)),
+  value_base64 String CODEC(ZSTD(3))
+)
+ENGINE = {engine ReplacingMergeTree()}
+PARTITION BY toYYYYMM(appended_at)
+ORDER BY (tenant_id, topic, partition, offset)
+TTL toDateTime(appended_at) + INTERVAL 25 MONTH
+SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1;

@@ -1,0 +1,190 @@
+"""Keep landed rows in ClickHouse; server and embedded warehouse alike.
+
+Inserts are whole Arrow tables and synchronous. No insert is ever dropped for a token or a hash: a record that says
+"landed" can outlive the rows it speaks of, so only rows are believed, and FINAL removes what landed twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from tokenline.errors import BadData
+from tokenline.landing.connect import connect, warehouse_errors
+from tokenline.landing.row import LEDGER_SCHEMA
+from tokenline.landing.seal import Seal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from clickhouse_connect.driver.client import Client
+
+    from tokenline.landing.row import Int64s
+    from tokenline.landing.store import Table
+    from tokenline.settings import Settings
+
+# One question names at most this many late events; the statement's text grows with it.
+IDENTITIES_MAX = 2000
+
+_SEAL_COLUMNS = (
+    "topic, partition, lo, hi, counted, late, duplicate, rejected, absent, tokens, digest, prev, chain, writer_epoch, "
+    "toUnixTimestamp64Milli(as_of), toUnixTimestamp64Milli(landed_at)"
+)
+_SEAL_FIELDS = (
+    "topic", "partition", "lo", "hi", "counted", "late", "duplicate", "rejected", "absent", "tokens",
+    "digest", "prev", "chain", "writer_epoch", "as_of_ms", "landed_at_ms",
+)  # fmt: skip
+
+
+class ClickHouseStore:
+    """Keep rows in the database of the settings; the migrations have been applied."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = settings.clickhouse_database
+        self._known: Client | None = None
+        self._write_settings = {
+            "async_insert": 0,
+            "insert_deduplicate": 0,
+            # Rows of one batch have distinct keys; looking for equal ones costs a third of the insert.
+            "optimize_on_insert": 0,
+            "max_partitions_per_insert_block": 0,
+        }
+        self._read_settings: dict[str, Any] = {}
+        if settings.clickhouse_cluster:
+            # Read your own writes, whichever replica answers.
+            self._write_settings["insert_quorum"] = "auto"
+            self._read_settings["select_sequential_consistency"] = 1
+
+    def insert(self, table: Table, rows: pa.Table) -> None:
+        """Write one Arrow table."""
+        if rows.num_rows == 0:
+            return
+        with warehouse_errors(f"inserting {rows.num_rows} rows into {table}"):
+            try:
+                self._client().insert_arrow(
+                    f"{self._database}.{table}", rows, settings=self._write_settings
+                )
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise BadData(f"rows of {table} are not Arrow that can be sent: {error}") from error
+
+    def put_seal(self, seal: Seal) -> None:
+        """Write one row."""
+        row = {name: getattr(seal, name) for name in _SEAL_FIELDS}
+        table = pa.Table.from_pylist([row]).rename_columns(
+            [name.removesuffix("_ms") for name in _SEAL_FIELDS]
+        )
+        for name in ("as_of", "landed_at"):
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, table.column(name).cast(pa.timestamp("ms", "UTC")))
+        with warehouse_errors(f"sealing {seal.topic}[{seal.partition}] {seal.lo}..{seal.hi}"):
+            self._client().insert_arrow(
+                f"{self._database}.seals", table, settings=self._write_settings
+            )
+
+    def newest_seal(self, topic: str, partition: int) -> Seal | None:
+        """Return the last seal of the highest writer epoch."""
+        rows = self._query(
+            f"SELECT {_SEAL_COLUMNS} FROM {self._database}.seals FINAL WHERE topic = %(topic)s AND partition = %(partition)s "
+            "ORDER BY writer_epoch DESC, hi DESC LIMIT 1",
+            {"topic": topic, "partition": partition},
+        )
+        return _seal(rows[0]) if rows else None
+
+    def seals(self, topic: str) -> list[Seal]:
+        """Return all seals of a topic."""
+        rows = self._query(
+            f"SELECT {_SEAL_COLUMNS} FROM {self._database}.seals FINAL WHERE topic = %(topic)s",
+            {"topic": topic},
+        )
+        return [_seal(row) for row in rows]
+
+    def landed_offsets(self, topic: str, partition: int, lo: int) -> Int64s:
+        """Read the files without FINAL: a row that a merge will drop has landed too."""
+        found = self._arrow(
+            f"SELECT toInt64(offset) AS offset FROM {self._database}.ledger "
+            "WHERE topic = %(topic)s AND partition = %(partition)s AND offset >= %(lo)s ORDER BY offset",
+            {"topic": topic, "partition": partition, "lo": lo},
+        )
+        return np.unique(found.column("offset").to_numpy())
+
+    def earlier_copies(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
+        """Ask for the identities in groups; the account in the key keeps each question short."""
+        found: set[int] = set()
+        for at in range(0, identities.num_rows, IDENTITIES_MAX):
+            found |= self._earlier(
+                topic, partition, identities.slice(at, IDENTITIES_MAX).to_pylist()
+            )
+        return found
+
+    def ledger_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:
+        """Return the rows that FINAL keeps."""
+        columns = ", ".join(field.name for field in LEDGER_SCHEMA)
+        found = self._arrow(
+            f"SELECT {columns} FROM {self._database}.ledger FINAL WHERE topic = %(topic)s AND partition = %(partition)s "
+            "AND offset BETWEEN %(lo)s AND %(hi)s ORDER BY offset",
+            {"topic": topic, "partition": partition, "lo": lo, "hi": hi},
+        )
+        return pa.table(
+            {field.name: _cast(found.column(field.name), field.type) for field in LEDGER_SCHEMA}
+        )
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        if self._known is not None:
+            self._known.close()
+            self._known = None
+
+    def _client(self) -> Client:
+        # Opened on first use: a worker may start while the warehouse is away.
+        if self._known is None:
+            self._known = connect(self._settings)
+        return self._known
+
+    def _query(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        with warehouse_errors("asking the warehouse"):
+            return (
+                self._client()
+                .query(text, parameters=parameters, settings=self._read_settings)
+                .result_rows
+            )
+
+    def _arrow(self, text: str, parameters: dict[str, Any]) -> pa.Table:
+        with warehouse_errors("asking the warehouse"):
+            return self._client().query_arrow(
+                text, parameters=parameters, settings=self._read_settings, use_strings=True
+            )
+
+    def _earlier(self, topic: str, partition: int, wanted: list[dict[str, Any]]) -> set[int]:
+        rows = self._query(
+            f"SELECT source, event_id, min(offset) FROM {self._database}.ledger WHERE topic = %(topic)s AND partition = %(partition)s "
+            "AND (tenant_id, account_id) IN %(accounts)s AND (source, event_id) IN %(identities)s GROUP BY source, event_id",
+            {
+                "topic": topic,
+                "partition": partition,
+                "accounts": sorted({(one["tenant_id"], one["account_id"]) for one in wanted}),
+                "identities": sorted({(one["source"], one["event_id"]) for one in wanted}),
+            },
+        )
+        lowest = {(source, event_id): int(offset) for source, event_id, offset in rows}
+        return set(_positions_above(lowest, wanted))
+
+
+def _positions_above(
+    lowest: dict[tuple[str, str], int], wanted: list[dict[str, Any]]
+) -> Iterator[int]:
+    for one in wanted:
+        if lowest.get((one["source"], one["event_id"]), one["offset"]) < one["offset"]:
+            yield int(one["position"])
+
+
+def _seal(row: Sequence[Any]) -> Seal:
+    return Seal(**dict(zip(_SEAL_FIELDS, row, strict=True)))
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column if pa.types.is_map(kind) or column.type.equals(kind) else column.cast(kind)

@@ -1,0 +1,135 @@
+"""Open clients of the warehouse, and part its errors into ours.
+
+Embedded and server answer under one address, so this is the only place that knows how to reach them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import urllib3
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+
+from tokenline.errors import BadData, SettingsError, WarehouseUnavailable
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+    from tokenline.settings import Settings
+
+CONNECT_TIMEOUT_S = 5
+ANSWER_TIMEOUT_S = 120
+
+# ClickHouse's own codes of "not now": timeouts, memory, space, quorum, too many parts, shutting down.
+PASSING_CODES = frozenset(
+    {
+        3,
+        159,
+        198,
+        202,
+        203,
+        209,
+        210,
+        236,
+        241,
+        242,
+        243,
+        252,
+        279,
+        285,
+        286,
+        319,
+        373,
+        394,
+        425,
+        473,
+        999,
+        1000,
+    }
+)
+UNKNOWN_TABLE_CODES = frozenset({60, 81})
+REFUSED_USER_CODES = frozenset({192, 193, 194, 492, 497, 516})
+
+
+def connect(settings: Settings, *, database: str | None = None) -> Client:
+    """Return a client that many threads may use at once.
+
+    `database` becomes the default of queries that name none; it must exist.
+
+    Raises:
+        WarehouseUnavailable: nobody answers.
+        SettingsError: the address, user or database is wrong.
+    """
+    url = settings.clickhouse_url
+    if url.startswith("chdb://"):
+        with warehouse_errors("opening chDB"):
+            return clickhouse_connect.get_client(
+                dsn=url, **({"database": database} if database else {})
+            )
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise SettingsError(f"TOKENLINE_CLICKHOUSE_URL={url!r} is not http(s)://host:port")
+    with warehouse_errors(f"connecting to {parts.hostname}"):
+        return clickhouse_connect.get_client(
+            host=parts.hostname,
+            port=parts.port or (8443 if parts.scheme == "https" else 8123),
+            secure=parts.scheme == "https",
+            ca_cert=str(settings.clickhouse_ca_file) if settings.clickhouse_ca_file else None,
+            username=settings.clickhouse_username,
+            password=settings.clickhouse_password,
+            database=database or "__default__",
+            # On loopback compression only costs time that the line needs.
+            compress=not is_loopback(parts.hostname),
+            connect_timeout=CONNECT_TIMEOUT_S,
+            send_receive_timeout=ANSWER_TIMEOUT_S,
+            # A session admits one query at a time; threads share this client.
+            autogenerate_session_id=False,
+        )
+
+
+@contextmanager
+def warehouse_errors(doing: str) -> Iterator[None]:
+    """Turn what the client raises inside into ours; `doing` starts the text.
+
+    Raises:
+        WarehouseUnavailable: nobody answered, or the answer was "not now"; trying again is right.
+        SettingsError: the user is refused, or the tables are not there.
+        BadData: the warehouse refused the statement or the rows; trying again gives the same.
+    """
+    try:
+        yield
+    except (OperationalError, urllib3.exceptions.HTTPError, OSError) as error:
+        raise WarehouseUnavailable(f"{doing}: {error}") from error
+    except ClickHouseError as error:
+        raise _ours(doing, error) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether this host is the machine itself."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _ours(doing: str, error: ClickHouseError) -> Exception:
+    code = getattr(error, "code", None)
+    if code in PASSING_CODES or (code is None and _is_gateway_trouble(error)):
+        return WarehouseUnavailable(f"{doing}: {error}")
+    if code in UNKNOWN_TABLE_CODES:
+        return SettingsError(f"{doing}: {error}; has `tokenline migrate apply` been run?")
+    if code in REFUSED_USER_CODES:
+        return SettingsError(
+            f"{doing}: TOKENLINE_CLICKHOUSE_USERNAME or _PASSWORD is refused: {error}"
+        )
+    return BadData(f"{doing}: {error}")
+
+
+def _is_gateway_trouble(error: ClickHouseError) -> bool:
+    """Say whether a proxy answered in place of ClickHouse, which always gives a code."""
+    return (
+        type(error) is DatabaseError
+        and re.search(r"HTTP status (?:429|5\d\d)", str(error)) is not None
+    )

@@ -1,0 +1,160 @@
+"""Land batches of one partition: rows, then seal, and after that whoever asked may acknowledge.
+
+Blocking; one thread at a time. A crash between any two steps leaves rows without a seal, which the next lander finds
+by looking at the rows themselves. No record that says "landed" is ever believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenline.errors import BrokenLog
+from tokenline.landing.row import (
+    Events,
+    Verdict,
+    duplicate_rows,
+    late_identities,
+    ledger_rows,
+    repeats_within,
+    rows_not_at,
+)
+from tokenline.landing.seal import GENESIS, Seal, chain_of, digest_of
+
+if TYPE_CHECKING:
+    from tokenline.clock import Clock
+    from tokenline.landing.batch import Batch
+    from tokenline.landing.reader import Run
+    from tokenline.landing.store import Store
+    from tokenline.wire.columns import ColumnCodec
+
+# Called after each step with its name; tests end the process there.
+Step = Callable[[str], None]
+
+
+class Lander:
+    """Carry one partition's chain of seals on.
+
+    `generation` is that of the consumer group that gave the partition to us; it orders writers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        codec: ColumnCodec,
+        *,
+        topic: str,
+        partition: int,
+        generation: int,
+        clock: Clock,
+        step: Step,
+    ) -> None:
+        self._store = store
+        self._codec = codec
+        self._topic = topic
+        self._partition = partition
+        self._epoch = generation
+        self._clock = clock
+        self._step = step
+        self._chain = GENESIS
+        self._landed = np.zeros(0, np.int64)
+
+    def resume(self) -> int | None:
+        """Return the first offset that is not sealed; None when nothing ever was.
+
+        Raises:
+            WarehouseUnavailable: try again.
+        """
+        newest = self._store.newest_seal(self._topic, self._partition)
+        if newest is not None:
+            self._chain = newest.chain
+            # A group that was made anew counts its generations from 1 again.
+            self._epoch = max(self._epoch, newest.writer_epoch + 1)
+        lo = 0 if newest is None else newest.hi + 1
+        self.look(lo)
+        return None if newest is None else lo
+
+    def look(self, lo: int) -> None:
+        """Find out which rows from `lo` up are in the ledger; call after any failed `land`.
+
+        Raises:
+            WarehouseUnavailable: try again.
+        """
+        self._landed = self._store.landed_offsets(self._topic, self._partition, lo)
+
+    def land(self, batch: Batch[Any], run: Run) -> Seal:
+        """Write the rows of one batch and seal it; it must follow the last one.
+
+        Raises:
+            WarehouseUnavailable: some rows may be in; `look(batch.lo)`, then call again.
+            BrokenLog: charging and landing do not read the same thing.
+        """
+        events = self._events(batch, run)
+        events = self._with_late_copies(events)
+        rows = ledger_rows(events)
+        # Before the insert, so that waiting for the warehouse is the only thing after it.
+        seal = self._seal(batch, events, rows)
+        self._step("read")
+        self._store.insert("ledger", rows_not_at(rows, self._landed))
+        self._step("ledger")
+        self._store.insert("duplicates", duplicate_rows(events))
+        self._step("duplicates")
+        self._store.put_seal(seal)
+        self._step("seal")
+        self._chain = seal.chain
+        self._landed = self._landed[self._landed > batch.hi]
+        return seal
+
+    def _events(self, batch: Batch[Any], run: Run) -> Events:
+        codes = batch.codes[run.offsets - batch.lo]
+        usable = np.flatnonzero(codes != Verdict.REJECTED)
+        values = run.values if len(usable) == len(codes) else [run.values[at] for at in usable]
+        decoded = self._codec.decode("usage_event", values)
+        if decoded.failures:
+            first = decoded.failures[0]
+            raise BrokenLog(
+                f"{self._topic}[{self._partition}] offset {run.offsets[usable[first.position]]} was "
+                f"charged but cannot be decoded here: {first.detail}"
+            )
+        return Events(
+            topic=self._topic,
+            partition=self._partition,
+            batch=decoded.batch,
+            offsets=run.offsets[usable],
+            appended_ms=run.appended_ms[usable],
+            late=codes[usable] == Verdict.LATE,
+            repeats=codes[usable] == Verdict.DUPLICATE,
+        )
+
+    def _with_late_copies(self, events: Events) -> Events:
+        """Find late events that repeat one of the ledger: charging no longer remembers those."""
+        late = late_identities(events)
+        if late.num_rows == 0:
+            return events
+        copies = set(repeats_within(events, late))
+        copies |= self._store.earlier_copies(self._topic, self._partition, late)
+        return events.without_repeats_at(sorted(copies)) if copies else events
+
+    def _seal(self, batch: Batch[Any], events: Events, rows: Any) -> Seal:  # noqa: ANN401  # Arrow
+        late = int((events.late & ~events.repeats).sum())
+        fields: dict[str, Any] = {
+            "topic": self._topic,
+            "partition": self._partition,
+            "lo": batch.lo,
+            "hi": batch.hi,
+            "counted": rows.num_rows - late,
+            "late": late,
+            "duplicate": int(events.repeats.sum()),
+            "rejected": int((batch.codes == Verdict.REJECTED).sum()),
+            "tokens": int(rows.column("total_tokens").to_numpy().sum()),
+            "digest": digest_of(rows),
+            "prev": self._chain,
+            "writer_epoch": self._epoch,
+            "as_of_ms": batch.as_of_ms,
+            "landed_at_ms": self._clock.wall_ms(),
+        }
+        present = rows.num_rows + fields["duplicate"] + fields["rejected"]
+        fields["absent"] = batch.rows - present
+        return Seal(**fields, chain=chain_of(Seal(**fields)))

@@ -1,0 +1,234 @@
+"""Apply numbered SQL files, forward only, so that a run may die at any moment and be repeated.
+
+DDL knows no transaction. So each statement stands alone, is harmless when repeated (IF NOT EXISTS), and is recorded as
+started before and as done after. A statement found started is simply run again: there is no dirty state to mend by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tokenline.clock import Clock, SystemClock
+from tokenline.errors import BrokenLog, SettingsError
+from tokenline.landing.connect import connect, warehouse_errors
+from tokenline.wire.registry import schemas_dir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clickhouse_connect.driver.client import Client
+
+    from tokenline.settings import Settings
+
+Status = Literal["pending", "started", "done"]
+# Called before each point at which a run may be killed; tests die there.
+Step = Callable[[str], None]
+
+_FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_ENGINE = re.compile(r"\{engine (?P<kind>\w*MergeTree)\((?P<args>[^)]*)\)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """Hold one statement of one file; `checksum` is of the text before macros, so it does not depend on settings."""
+
+    file: int
+    statement: int
+    name: str
+    text: str
+    checksum: str
+    status: Status = "pending"
+
+
+def plan(settings: Settings) -> list[Statement]:
+    """Return every statement with its status in the warehouse; changes nothing.
+
+    Raises:
+        BrokenLog: the warehouse holds a newer file, or a file changed after it was applied.
+        WarehouseUnavailable: nobody answers.
+    """
+    return _planned(statements(), _recorded(settings))
+
+
+def apply(
+    settings: Settings, *, clock: Clock | None = None, step: Step = lambda _: None
+) -> list[Statement]:
+    """Run what is not done yet, in order, and return it.
+
+    One runner at a time: the embedded warehouse sees to that; on a cluster it is the operator's duty.
+
+    Raises:
+        BrokenLog: as `plan`; nothing was run.
+        BadData: ClickHouse refused a statement; those before it are done.
+        WarehouseUnavailable: nobody answers; repeat the run.
+    """
+    clock = clock or SystemClock()
+    every = statements()
+    with warehouse_errors("migrating"):
+        client = connect(settings)
+        for bootstrap in (one for one in every if one.file == 1):
+            step(f"bootstrap {bootstrap.statement}")
+            client.command(render(bootstrap.text, settings))
+        todo = [
+            one for one in _planned(every, _read_records(client, settings)) if one.status != "done"
+        ]
+        for one in todo:
+            _run(client, one, settings, clock, step)
+        client.close()
+    return todo
+
+
+def verify(settings: Settings) -> list[str]:
+    """Return what is wrong, a line each: statements not done, tables or views that are missing.
+
+    Raises:
+        BrokenLog: as `plan`.
+    """
+    planned = plan(settings)
+    wrong = [
+        f"{one.name}: statement {one.statement} is {one.status}"
+        for one in planned
+        if one.status != "done"
+    ]
+    with warehouse_errors("verifying"):
+        client = connect(settings)
+        rows = client.query(
+            f"SELECT name FROM system.tables WHERE database = '{settings.clickhouse_database}'"
+        ).result_rows
+        client.close()
+    present = {str(row[0]) for row in rows}
+    wrong += [f"{table} is missing" for table in _created(planned) if table not in present]
+    return wrong
+
+
+def statements(folder: Path | None = None) -> list[Statement]:
+    """Return the statements of all files in order; a statement ends with a line that ends in a semicolon.
+
+    Raises:
+        SettingsError: numbers are not 1, 2, 3, …
+    """
+    folder = folder or schemas_dir() / "clickhouse"
+    found: list[Statement] = []
+    for number, path in enumerate(sorted(folder.glob("*.sql")), start=1):
+        match = _FILE_NAME.fullmatch(path.name)
+        if not match or int(match[1]) != number:
+            raise SettingsError(f"{path.name}: the next migration must be {number:04d}_<name>.sql")
+        for position, text in enumerate(_split(path.read_text()), start=1):
+            checksum = hashlib.sha256(text.encode()).hexdigest()
+            found.append(
+                Statement(
+                    file=number, statement=position, name=path.stem, text=text, checksum=checksum
+                )
+            )
+    return found
+
+
+def render(text: str, settings: Settings) -> str:
+    """Return the statement with database, cluster and engine filled in.
+
+    On a cluster `{engine ReplacingMergeTree(v)}` becomes the replicated engine, with a path of shard and table.
+    """
+    cluster = settings.clickhouse_cluster
+
+    def engine(match: re.Match[str]) -> str:
+        kind, args = match["kind"], match["args"]
+        if not cluster:
+            return f"{kind}({args})"
+        where = "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}'"
+        return f"Replicated{kind}({', '.join(part for part in (where, args) if part)})"
+
+    named = text.replace("{database}", settings.clickhouse_database)
+    named = named.replace("{on_cluster}", f" ON CLUSTER '{cluster}'" if cluster else "")
+    return _ENGINE.sub(engine, named)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r";[ \t]*(?:\n|$)", text) if _has_sql(part)]
+
+
+def _has_sql(part: str) -> bool:
+    return any(line.strip() and not line.lstrip().startswith("--") for line in part.splitlines())
+
+
+def _created(planned: list[Statement]) -> list[str]:
+    pattern = re.compile(r"CREATE (?:TABLE|VIEW) IF NOT EXISTS \{database\}\.(\w+)")
+    return [match[1] for one in planned if (match := pattern.search(one.text))]
+
+
+def _run(client: Client, one: Statement, settings: Settings, clock: Clock, step: Step) -> None:
+    step(f"{one.name} {one.statement} before")
+    _record(client, one, "started", settings, clock)
+    step(f"{one.name} {one.statement} started")
+    client.command(render(one.text, settings))
+    step(f"{one.name} {one.statement} run")
+    _record(client, one, "done", settings, clock)
+
+
+def _record(
+    client: Client, one: Statement, status: Status, settings: Settings, clock: Clock
+) -> None:
+    # Done wins over started whatever the clock does in between.
+    version = 2 if status == "done" else 1
+    client.command(
+        f"INSERT INTO {settings.clickhouse_database}.schema_migrations (file, statement, name, checksum, status, version, at) "
+        f"VALUES ({one.file}, {one.statement}, '{one.name}', '{one.checksum}', '{status}', {version}, "
+        f"fromUnixTimestamp64Milli({clock.wall_ms()}, 'UTC'))",
+        settings={"async_insert": 0},
+    )
+
+
+def _recorded(settings: Settings) -> dict[tuple[int, int], tuple[str, str]]:
+    with warehouse_errors("reading the applied migrations"):
+        client = connect(settings)
+        known = client.query(
+            "SELECT count() FROM system.tables "
+            f"WHERE database = '{settings.clickhouse_database}' AND name = 'schema_migrations'"
+        ).result_rows
+        records = _read_records(client, settings) if known[0][0] else {}
+        client.close()
+    return records
+
+
+def _read_records(client: Client, settings: Settings) -> dict[tuple[int, int], tuple[str, str]]:
+    rows = client.query(
+        "SELECT file, statement, toString(checksum), status "
+        f"FROM {settings.clickhouse_database}.schema_migrations FINAL"
+    ).result_rows
+    return {
+        (int(file), int(number)): (str(checksum), str(status))
+        for file, number, checksum, status in rows
+    }
+
+
+def _planned(
+    every: list[Statement], records: dict[tuple[int, int], tuple[str, str]]
+) -> list[Statement]:
+    known = {(one.file, one.statement) for one in every}
+    newer = sorted(key for key in records if key not in known)
+    if newer:
+        raise BrokenLog(
+            f"the warehouse has migration {newer[0][0]:04d} statement {newer[0][1]}, which this version does not know"
+        )
+    return [_with_status(one, records.get((one.file, one.statement))) for one in every]
+
+
+def _with_status(one: Statement, record: tuple[str, str] | None) -> Statement:
+    if record is None:
+        return one
+    checksum, status = record
+    if checksum != one.checksum:
+        raise BrokenLog(
+            f"{one.name}: statement {one.statement} was changed after it was applied; put changes into a new file"
+        )
+    return Statement(
+        file=one.file,
+        statement=one.statement,
+        name=one.name,
+        text=one.text,
+        checksum=one.checksum,
+        status="done" if status == "done" else "started",
+    )

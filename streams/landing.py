@@ -1,0 +1,181 @@
+"""Land what was charged: the Faust agents of the landing role. There is no arithmetic here.
+
+Each agent hands micro-batches to a flow of `tokenline.landing.flow` and never acknowledges one itself:
+the flow does, when the rows are in the warehouse. So a crash at any point brings the same records
+again, and a warehouse that is away stops nothing but landing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from faust.types.tuples import TP
+
+from streams.topics import raw_topic
+from streams.transport import LineApp
+from tokenline.clock import SystemClock
+from tokenline.landing.clickhouse import ClickHouseStore
+from tokenline.landing.flow import TableFlow, Tools, UsageFlow
+from tokenline.landing.lander import Step
+from tokenline.landing.metrics import LandingMetrics
+from tokenline.landing.progress import LandingProgress
+from tokenline.landing.topics import TopicLander
+from tokenline.settings import Settings
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.registry import open_registry
+from tokenline.wire.topics import CHARGED, COMMANDS, CONTROL, DEAD_LETTERS, DECISIONS, WINDOWS
+
+Fatal = Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Be what a flow takes: the records of one Faust event, and a note when they are done."""
+
+    event: Any
+    progress: LandingProgress
+
+    @property
+    def value(self) -> Any:
+        """Return the records."""
+        return self.event.value
+
+    def ack(self) -> None:
+        """Allow the offset behind the last record to be committed."""
+        self.event.ack()
+        message = self.event.message
+        self.progress.acked[(message.topic, message.partition)] = message.offset + 1
+
+
+class LandingWorker:
+    """Own the flows of one landing process.
+
+    Usage flows are made anew with each generation of the consumer group: after a rebalance everything
+    not committed comes again and another worker may have landed some of it, so the old flow is dropped
+    where it stands and the new one looks at the rows. Tables need no such care: a row landed twice is one.
+    """
+
+    def __init__(self, settings: Settings, fatal: Fatal, step: Step) -> None:
+        self.progress = LandingProgress()
+        self.metrics = LandingMetrics(self.progress)
+        self._store = ClickHouseStore(settings)
+        self._tools = Tools(
+            settings=settings,
+            store=self._store,
+            codec=ColumnCodec(open_registry(settings)),
+            clock=SystemClock(),
+            progress=self.progress,
+            fatal=fatal,
+            step=step,
+        )
+        self._usage: dict[int, UsageFlow] = {}
+        self._tables: dict[str, TableFlow] = {}
+        self._generation = -1
+
+    async def land_usage(self, stream: Any) -> None:
+        """Hand charged ranges to the flow of their partition."""
+        async for event in stream.noack().events():
+            generation = event.message.generation_id
+            if generation > self._generation:
+                await self.drop_usage()
+                self._generation = generation
+            if generation == self._generation:
+                await self._usage_flow(event.message.partition).offer(
+                    MicroBatch(event, self.progress)
+                )
+
+    def land_table(
+        self, table: str, insert: Callable[[Any], int]
+    ) -> Callable[[Any], Awaitable[None]]:
+        """Return an agent that hands micro-batches to the flow of `table`."""
+
+        async def land(stream: Any) -> None:
+            flow = self._tables[table] = TableFlow(self._tools, table, insert)
+            async for event in stream.noack().events():
+                await flow.offer(MicroBatch(event, self.progress))
+
+        return land
+
+    async def drop_usage(self) -> None:
+        """End the usage flows where they stand; what they did not acknowledge comes again."""
+        flows, self._usage = self._usage, {}
+        await _stop(flows.values())
+        for partition in flows:
+            self.progress.forget(partition)
+
+    def forget(self, revoked: set[TP]) -> None:
+        """Forget positions in partitions that are no longer ours."""
+        for tp in revoked:
+            self.progress.acked.pop((tp.topic, tp.partition), None)
+
+    async def start(self) -> None:
+        """Do nothing: flows start with their first record."""
+
+    async def stop(self) -> None:
+        """End all flows and let go of the warehouse."""
+        await self.drop_usage()
+        await _stop(self._tables.values())
+        self._store.close()
+
+    async def watch(self) -> None:
+        """Do nothing: each flow reports its own end."""
+
+    def ready(self, app: LineApp) -> bool:
+        """Say whether the group has given us partitions and the warehouse answers."""
+        return bool(app.consumer.assignment()) and self.progress.away_since_s is None
+
+    def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
+        """Return for each assigned partition the first offset not landed, and how many lie behind it."""
+        found = {}
+        for tp in app.consumer.assignment():
+            next_offset = self.progress.acked.get((tp.topic, tp.partition))
+            if next_offset is not None:
+                lag = max((app.consumer.highwater(tp) or 0) - next_offset, 0)
+                found[f"{tp.topic}/{tp.partition}"] = (next_offset, lag)
+        return found
+
+    def _usage_flow(self, partition: int) -> UsageFlow:
+        if partition not in self._usage:
+            self._usage[partition] = UsageFlow(self._tools, partition, self._generation)
+        return self._usage[partition]
+
+
+def register(
+    app: LineApp, settings: Settings, fatal: Fatal, *, step: Step = lambda _: None
+) -> LandingWorker:
+    """Add the landing agents to `app`.
+
+    `step` is called with the name of each finished step of a usage batch (read, ledger, duplicates, seal,
+    ack); tests end the process there.
+    """
+    worker = LandingWorker(settings, fatal, step)
+    rows = TopicLander(worker._store, worker._tools.codec, worker.progress)
+    app.agent(raw_topic(app, settings, CHARGED), name="landing-charged", concurrency=1)(
+        worker.land_usage
+    )
+    for stem, table, insert in (
+        (WINDOWS, "windows", rows.windows),
+        (DECISIONS, "decisions", rows.decisions),
+        (DEAD_LETTERS, "dead_letters", rows.dead_letters),
+        (COMMANDS, "accounts", rows.accounts),
+        (CONTROL, "gateway_totals", rows.gateway_totals),
+    ):
+        land = worker.land_table(table, insert)
+        app.agent(raw_topic(app, settings, stem), name=f"landing-{stem}", concurrency=1)(land)
+
+    async def disown(_: Any, revoked: set[TP], **__: Any) -> None:
+        worker.forget(revoked)
+        await worker.drop_usage()
+
+    # Faust keeps only a weak reference to a receiver: the app must hold a strong one.
+    app.keep(disown)
+    app.on_partitions_revoked.connect(disown)
+    app.run_beside(worker.start, worker.stop, worker.watch)
+    return worker
+
+
+async def _stop(flows: Any) -> None:
+    await asyncio.gather(*(flow.stop() for flow in list(flows)))
