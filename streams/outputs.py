@@ -32,7 +32,7 @@ def output_producer(settings: Settings) -> AIOKafkaProducer:
         **client_options(settings),
         acks="all",
         enable_idempotence=True,
-        compression_type="lz4",
+        compression_type="snappy",
         linger_ms=0,
         max_batch_size=1 << 20,
         max_request_size=8 << 20,

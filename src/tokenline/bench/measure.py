@@ -1,0 +1,207 @@
+"""Measure one thing at a time on a running broker and warehouse."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
+
+from tokenline import metric_names as names
+from tokenline.bench import load as loads
+from tokenline.clock import SystemClock
+from tokenline.errors import PlatformError
+from tokenline.platform.processes import free_port
+from tokenline.platform.worker_process import WorkerProcess
+from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.kafka import account_key, client_options
+from tokenline.wire.registry import open_registry
+from tokenline.wire.topics import CHARGED, DECISIONS, USAGE, ensure_topics
+
+CLOCK = SystemClock()
+LATENCY_BATCH_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Hold work done and the seconds it took."""
+
+    count: int
+    seconds: float
+
+    @property
+    def per_s(self) -> float:
+        """Return work a second."""
+        return self.count / self.seconds if self.seconds else 0.0
+
+
+@contextmanager
+def worker(role: str, settings: Settings, log: Path) -> Iterator[WorkerProcess]:
+    """Run one worker process for a while."""
+    process = WorkerProcess(role, settings, log, port=free_port())
+    process.spawn()
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+async def prepare(settings: Settings, accounts: int, log: Path, *, month_tokens: int = -1) -> None:
+    """Make the topics, apply the accounts and charge the commands, so that a run begins with usage."""
+    await ensure_topics(settings)
+    codec = ColumnCodec(open_registry(settings))
+    await loads.produce_accounts(settings, codec, accounts, month_tokens, CLOCK.wall_ms())
+    with worker("charging", settings, log) as process:
+        await until(process, lambda: metric(process, names.DECISIONS) >= accounts)
+
+
+async def charging_rate(settings: Settings, events: int, log: Path) -> Rate:
+    """Charge usage that waits on the topic; measured by the broker's clock on what charging published."""
+    with worker("charging", settings, log) as process:
+        await until(process, lambda: judged(process) >= events)
+    return await published_rate(settings, events)
+
+
+async def published_rate(settings: Settings, events: int) -> Rate:
+    """Return charged offsets against the append times of the ranges that say so."""
+    consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest")
+    await consumer.start()
+    codec = Codec(open_registry(settings))
+    consumer.assign([TopicPartition(settings.topic(CHARGED), number) for number in range(settings.partitions)])
+    moments: list[tuple[int, int]] = []
+    while sum(count for _, count in moments) < events:
+        for records in (await consumer.getmany(timeout_ms=1000)).values():
+            for record in records:
+                _, fields = codec.decode(record.value)
+                moments.append((record.timestamp, int(str(fields["hi_offset"])) - int(str(fields["lo_offset"])) + 1))
+    await consumer.stop()
+    moments.sort()
+    # The first range only starts the watch: its events were folded before it.
+    return Rate(sum(count for _, count in moments[1:]), (moments[-1][0] - moments[0][0]) / 1000)
+
+
+def rival_rate(settings: Settings, name: str, argument: str) -> float:
+    """Run a rival in a process of its own and return its events a second."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tokenline.bench.rivals", name, argument],
+        env={**os.environ, **settings.to_env()},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    if done.returncode:
+        raise PlatformError(f"the {name} rival failed: {done.stderr[-500:]}")
+    return float(done.stdout.split()[-1])
+
+
+async def latencies_ms(settings: Settings, rate: int, seconds: float, offset: int) -> list[float]:
+    """Emit at `rate` and return, for each cut-off caused, milliseconds from event to decision.
+
+    One event in fifty goes to an account of its own whose allowance is one token, so it is cut by it.
+    """
+    codec, columns = Codec(open_registry(settings)), ColumnCodec(open_registry(settings))
+    sent_s: dict[str, float] = {}
+    found: list[float] = []
+    consumer = AIOKafkaConsumer(settings.topic(DECISIONS), **client_options(settings), auto_offset_reset="latest")
+    producer = AIOKafkaProducer(**client_options(settings), acks="all", enable_idempotence=True, compression_type="zstd")
+    async with producer, consumer:
+        await consumer.seek_to_end()
+        listener = asyncio.create_task(_listen(consumer, codec, sent_s, found))
+        await _emit(producer, settings, columns, rate, seconds, offset, sent_s)
+        await asyncio.sleep(2)
+        listener.cancel()
+    return found
+
+
+async def _listen(consumer: AIOKafkaConsumer, codec: Codec, sent_s: dict[str, float], found: list[float]) -> None:
+    async for record in consumer:
+        if record.value is None:
+            continue
+        name, fields = codec.decode(record.value)
+        if name == "quota_decision" and fields["state"] == "cut":
+            began = sent_s.pop(str(fields["account_id"]), None)
+            if began is not None:
+                found.append((time.perf_counter() - began) * 1000)
+
+
+async def _emit(
+    producer: AIOKafkaProducer,
+    settings: Settings,
+    columns: ColumnCodec,
+    rate: int,
+    seconds: float,
+    offset: int,
+    sent_s: dict[str, float],
+) -> None:
+    slice_events = max(int(rate * LATENCY_BATCH_S), 1)
+    slices = int(seconds / LATENCY_BATCH_S)
+    load = loads.Load(events=slice_events * slices, accounts=1000, seed=offset + rate)
+    began = time.perf_counter()
+    turn, probe = 0, offset
+    for _, batch in loads.batches(load, CLOCK.wall_ms()):
+        names = batch.column("account_id").to_pylist()
+        for i in range(0, len(names), 50):
+            names[i] = probe_name(probe)
+            probe += 1
+        at = batch.schema.get_field_index("account_id")
+        frames = columns.encode("usage_event", batch.set_column(at, "account_id", loads.pa.array(names)))
+        for first in range(0, len(names), slice_events):
+            await asyncio.sleep(max(began + turn * LATENCY_BATCH_S - time.perf_counter(), 0))
+            turn += 1
+            for name, frame in zip(names[first : first + slice_events], frames[first : first + slice_events], strict=True):
+                if name.startswith("probe-"):
+                    sent_s[name] = time.perf_counter()
+                await producer.send(settings.topic(USAGE), frame, key=account_key("default", name))
+
+
+def probe_name(number: int) -> str:
+    """Return the name of an account that one event cuts off."""
+    return f"probe-{number:07d}"
+
+
+def rss_bytes(process: WorkerProcess) -> int:
+    """Return the resident memory of a worker."""
+    return int(psutil.Process(process.pid).memory_info().rss)
+
+
+def metric(process: WorkerProcess, name: str) -> float:
+    """Return the sum of a metric over its labels; 0 while the worker does not answer yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return 0.0
+    families = text_string_to_metric_families(text)
+    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+
+
+def judged(process: WorkerProcess) -> float:
+    """Return how many usage records a charging worker has judged."""
+    return metric(process, names.EVENTS) + metric(process, names.DEAD_LETTERS)
+
+
+async def until(process: WorkerProcess, done: object, timeout_s: float = 300) -> None:
+    """Look every 0.2 s until `done()`.
+
+    Raises:
+        PlatformError: the worker ended, or it took too long.
+    """
+    assert callable(done)  # noqa: S101
+    began = time.perf_counter()
+    while not await asyncio.to_thread(done):
+        if not process.running or time.perf_counter() - began > timeout_s:
+            raise PlatformError(f"the {process.role} worker did not finish: see {process.log}")
+        await asyncio.sleep(0.2)
