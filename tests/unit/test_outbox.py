@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -217,10 +218,7 @@ def test_runs_are_the_same_positions(positions):
     runs = runs_of(positions)
 
     assert [at for first, count in runs for at in range(first, first + count)] == sorted(positions)
-    assert all(
-        first + count < following
-        for (first, count), (following, _) in zip(runs, runs[1:], strict=False)
-    )
+    assert all(first + count < following for (first, count), (following, _) in pairwise(runs))
 
 
 def test_a_damaged_middle_is_no_torn_tail_and_stops_the_start(open_box):

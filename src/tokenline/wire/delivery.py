@@ -36,7 +36,8 @@ LINGER_FROM_RECORDS = 8
 # A producer that moves nothing for so long is replaced; harmless when the broker is simply away.
 STALL_S = 60.0
 START_TIMEOUT_S = 10.0
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 3.0
+STOP_TRIES = 6
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 
@@ -283,10 +284,14 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
     the outbox. So: fail them first, then close the sockets, then the tasks (aiokafka 0.14, pinned).
     """
     producer._message_accumulator.fail_all(ProducerClosed())
-    sender = producer._sender.sender_task
-    if sender is not None:
-        sender.cancel()
-    with contextlib.suppress(KafkaError, TimeoutError, OSError, asyncio.InvalidStateError):
+    with contextlib.suppress(KafkaError, TimeoutError, OSError):
         await asyncio.wait_for(producer.client.close(), STOP_TIMEOUT_S)
-    with contextlib.suppress(KafkaError, TimeoutError, OSError, asyncio.InvalidStateError):
+    sender = producer._sender.sender_task
+    for _ in range(STOP_TRIES):
+        if sender is None or sender.done():
+            break
+        # The first cancel makes it wait for requests in flight, the second ends those.
+        sender.cancel()
+        await asyncio.wait((sender,), timeout=STOP_TIMEOUT_S / STOP_TRIES)
+    with contextlib.suppress(KafkaError, TimeoutError, OSError):
         await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_S)
