@@ -6,8 +6,9 @@
 -- ENGINE Replacing by rank: rank falls as the offset rises, so the copy with the LOWEST offset wins. That is the copy that
 --   charging counted; a later copy can never take its place.
 -- PARTITION BY month of occurred_at: Replacing works inside one partition only, so the partition must follow from the event
---   alone, never from its arrival. It is also the unit that the TTL drops whole.
--- TTL 25 months: a bill can be disputed for two years after its month ends.
+--   alone, never from its arrival. It is also the unit in which old months are dropped.
+-- No TTL: evidence is dropped by a person, not by a clock. Where the law allows it: ALTER TABLE ... MODIFY TTL
+--   toDateTime(occurred_at) + INTERVAL 25 MONTH, on duplicates, windows and dead_letters alike, as reconcile compares them.
 -- non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1: a deduplication log would silently drop rows after a crash between log and rename.
 -- fsync_*: offsets are committed to Kafka once the insert returns, so the rows must survive a power loss by then.
 -- No column says when a row landed: a row landed twice is the same row to the bit, so seals can be recomputed.
@@ -62,5 +63,4 @@ CREATE TABLE IF NOT EXISTS {database}.ledger{on_cluster} (
 ENGINE = {engine ReplacingMergeTree(rank)}
 PARTITION BY toYYYYMM(occurred_at)
 ORDER BY (tenant_id, account_id, occurred_at, source, event_id)
-TTL toDateTime(occurred_at) + INTERVAL 25 MONTH
-SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1;
+SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1;

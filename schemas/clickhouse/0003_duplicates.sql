@@ -2,7 +2,7 @@
 --
 -- ORDER BY (tenant_id, topic, partition, offset): the record is the identity; the same event may be repeated many times.
 -- PARTITION BY month of appended_at: fixed by the record (broker append time), so a row landed twice meets itself.
--- TTL 25 months, as the ledger: the conservation check adds both.
+-- No TTL, as the ledger.
 -- ENGINE Replacing without version: a row landed twice is the same row.
 
 CREATE TABLE IF NOT EXISTS {database}.duplicates{on_cluster} (
@@ -22,5 +22,4 @@ CREATE TABLE IF NOT EXISTS {database}.duplicates{on_cluster} (
 ENGINE = {engine ReplacingMergeTree()}
 PARTITION BY toYYYYMM(appended_at)
 ORDER BY (tenant_id, topic, partition, offset)
-TTL toDateTime(appended_at) + INTERVAL 25 MONTH
-SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1;
+SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1;

@@ -5,7 +5,7 @@
 -- ENGINE Replacing by version: version is the usage offset of the last event counted, so the highest is the newest total and
 --   a replay of an older row changes nothing.
 -- PARTITION BY (grain, month of window_start): fixed by the window, so versions of one row always meet.
--- TTL 25 months for minutes, as the ledger they are checked against; month counters stay, they are small.
+-- No TTL, as the ledger.
 
 CREATE TABLE IF NOT EXISTS {database}.windows{on_cluster} (
   tenant_id LowCardinality(String),
@@ -34,5 +34,4 @@ CREATE TABLE IF NOT EXISTS {database}.windows{on_cluster} (
 ENGINE = {engine ReplacingMergeTree(version)}
 PARTITION BY (grain, toYYYYMM(window_start))
 ORDER BY (tenant_id, account_id, grain, window_start, subscriber_id, provider, model, segment_start)
-TTL toDateTime(window_start) + INTERVAL 25 MONTH WHERE grain = 'minute'
 SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1;

@@ -2,7 +2,7 @@
 --
 -- ORDER BY (tenant_id, topic, partition, offset): the record is the identity. tenant_id is empty where it could not be read.
 -- ENGINE Replacing without version: a letter published again after a crash is the same letter.
--- PARTITION BY month of appended_at (fixed by the record). TTL 25 months, as the ledger: the conservation check adds both.
+-- PARTITION BY month of appended_at (fixed by the record). No TTL, as the ledger.
 
 CREATE TABLE IF NOT EXISTS {database}.dead_letters{on_cluster} (
   topic LowCardinality(String),
@@ -24,5 +24,4 @@ CREATE TABLE IF NOT EXISTS {database}.dead_letters{on_cluster} (
 ENGINE = {engine ReplacingMergeTree()}
 PARTITION BY toYYYYMM(appended_at)
 ORDER BY (tenant_id, topic, partition, offset)
-TTL toDateTime(appended_at) + INTERVAL 25 MONTH
-SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1;
+SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1;

@@ -1,0 +1,165 @@
+"""Hold the sides of the line against each other; pure.
+
+    emitted + resent + raw = ledger + duplicates + dead letters     in records
+    ledger without late    = minute windows = month counters        per account, in events and tokens
+    sealed                 = ledger, duplicates, dead letters       per partition, up to Kafka's end
+
+`emitted` is what gateways say of themselves, `resent` what they sent again, and `raw` records that name no
+gateway with a control total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Count events and their tokens."""
+
+    events: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSides:
+    """Hold what three sides say of one account; late events are left out of all."""
+
+    tenant_id: str
+    account_id: str
+    ledger: Tally
+    windows: Tally
+    counters: Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySides:
+    """Hold what one life of a gateway says it emitted, and what the warehouse shows of it.
+
+    `records` counts every landed record of the life, `distinct` its different gateway_seq, `highest` the
+    greatest of them. `stated` is false when there is no control total.
+    """
+
+    gateway_id: str
+    gateway_epoch: str
+    stated: bool
+    emitted: int
+    acknowledged: int
+    records: int
+    distinct: int
+    highest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionSides:
+    """Hold what Kafka, the seals and the tables say of one partition of usage, in records.
+
+    `begin` and `end` are Kafka's first and next offset, `sealed_lo` and `sealed_next` those of the seals.
+    """
+
+    partition: int
+    begin: int
+    end: int
+    sealed_lo: int
+    sealed_next: int
+    sealed: Landed
+    landed: Landed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landed:
+    """Count records by what became of them, and the tokens of the ledger."""
+
+    counted: int = 0
+    late: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    tokens: int = 0
+
+    @property
+    def ledger(self) -> int:
+        """Return the rows of the ledger."""
+        return self.counted + self.late
+
+    @property
+    def records(self) -> int:
+        """Return all records."""
+        return self.ledger + self.duplicates + self.dead_letters
+
+    def __add__(self, other: Landed) -> Landed:
+        return Landed(
+            counted=self.counted + other.counted,
+            late=self.late + other.late,
+            duplicates=self.duplicates + other.duplicates,
+            dead_letters=self.dead_letters + other.dead_letters,
+            tokens=self.tokens + other.tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Name one thing that does not agree: `what` of `where` is `left` on one side and `right` on the other."""
+
+    kind: str
+    where: str
+    what: str
+    left: int
+    right: int
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}: {self.left} and {self.right} ({self.left - self.right:+d})"
+
+
+def account_differences(accounts: Iterable[AccountSides]) -> Iterator[Difference]:
+    """Yield where ledger, windows and counters of an account differ."""
+    for one in accounts:
+        where = f"{one.tenant_id}/{one.account_id}"
+        for side, tally in (("windows", one.windows), ("month counters", one.counters)):
+            for unit in ("events", "tokens"):
+                left, right = getattr(one.ledger, unit), getattr(tally, unit)
+                if left != right:
+                    yield Difference(
+                        kind="account", where=where, what=f"{unit} in ledger and {side}",
+                        left=left, right=right,
+                    )  # fmt: skip
+
+
+def gateway_differences(gateways: Iterable[GatewaySides]) -> Iterator[Difference]:
+    """Yield where a gateway's own count and the landed records of its life differ.
+
+    A total that lags behind what landed is no difference: the gateway died before it could publish the
+    newest. But then its numbers must still be without gaps.
+    """
+    for one in gateways:
+        expected = max(one.emitted, one.highest)
+        if one.stated and one.distinct != expected:
+            unsent = one.emitted - one.acknowledged
+            hint = f" ({unsent} not acknowledged yet)" if unsent else ""
+            yield Difference(
+                kind="gateway", where=f"{one.gateway_id}/{one.gateway_epoch}",
+                what=f"events emitted{hint} and landed", left=expected, right=one.distinct,
+            )  # fmt: skip
+
+
+def partition_differences(partitions: Iterable[PartitionSides]) -> Iterator[Difference]:
+    """Yield where Kafka, seals and tables of a partition differ."""
+    for one in partitions:
+        where = f"usage[{one.partition}]"
+        if one.sealed_lo > one.begin:
+            yield Difference(
+                kind="seal", where=where, what="first offset sealed and in Kafka",
+                left=one.sealed_lo, right=one.begin,
+            )  # fmt: skip
+        if one.sealed_next != one.end:
+            yield Difference(
+                kind="lag", where=where, what="next offset to seal and end of Kafka",
+                left=one.sealed_next, right=one.end,
+            )  # fmt: skip
+        for what in ("counted", "late", "duplicates", "dead_letters", "tokens"):
+            left, right = getattr(one.sealed, what), getattr(one.landed, what)
+            if left != right:
+                yield Difference(
+                    kind="partition", where=where, what=f"{what} in seals and tables",
+                    left=left, right=right,
+                )  # fmt: skip

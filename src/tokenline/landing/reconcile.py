@@ -1,0 +1,237 @@
+"""Prove that nothing was lost, counted twice or edited: fetch the sides, wait for quiet, compare."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tokenline.audit.reconcile import (
+    Difference,
+    Landed,
+    PartitionSides,
+    account_differences,
+    gateway_differences,
+    partition_differences,
+)
+from tokenline.errors import BrokerUnavailable
+from tokenline.landing.clickhouse import ClickHouseStore
+from tokenline.landing.queries import (
+    Asker,
+    account_totals,
+    gateways,
+    landed_by_partition,
+    unequal_accounts,
+)
+from tokenline.landing.seal import Walk, digest_of, walk
+from tokenline.wire.kafka import client_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from tokenline.landing.seal import Seal
+    from tokenline.settings import Settings
+
+LOOK_AGAIN_S = 0.5
+# Digests are checked over this many rows at a time.
+DIGEST_ROWS_MAX = 200_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """State what was compared and what differs; `ok` when nothing does.
+
+    `totals` are records, except `tokens` (of the ledger), `accounts` and `seals`. `seal_faults` are lines for a person.
+    """
+
+    ok: bool
+    waited_s: float
+    totals: dict[str, int]
+    differences: list[Difference] = field(default_factory=list)
+    seal_faults: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Return one JSON object."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
+
+
+def reconcile(settings: Settings, wait_s: float = 60, *, digests: bool = True) -> Report:
+    """Compare all sides; repeat for up to `wait_s` seconds while the line is still catching up.
+
+    With `digests` every seal is recomputed from the rows it covers, once all else agrees. A line on which events keep
+    arriving never becomes quiet: then the report shows what was in flight.
+
+    Raises:
+        BrokerUnavailable, WarehouseUnavailable: a side cannot be asked.
+    """
+    started_s = time.monotonic()
+    while True:
+        report = _compare(settings, started_s)
+        if report.ok or report.seal_faults or time.monotonic() - started_s >= wait_s:
+            break
+        time.sleep(LOOK_AGAIN_S)
+    if not (report.ok and digests):
+        return report
+    faults = list(digest_faults(settings))
+    return Report(ok=not faults, waited_s=report.waited_s, totals=report.totals, seal_faults=faults)
+
+
+def digest_faults(settings: Settings) -> Iterator[str]:
+    """Yield each seal whose digest does not follow from the ledger rows of its range."""
+    store = ClickHouseStore(settings)
+    for partition, found in _walks(store, settings.topic("usage")).items():
+        for seals in _groups(found.kept):
+            rows = store.ledger_between(seals[0].topic, partition, seals[0].lo, seals[-1].hi)
+            offsets = rows.column("offset").to_numpy()
+            for seal in seals:
+                start, end = (int(at) for at in np.searchsorted(offsets, [seal.lo, seal.hi + 1]))
+                if digest_of(rows.slice(start, end - start)) != seal.digest:
+                    yield (
+                        f"{seal.topic}[{partition}] seal {seal.lo}..{seal.hi}: its digest does not "
+                        "follow from the ledger; rows were changed, added or removed"
+                    )
+    store.close()
+
+
+def render(report: Report) -> RenderableType:
+    """Return the report as tables for a terminal."""
+    totals = Table("what", "count", title="reconcile")
+    for name, count in report.totals.items():
+        totals.add_row(name.replace("_", " "), f"{count:,}")
+    parts: list[RenderableType] = [totals]
+    if report.differences:
+        table = Table("where", "what", "one side", "other side", "difference", title="differences")
+        for one in report.differences:
+            table.add_row(one.where, one.what, f"{one.left:,}", f"{one.right:,}", f"{one.left - one.right:+,}")
+        parts.append(table)
+    parts.extend(Text(fault, style="red") for fault in report.seal_faults)
+    verdict = "nothing lost, nothing counted twice, seals unbroken" if report.ok else "the sides differ"
+    parts.append(Text(verdict, style="bold green" if report.ok else "bold red"))
+    return Group(*parts)
+
+
+async def usage_bounds(settings: Settings) -> dict[int, tuple[int, int]]:
+    """Return first and next offset of each partition of usage.
+
+    Raises:
+        BrokerUnavailable: no broker answers.
+    """
+    consumer = AIOKafkaConsumer(**client_options(settings), group_id=None, enable_auto_commit=False)
+    places = [TopicPartition(settings.topic("usage"), at) for at in range(settings.partitions)]
+    try:
+        await consumer.start()
+        begin = await consumer.beginning_offsets(places)
+        end = await consumer.end_offsets(places)
+    except KafkaError as error:
+        raise BrokerUnavailable(f"asking Kafka for the bounds of usage: {error}") from error
+    finally:
+        await consumer.stop()
+    return {place.partition: (int(begin[place]), int(end[place])) for place in places}
+
+
+def _compare(settings: Settings, started_s: float) -> Report:
+    topic = settings.topic("usage")
+    bounds = asyncio.run(usage_bounds(settings))
+    store, asker = ClickHouseStore(settings), Asker(settings)
+    walks = _walks(store, topic)
+    partitions = _partition_sides(bounds, walks, landed_by_partition(asker, topic))
+    lives = gateways(asker, topic)
+    accounts, sums = account_totals(asker)
+    differences = [
+        *partition_differences(partitions),
+        *gateway_differences(lives),
+        *account_differences([sums] if not accounts else unequal_accounts(asker)),
+    ]
+    faults = [fault for found in walks.values() for fault in found.faults]
+    store.close()
+    asker.close()
+    landed = sum((one.landed for one in partitions), start=Landed())
+    stated = [one for one in lives if one.stated]
+    emitted = sum(max(one.emitted, one.highest) for one in stated)
+    shown = sum(one.records for one in stated)
+    totals = {
+        "records_in_kafka": sum(end - begin for begin, end in bounds.values()),
+        "emitted": emitted,
+        "resent": shown - sum(one.distinct for one in stated),
+        "raw": landed.records - shown,
+        "ledger": landed.ledger,
+        "late": landed.late,
+        "duplicates": landed.duplicates,
+        "dead_letters": landed.dead_letters,
+        "tokens": landed.tokens,
+        "counted_tokens": sums.ledger.tokens,
+        "window_tokens": sums.windows.tokens,
+        "counter_tokens": sums.counters.tokens,
+        "accounts": accounts,
+        "gateway_lives": len(stated),
+        "seals": sum(len(found.kept) for found in walks.values()),
+    }
+    return Report(
+        ok=not differences and not faults,
+        waited_s=round(time.monotonic() - started_s, 3),
+        totals=totals,
+        differences=differences,
+        seal_faults=faults,
+    )
+
+
+def _walks(store: ClickHouseStore, topic: str) -> dict[int, Walk]:
+    by_partition: dict[int, list[Seal]] = defaultdict(list)
+    for seal in store.seals(topic):
+        by_partition[seal.partition].append(seal)
+    return {partition: walk(seals) for partition, seals in sorted(by_partition.items())}
+
+
+def _partition_sides(
+    bounds: dict[int, tuple[int, int]], walks: dict[int, Walk], landed: dict[int, Landed]
+) -> list[PartitionSides]:
+    return [
+        PartitionSides(
+            partition=partition,
+            begin=begin,
+            end=end,
+            sealed_lo=walks[partition].kept[0].lo if partition in walks else begin,
+            sealed_next=walks[partition].next_offset if partition in walks else begin,
+            sealed=_sealed(walks[partition].kept) if partition in walks else Landed(),
+            landed=landed.get(partition, Landed()),
+        )
+        for partition, (begin, end) in bounds.items()
+    ]
+
+
+def _sealed(seals: list[Seal]) -> Landed:
+    return Landed(
+        counted=sum(seal.counted for seal in seals),
+        late=sum(seal.late for seal in seals),
+        duplicates=sum(seal.duplicate for seal in seals),
+        dead_letters=sum(seal.rejected for seal in seals),
+        tokens=sum(seal.tokens for seal in seals),
+    )
+
+
+def _groups(seals: list[Seal]) -> Iterator[list[Seal]]:
+    """Yield runs of seals of not many more than `DIGEST_ROWS_MAX` offsets."""
+    group: list[Seal] = []
+    for seal in seals:
+        group.append(seal)
+        if seal.hi - group[0].lo >= DIGEST_ROWS_MAX:
+            yield group
+            group = []
+    if group:
+        yield group
