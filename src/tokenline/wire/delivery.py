@@ -1,9 +1,10 @@
 """Carry accepted events to Kafka in the background, in order within a partition, until acked.
 
 One producer (idempotent, acks=all), one batch in flight a partition. While the broker is away the
-producer itself retries for ever with the same sequence numbers. Any error that it reports ends that
-producer: its sequence numbers cannot be trusted any more, so a new one sends everything that is not
-acknowledged again. Such a re-send may put an event on the topic twice; charging counts it once.
+producer itself retries, with the same sequence numbers. An error that it reports, or a minute
+without an ack, ends that producer: its sequence numbers cannot be trusted any more, so a new one
+sends all that is not acknowledged again. That may put an event on the topic twice; charging counts
+it once.
 """
 
 from __future__ import annotations
@@ -118,7 +119,10 @@ class Delivery:
             topic = self._settings.topic(CONTROL)
             sent = producer.send_and_wait(topic, value, key=key, partition=0)
             await asyncio.wait_for(sent, START_TIMEOUT_S)
-        except (KafkaError, TimeoutError, AssertionError) as error:
+        except TimeoutError:
+            # The broker is away; a total that arrives late is as true as ever.
+            return False
+        except (KafkaError, AssertionError) as error:
             self._retire(producer, error)
             return False
         return True

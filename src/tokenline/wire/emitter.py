@@ -130,7 +130,7 @@ class Emitter:
         self._idle = asyncio.Event()
         self._totals: ControlTotals | None = None
         self._writer: EventWriter | None = None
-        self._ticker: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._outbox: Outbox | None = None
         self._delivery: Delivery | None = None
 
@@ -169,7 +169,10 @@ class Emitter:
         for parcel in outbox.take_recovered():
             delivery.submit(Parcel(*parcel))
         delivery.start()
-        self._ticker = asyncio.create_task(self._tick(), name="tokenline-emitter")
+        self._tasks = [
+            asyncio.create_task(self._flush_acks(), name="tokenline-acks"),
+            asyncio.create_task(self._publish_totals(), name="tokenline-totals"),
+        ]
         try:
             await self._await_broker(delivery)
         except BaseException:
@@ -350,22 +353,20 @@ class Emitter:
             # The caller may have dropped the future; the log line above has said it.
             pending.done.exception()
 
-    async def _tick(self) -> None:
-        """Write acknowledgements often and control totals now and then."""
-        due_s = 0.0
-        while True:
+    async def _flush_acks(self) -> None:
+        while self._outbox is not None:
             await asyncio.sleep(ACK_FLUSH_S)
-            if self._outbox is not None:
-                self._outbox.flush_acks()
-            if self._clock.monotonic_s() >= due_s:
-                due_s = self._clock.monotonic_s() + TOTAL_EVERY_S
-                if self._totals is not None:
-                    await self._totals.publish()
+            self._outbox.flush_acks()
+
+    async def _publish_totals(self) -> None:
+        while self._totals is not None:
+            await asyncio.sleep(TOTAL_EVERY_S)
+            await self._totals.publish()
 
     async def _shut(self) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._delivery is not None:
             await self._delivery.stop()
         outbox, self._outbox, self._delivery = self._outbox, None, None
