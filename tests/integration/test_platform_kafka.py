@@ -119,6 +119,14 @@ def test_a_second_broker_on_the_same_data_says_so(kafka):
     assert kafka.answers()
 
 
+def test_a_data_directory_may_have_any_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "C")
+    broker = EmbeddedKafka(tmp_path / "词元 data \\ 🙂")
+    broker.start()
+    broker.stop()
+    assert (broker.data_dir / "log" / "meta.properties").exists()
+
+
 def test_the_broker_ends_when_its_supervisor_is_killed(private_kafka):
     broker = private_kafka
     broker.stop()

@@ -114,27 +114,25 @@ def test_a_stack_starts_is_found_heals_and_ends(make_stack):
         find_stack(stack.data_dir)
 
 
-def test_a_worker_that_keeps_dying_ends_the_stack_with_its_last_words(
+def test_workers_that_stall_are_started_again_and_one_that_keeps_dying_ends_the_stack(
     make_stack, fake_dir, monkeypatch
 ):
+    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.3)
     monkeypatch.setattr("tokenline.platform.restarts.WAIT_MAX_S", 0.5)
     stack = make_stack()
     stack.start()
+    before = pids(stack)
+    stall = fake_dir / "landing.stall"
+    stall.touch()
+    assert processes.wait_for(lambda: pids(stack)["landing"] != before["landing"], timeout_s=10)
+    stall.unlink()
+    assert pids(stack)["charging"] == before["charging"]
+
     (fake_dir / "charging.die").touch()
     stack.kill("charging", restart=True)
     assert processes.wait_for(lambda: stack.failure is not None, timeout_s=20)
     assert "5 times in the last minute" in str(stack.failure)
     assert "charging cannot go on" in str(stack.failure)
-
-
-def test_a_worker_without_progress_is_started_again(make_stack, fake_dir, monkeypatch):
-    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.3)
-    stack = make_stack()
-    stack.start()
-    before = pids(stack)
-    (fake_dir / "landing.stall").touch()
-    assert processes.wait_for(lambda: pids(stack)["landing"] != before["landing"], timeout_s=10)
-    assert pids(stack)["charging"] == before["charging"]
 
 
 def test_a_worker_that_does_not_start_is_an_error_and_leaves_nothing(make_stack, fake_dir):
@@ -187,14 +185,6 @@ def await_stack(data_dir):
     assert processes.wait_for(ready, timeout_s=60, every_s=0.2)
 
 
-def test_down_ends_a_stack_in_the_foreground(supervisor, fake_dir):
-    await_stack(fake_dir / "data")
-    down(fake_dir / "data")
-    assert supervisor.wait(5) == 0
-    with pytest.raises(NotRunning):
-        down(fake_dir / "data")
-
-
 def test_nothing_outlives_a_supervisor_that_is_killed(supervisor, fake_dir):
     data_dir = fake_dir / "data"
     await_stack(data_dir)
@@ -204,6 +194,14 @@ def test_nothing_outlives_a_supervisor_that_is_killed(supervisor, fake_dir):
     assert processes.wait_for(lambda: not any(one.is_running() for one in children), timeout_s=5)
     with pytest.raises(NotRunning, match="has ended"):
         status(data_dir)
+
+
+def test_down_ends_a_stack_in_the_foreground(supervisor, fake_dir):
+    await_stack(fake_dir / "data")
+    down(fake_dir / "data")
+    assert supervisor.wait(5) == 0
+    with pytest.raises(NotRunning):
+        down(fake_dir / "data")
 
 
 def test_a_signal_while_starting_ends_it_cleanly(supervisor, fake_dir):

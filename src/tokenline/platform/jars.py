@@ -65,11 +65,25 @@ def kafka_jars(cache: Path | None = None) -> list[Path]:
     return found
 
 
+def are_cached(cache: Path) -> bool:
+    """Say whether `kafka_jars` would fetch nothing."""
+    return _listed(cache) is not None
+
+
 @contextmanager
 def locked(cache: Path) -> Iterator[None]:
-    """Hold the cache alone; a process that ends lets go of it."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as handle:
+    """Hold the cache alone; a process that ends lets go of it.
+
+    Raises:
+        PlatformError: the cache cannot be written.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        handle = (cache / ".lock").open("w")
+    except OSError as error:
+        text = f"cannot keep Kafka's jars in {cache}: {error.strerror}; set XDG_CACHE_HOME"
+        raise PlatformError(text) from error
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

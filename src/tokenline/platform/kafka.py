@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import socket
 import struct
@@ -99,6 +100,11 @@ class EmbeddedKafka:
         return f"{processes.LOOPBACK}:{self.port}"
 
     @property
+    def prepared(self) -> bool:
+        """Whether jars and start-up cache are there; if not, the first start takes about 30 s."""
+        return jars.are_cached(self._cache) and _aot_path(self._cache) is not None
+
+    @property
     def process(self) -> subprocess.Popen[bytes] | None:
         """The JVM, once started; it may have ended since."""
         return self._process
@@ -156,7 +162,9 @@ class EmbeddedKafka:
         command = _java(classpath, self._heap_mb, warm_cache(self._cache, classpath))
         properties = self._identity.write(self.data_dir)
         _format(command, properties, self._identity.cluster_id, self.data_dir)
-        self._process = processes.spawn([*command, "kafka.Kafka", str(properties)], log=self.log)
+        self._process = processes.spawn(
+            [*command, "kafka.Kafka", str(properties)], log=self.log, env=_java_env()
+        )
 
     def _let_go(self) -> None:
         if self._held is not None:
@@ -206,7 +214,7 @@ class _Identity:
     def write(self, data_dir: Path) -> Path:
         """Write the broker's properties file and return its path."""
         path = data_dir / "server.properties"
-        values = vars(self) | {"log_dir": data_dir / "log"}
+        values = vars(self) | {"log_dir": _escape(str(data_dir / "log"))}
         path.write_text(PROPERTIES.format(**values))
         return path
 
@@ -219,16 +227,25 @@ def warm_cache(cache: Path, classpath: Sequence[Path]) -> Path | None:
     """
     if int(jars.java_version().split(".")[0]) < AOT_SINCE_JAVA:
         return None
-    path = cache / f"kafka-4.1.0-java-{jars.java_version()}.aot"
-    failed = path.with_suffix(".failed")
-    if not path.exists() and not failed.exists():
+    if _aot_path(cache) is None:
         with jars.locked(cache):
-            if not path.exists() and not failed.exists():
-                _train(path, failed, classpath)
+            if _aot_path(cache) is None:
+                _train(_aot_name(cache), classpath)
+    path = _aot_path(cache)
+    return path if path is not None and path.stat().st_size else None
+
+
+def _aot_name(cache: Path) -> Path:
+    return cache / f"kafka-4.1.0-java-{jars.java_version()}.aot"
+
+
+def _aot_path(cache: Path) -> Path | None:
+    """Return the start-up cache if it was made; it is empty if making it failed."""
+    path = _aot_name(cache)
     return path if path.exists() else None
 
 
-def _train(path: Path, failed: Path, classpath: Sequence[Path]) -> None:
+def _train(path: Path, classpath: Sequence[Path]) -> None:
     """Run a throw-away broker that writes the cache when it ends."""
     draft = path.with_suffix(".draft")
     draft.unlink(missing_ok=True)
@@ -240,16 +257,15 @@ def _train(path: Path, failed: Path, classpath: Sequence[Path]) -> None:
         _format(java, properties, identity.cluster_id, root)
         recorded = [*java[:1], f"-XX:AOTCacheOutput={draft}", *java[1:]]
         process = processes.spawn(
-            [*recorded, "kafka.Kafka", str(properties)], log=root / "broker.log"
+            [*recorded, "kafka.Kafka", str(properties)], log=root / "broker.log", env=_java_env()
         )
         processes.wait_for(
             lambda: process.poll() is not None or broker_answers(identity.port), timeout_s=60
         )
         processes.end(process, 60)
-    if draft.exists():
-        draft.replace(path)
-    else:
-        failed.touch()
+    if not draft.exists():
+        draft.touch()
+    draft.replace(path)
 
 
 def _java(classpath: Sequence[Path], heap_mb: int, aot: Path | None) -> list[str]:
@@ -265,10 +281,30 @@ def _format(command: Sequence[str], properties: Path, cluster_id: str, data_dir:
         return
     shutil.rmtree(log_dir, ignore_errors=True)
     tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
-    result = subprocess.run([*command, *tool], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*command, *tool], env=_java_env(), capture_output=True, text=True, check=False
+    )
     if result.returncode != 0:
         raise PlatformError(f"cannot format Kafka's storage: {result.stderr.strip()[-500:]}")
     done.touch()
+
+
+def _escape(path: str) -> str:
+    """Write a path as Java's properties files want it: other letters than Latin as codes.
+
+    Raises:
+        PlatformError: it holds a comma, which Kafka would take for the end of a path.
+    """
+    if "," in path:
+        raise PlatformError(f"Kafka cannot keep data under a name with a comma: {path}")
+    units = path.replace("\\", "\\\\").encode("utf-16-be")
+    codes = [int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2)]
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
+
+
+def _java_env() -> dict[str, str]:
+    """Return an environment in which Java reads file names as UTF-8 whatever the user's locale."""
+    return dict(os.environ) | {"LC_ALL": "C.UTF-8"}
 
 
 def random_id() -> str:

