@@ -15,15 +15,16 @@ from tokenline.event import TOKEN_KINDS, UsageEvent
 
 if TYPE_CHECKING:
     from tokenline.settings import Settings
-    from tokenline.wire.emitter import Emitter, Receipt
+    from tokenline.wire.emitter import Emitter
     from tokenline.wire.guard import Guard
+    from tokenline.wire.receipt import Receipt
     from tokenline.wire.view import Verdict
 
 # Kafka and Avro load only when somebody asks for a name that needs them.
 _LAZY = {
     "Emitter": "tokenline.wire.emitter",
     "Guard": "tokenline.wire.guard",
-    "Receipt": "tokenline.wire.emitter",
+    "Receipt": "tokenline.wire.receipt",
     "Settings": "tokenline.settings",
     "Verdict": "tokenline.wire.view",
 }

@@ -267,6 +267,43 @@ async def test_killed_at_random_moments_nothing_that_was_accepted_is_lost(emitte
     assert total["emitted"] == total["acknowledged"] == emitted >= len(promised) > 1000
 
 
+async def test_acks_that_a_crash_kept_from_the_disk_mean_a_resend_with_the_same_identity(
+    emitter, line, monkeypatch
+):
+    """Crash point 5: the broker has the events, the outbox does not know it yet."""
+    crashed = emitter()
+    await crashed.start()
+    monkeypatch.setattr(crashed._outbox, "flush_acks", lambda: None)
+    for number in range(10):
+        await crashed.emit(event(f"a{number}"))
+    await crashed.close()
+    async with emitter() as sender:
+        assert await sender.flush(10_000)
+
+    events = await read_events(line)
+    names = ("source", "event_id", "gateway_epoch", "gateway_seq", "account_id", "occurred_at")
+    assert len(events) == 20
+    assert len({tuple(fields[name] for name in names) for fields in events}) == 10
+
+
+def burst(sender, count):
+    for _ in range(count):
+        sender.emit_nowait(event(tags={"n": "x" * 900}))
+
+
+async def test_room_in_bytes_comes_back_with_the_acks(emitter, line):
+    async with emitter(outbox_max_bytes=60_000) as sender:
+        receipts = [
+            await asyncio.wait_for(sender.emit(event(tags={"n": "x" * 900}), deadline_ms=5000), 10)
+            for _ in range(30)
+        ]
+        with pytest.raises(OutboxFull, match="of 60000 bytes"):
+            burst(sender, 60)
+        receipts.append(await sender.emit(event(), deadline_ms=5000))
+
+    assert {receipt.status for receipt in receipts} == {"acknowledged"}
+
+
 async def until(done, within_s=20):
     end = time.monotonic() + within_s
     while not done():

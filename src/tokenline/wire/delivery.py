@@ -77,6 +77,7 @@ class Delivery:
         self._connected = asyncio.Event()
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping: set[asyncio.Task[None]] = set()
         self.waiting = 0
         self.producers_started = 0
         self.last_error = ""
@@ -135,6 +136,7 @@ class Delivery:
         producer, self._producer = self._producer, None
         if producer is not None:
             await stop_producer(producer)
+        await asyncio.gather(*self._stopping, return_exceptions=True)
 
     async def _keep_connected(self) -> None:
         backoff_s = BACKOFF_MIN_S
@@ -162,6 +164,7 @@ class Delivery:
 
     def _give_up(self, error: TokenlineError) -> None:
         self.fatal = error
+        self.last_error = str(error)
         self._connected.set()
         _log.error("delivery_stopped", error=str(error))
 
@@ -248,8 +251,9 @@ class Delivery:
         self._producer = None
         self._connected.clear()
         self._wanted.set()
-        self._tasks.append(asyncio.create_task(stop_producer(producer)))
-        self._tasks = [task for task in self._tasks if not task.done()]
+        stopping = asyncio.create_task(stop_producer(producer))
+        self._stopping.add(stopping)
+        stopping.add_done_callback(self._stopping.discard)
 
 
 class _Lane:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import structlog
@@ -24,6 +24,7 @@ from tokenline.wire.delivery import Delivery, Parcel
 from tokenline.wire.event_writer import EventWriter
 from tokenline.wire.kafka import account_key
 from tokenline.wire.outbox import Outbox
+from tokenline.wire.receipt import EmitterStats, Receipt
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.totals import ControlTotals
 
@@ -40,30 +41,6 @@ TOTAL_EVERY_S = 2.0
 _DAY_MS = 86_400_000
 
 _log = structlog.get_logger(__name__)
-
-
-class Receipt(NamedTuple):
-    """Say where an event is: acknowledged by the broker, or spooled on disk and sent later."""
-
-    event_id: str
-    gateway_epoch: str
-    gateway_seq: int
-    status: Literal["acknowledged", "spooled"]
-    partition: int = -1
-    offset: int = -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmitterStats:
-    """Count one life of an emitter; `waiting` and `outbox_bytes` are of this moment."""
-
-    emitted: int
-    acknowledged: int
-    waiting: int
-    outbox_bytes: int
-    refused: int
-    producers_started: int
-    last_error: str
 
 
 class _Pending(NamedTuple):
@@ -232,13 +209,19 @@ class Emitter:
         return pending
 
     async def flush(self, within_ms: int | None = None) -> bool:
-        """Wait until the broker has everything; False when it has not within the time."""
+        """Wait until the broker has everything; False when it has not within the time.
+
+        Raises:
+            SettingsError: the topic does not fit the settings; nothing will ever be sent.
+        """
         outbox, _ = self._running()
-        wait_s = None if within_ms is None else within_ms / 1000
-        if outbox.unacked:
+        end = math.inf if within_ms is None else self._clock.monotonic_s() + within_ms / 1000
+        while outbox.unacked and (rest_s := end - self._clock.monotonic_s()) > 0:
+            # Look up now and then: a fatal fault raises instead of being waited for.
+            self._running()
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), wait_s)
+                await asyncio.wait_for(self._idle.wait(), min(rest_s, 1.0))
         return not outbox.unacked
 
     async def close(self) -> None:
@@ -357,6 +340,8 @@ class Emitter:
         while self._outbox is not None:
             await asyncio.sleep(ACK_FLUSH_S)
             self._outbox.flush_acks()
+            # Removed segments are room as well.
+            self._room.set()
 
     async def _publish_totals(self) -> None:
         while self._totals is not None:

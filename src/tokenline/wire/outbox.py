@@ -184,6 +184,8 @@ class Outbox:
         if self.unacked >= self._max_events:
             raise OutboxFull(f"{held} {self.unacked} unacknowledged events")
         if self.size_bytes + frame_bytes > self._max_bytes:
+            self._unlink_done()
+        if self.size_bytes + frame_bytes > self._max_bytes:
             raise OutboxFull(f"{held} {self.size_bytes} of {self._max_bytes} bytes")
 
     def _write(self, frame: bytes) -> None:

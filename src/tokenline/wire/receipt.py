@@ -1,0 +1,30 @@
+"""Say what became of an event, and how an emitter is doing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Receipt(NamedTuple):
+    """Say where an event is: acknowledged by the broker, or spooled on disk and sent later."""
+
+    event_id: str
+    gateway_epoch: str
+    gateway_seq: int
+    status: Literal["acknowledged", "spooled"]
+    partition: int = -1
+    offset: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmitterStats:
+    """Count one life of an emitter; `waiting` and `outbox_bytes` are of this moment."""
+
+    emitted: int
+    acknowledged: int
+    waiting: int
+    outbox_bytes: int
+    refused: int
+    producers_started: int
+    last_error: str
