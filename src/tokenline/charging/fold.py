@@ -23,7 +23,7 @@ from tokenline.charging.step import Commanded, Judged, Refused, Step, UsageChunk
 from tokenline.errors import BadData
 from tokenline.metering.calendar import month_starts, zone_of
 from tokenline.metering.identity import identities
-from tokenline.metering.judge import DETAILS, Judgement, int64_column, judge, token_matrix
+from tokenline.metering.judge import DETAILS, Judgement, arrow_int64s, int64_column, judge, token_matrix
 from tokenline.metering.tally import lines_of
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import decide
@@ -62,7 +62,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         if fit.any():
             step.names = names[fit]
             state.seen.remember(step.names, as_of_ms)
-            batch = chunk.batch if fit.all() else chunk.batch.filter(pa.array(fit))
+            batch = chunk.batch if fit.all() else chunk.batch.take(arrow_int64s(np.flatnonzero(fit)))
             _count(state, step, batch, slots[fit], chunk.offsets[fit])
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
@@ -196,7 +196,7 @@ def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:
     rows = np.flatnonzero(verdict > Judgement.DUPLICATE)
     if not rows.size:
         return []
-    readable = chunk.batch.select(IDENTITY_COLUMNS).take(pa.array(rows)).to_pylist()
+    readable = chunk.batch.select(IDENTITY_COLUMNS).take(arrow_int64s(rows)).to_pylist()
     return [
         Refused(
             offset=int(chunk.offsets[row]),

@@ -102,6 +102,15 @@ def int64s(values: pa.Array) -> Int64s:
     return _numbers(values, np.dtype(np.int64))
 
 
+def arrow_int64s(values: Int64s) -> pa.Array:
+    """Return an Arrow array over the same memory, if it is contiguous, else over a copy.
+
+    `pa.array` of a NumPy array imports pandas where it is installed: see `_numbers`.
+    """
+    buffer = pa.py_buffer(np.ascontiguousarray(values, np.int64))
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, buffer])
+
+
 def token_matrix(batch: pa.RecordBatch) -> Int64s:
     """Return the counts, a row an event and a column a kind in the order of TOKEN_KINDS."""
     return np.stack([int64_column(batch, name) for name in TOKEN_KINDS], axis=1)

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from tokenline.event import TOKEN_KINDS
+from tokenline.metering.judge import arrow_int64s
 
 Int64s = npt.NDArray[np.int64]
 
@@ -65,7 +66,7 @@ def lines_of(batch: pa.RecordBatch, slots: Int64s, offsets: Int64s, totals: Int6
     """Return what a tally needs of counted events, a line each; columns are shared, not copied."""
     names = [*TEXT_COLUMNS, "occurred_at", *TOKEN_KINDS]
     columns = [batch.column(name) for name in names]
-    numbers = [pa.array(slots), pa.array(offsets), pa.array(totals)]
+    numbers = [arrow_int64s(slots), arrow_int64s(offsets), arrow_int64s(totals)]
     return pa.RecordBatch.from_arrays([*numbers, *columns], ["slot", "offset", "total_tokens", *names])
 
 
