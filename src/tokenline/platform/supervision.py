@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.25
 HEALTH_EVERY_S = 5.0
-UNHEALTHY_MAX = 3
+STALLS_MAX = 3
+SILENCES_MAX = 24  # two minutes; a worker that loads a large state answers all the while
 JOIN_S = 35.0
 EXIT_POISONED = 65  # streams.app: code or schema is bad, starting again will not help
 
@@ -48,7 +49,7 @@ class Supervision:
         self._say = say
         self._changed = changed
         self._restarts = {name: Restarts(time.monotonic) for name in components}
-        self._stalls = dict.fromkeys(components, 0)
+        self._stalls: dict[str, tuple[str, int]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervision", daemon=True)
 
@@ -80,6 +81,8 @@ class Supervision:
                         next_health_s = time.monotonic() + HEALTH_EVERY_S
         except TokenlineError as error:
             self.failure = error
+        except Exception as error:  # noqa: BLE001  the thread's edge: it must never die unseen
+            self.failure = PlatformError(f"the supervisor failed: {error!r}")
 
     def _revive(self) -> None:
         """Start again what died, each when its wait is over."""
@@ -104,7 +107,7 @@ class Supervision:
         self._say(f"{name} ended with code {code}; starting it again in {wait_s:.1f} s")
 
     def _start_again(self, name: str, component: Component) -> None:
-        self._stalls[name] = 0
+        self._stalls.pop(name, None)
         try:
             if isinstance(component, WorkerProcess):
                 component.spawn()  # it becomes ready in its own time
@@ -115,20 +118,28 @@ class Supervision:
         self._changed()
 
     def _end_stalled(self) -> None:
-        """End a worker that says three times in a row that it has lag and makes no progress.
+        """End a worker that says it makes no progress, or that says nothing for two minutes.
 
         While a server is away that is nobody's fault but the server's.
         """
         servers = [one for one in self._components.values() if not isinstance(one, WorkerProcess)]
         if not all(server.running and server.answers() for server in servers):
-            self._stalls = dict.fromkeys(self._stalls, 0)
+            self._stalls.clear()
             return
         for name in self._wanted:
             component = self._components[name]
-            if not isinstance(component, WorkerProcess) or not component.running:
-                continue
-            stalled = ask_health(component.port, "/healthz")[0] == 503
-            self._stalls[name] = self._stalls[name] + 1 if stalled else 0
-            if self._stalls[name] >= UNHEALTHY_MAX:
-                self._say(f"{name} has lag and makes no progress: ending it")
-                component.kill()
+            if isinstance(component, WorkerProcess) and component.running:
+                self._count_stall(name, component)
+
+    def _count_stall(self, name: str, worker: WorkerProcess) -> None:
+        status = ask_health(worker.port, "/healthz")[0]
+        kind = {0: "silent", 503: "stalled"}.get(status)
+        before, count = self._stalls.pop(name, ("", 0))
+        if kind is None:
+            return
+        count = count + 1 if kind == before else 1
+        self._stalls[name] = (kind, count)
+        if count >= (STALLS_MAX if kind == "stalled" else SILENCES_MAX):
+            why = "has lag and makes no progress" if kind == "stalled" else "does not answer"
+            self._say(f"{name} {why}: ending it")
+            worker.kill()
