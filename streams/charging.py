@@ -142,7 +142,7 @@ class PartitionLine:
             log.info("another worker wrote while this one read; reading again", partition=self.partition)
         await self._publish_again(found)
         self.published_next = self.state.next_offsets["usage"]
-        self._worker.metrics.recovered(found.rows, clock.monotonic_s() - began)
+        self._worker.metrics.recovered(found.rows, began, clock.monotonic_s())
         log.info(
             "partition open",
             partition=self.partition,

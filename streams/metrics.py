@@ -29,7 +29,8 @@ class ChargingMetrics:
         self.freshness = Gauge(names.FRESHNESS, "age of the newest record charged", registry=self.registry)
         self.state_rows = Gauge(names.STATE_ROWS, "accounts held", registry=self.registry)
         self.recovery_rows = Counter(names.RECOVERY_ROWS, "journal rows read back", registry=self.registry)
-        self.recovery_seconds = Counter(names.RECOVERY_SECONDS, "time spent in recovery", registry=self.registry)
+        self.recovery_span = Gauge(names.RECOVERY_SPAN, "first start to last end", registry=self.registry)
+        self._recovery_began_s = 0.0
         self.flushed_rows = Counter(names.FLUSHED_ROWS, "window rows published", registry=self.registry)
 
     def charged(self, step: Step, wall_ms: int) -> None:
@@ -52,7 +53,8 @@ class ChargingMetrics:
         self.next_offset.labels("usage", str(partition)).set(next_offset)
         self.lag.labels("usage", str(partition)).set(lag)
 
-    def recovered(self, rows: int, seconds: float) -> None:
-        """Take in one recovery."""
+    def recovered(self, rows: int, began_s: float, ended_s: float) -> None:
+        """Take in one partition's recovery; partitions recover at the same time."""
         self.recovery_rows.inc(rows)
-        self.recovery_seconds.inc(seconds)
+        self._recovery_began_s = min(self._recovery_began_s or began_s, began_s)
+        self.recovery_span.set(ended_s - self._recovery_began_s)

@@ -22,8 +22,8 @@ FRESHNESS = "tokenline_freshness_seconds"
 STATE_ROWS = "tokenline_state_rows"
 # counter, rows read back from the journal at starts and rebalances.
 RECOVERY_ROWS = "tokenline_recovery_rows_total"
-# counter, seconds spent in recovery: rows / seconds is the speed; below 100,000 look at the broker's disk.
-RECOVERY_SECONDS = "tokenline_recovery_seconds_total"
+# gauge, seconds from the first partition's start of recovery to the last one's end: rows / seconds is the speed.
+RECOVERY_SPAN = "tokenline_recovery_span_seconds"
 # counter, window rows published.
 FLUSHED_ROWS = "tokenline_flushed_rows_total"
 # counter, rows put into ClickHouse by table.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tokenline import metric_names as names
 from tokenline.bench import load as loads
 from tokenline.clock import SystemClock
 from tokenline.errors import PlatformError
+from tokenline.landing.queries import sql
 from tokenline.platform.processes import free_port
 from tokenline.platform.worker_process import WorkerProcess
 from tokenline.settings import Settings
@@ -28,7 +30,7 @@ from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import account_key, client_options
 from tokenline.wire.registry import open_registry
-from tokenline.wire.topics import CHARGED, DECISIONS, USAGE, ensure_topics
+from tokenline.wire.topics import CHARGED, COMMANDS, DECISIONS, USAGE, ensure_topics
 
 CLOCK = SystemClock()
 LATENCY_BATCH_S = 0.01
@@ -90,6 +92,37 @@ async def published_rate(settings: Settings, events: int) -> Rate:
     moments.sort()
     # The first range only starts the watch: its events were folded before it.
     return Rate(sum(count for _, count in moments[1:]), (moments[-1][0] - moments[0][0]) / 1000)
+
+
+async def prepare_probes(settings: Settings, count: int, log: Path) -> None:
+    """Apply `count` accounts that one event cuts off."""
+    codec = ColumnCodec(open_registry(settings))
+    probes = [probe_name(number) for number in range(count)]
+    producer = AIOKafkaProducer(**client_options(settings), acks="all", max_batch_size=1 << 20)
+    async with producer:
+        frames = codec.encode("account_command", loads.commands(probes, 1, CLOCK.wall_ms()))
+        await loads.append(producer, settings, COMMANDS, [account_key("default", name) for name in probes], frames)
+    with worker("charging", settings, log) as process:
+        await until(process, lambda: metric(process, names.DECISIONS) >= count)
+
+
+async def landing_rate(settings: Settings, events: int, log: Path) -> Rate:
+    """Land usage that is charged already; measured by the times of the seals."""
+    with worker("landing", settings, log) as process:
+        await until(process, lambda: sealed(settings)[0] >= events)
+    rows, seconds = sealed(settings)
+    return Rate(rows, seconds)
+
+
+def sealed(settings: Settings) -> tuple[int, float]:
+    """Return the records sealed after the first seals, and the seconds that took."""
+    query = (
+        "SELECT sum(hi - lo + 1), toUnixTimestamp64Milli(max(landed_at)) - toUnixTimestamp64Milli(min(landed_at)) "
+        "FROM seals FINAL"
+    )
+    answer = json.loads(sql(settings, query, "json"))["data"][0]
+    rows, span_ms = (int(value or 0) for value in answer.values())
+    return rows, span_ms / 1000
 
 
 def rival_rate(settings: Settings, name: str, argument: str) -> float:
