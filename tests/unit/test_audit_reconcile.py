@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from tokenline.audit.reconcile import (
+    AccountSides,
+    GatewaySides,
+    Landed,
+    PartitionSides,
+    Tally,
+    account_differences,
+    gateway_differences,
+    partition_differences,
+)
+
+TALLY = Tally(events=3, tokens=900)
+LANDED = Landed(counted=7, late=1, duplicates=1, dead_letters=1, tokens=900)
+
+
+def account(**sides):
+    same = {"ledger": TALLY, "windows": TALLY, "counters": TALLY}
+    return AccountSides(tenant_id="cm", account_id="a", **(same | sides))
+
+
+def gateway(**fields):
+    same = {"stated": True, "emitted": 5, "acknowledged": 5, "records": 6, "distinct": 5, "highest": 5}
+    return GatewaySides(gateway_id="g", gateway_epoch="e", **(same | fields))
+
+
+def partition(**fields):
+    same = {"begin": 0, "end": 10, "sealed_lo": 0, "sealed_next": 10, "sealed": LANDED, "landed": LANDED}
+    return PartitionSides(partition=2, **(same | fields))
+
+
+def test_equal_sides_differ_in_nothing():
+    assert list(account_differences([account()])) == []
+    assert list(gateway_differences([gateway()])) == []
+    assert list(partition_differences([partition()])) == []
+
+
+def test_one_token_in_one_account_is_a_difference():
+    (found,) = account_differences([account(windows=Tally(events=3, tokens=899))])
+
+    assert str(found) == "cm/a: tokens in ledger and windows: 900 and 899 (+1)"
+
+
+def test_a_lost_event_of_a_gateway_is_a_difference():
+    (found,) = gateway_differences([gateway(distinct=4)])
+
+    assert (found.left, found.right) == (5, 4)
+
+
+def test_what_a_gateway_still_holds_is_said():
+    (found,) = gateway_differences([gateway(emitted=9, acknowledged=5)])
+
+    assert "4 not acknowledged yet" in str(found)
+
+
+def test_a_total_behind_what_landed_is_no_difference_but_a_gap_is():
+    assert list(gateway_differences([gateway(emitted=3, acknowledged=3)])) == []
+    assert len(list(gateway_differences([gateway(emitted=3, distinct=4, highest=5)]))) == 1
+
+
+def test_a_producer_without_a_total_is_not_held_to_one():
+    assert list(gateway_differences([gateway(stated=False, emitted=0, highest=9)])) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"sealed_next": 9}, "lag"),
+        ({"end": 11}, "lag"),
+        ({"sealed_lo": 3}, "seal"),
+        ({"landed": LANDED + Landed(late=1)}, "partition"),
+        ({"landed": LANDED + Landed(tokens=-1)}, "partition"),
+    ],
+)
+def test_seals_kafka_and_tables_are_held_together(fields, kind):
+    assert [one.kind for one in partition_differences([partition(**fields)])] == [kind]
+
+
+def test_offsets_dropped_by_retention_after_they_were_sealed_are_no_difference():
+    assert list(partition_differences([partition(begin=4)])) == []
+
+
+def test_records_are_what_became_of_them():
+    assert (LANDED.ledger, LANDED.records) == (8, 10)
