@@ -2,11 +2,12 @@
 
 A step is one atomic record batch of the compacted `state` topic. Its records, by key `EPOCH/kind/…`:
 
+    open                  that this epoch began; never written again    newest epoch wins
     head                  where each topic was read to; zones; totals          newest wins
     rows/CYCLE/N          the account rows this step touched, whole            covered by pages
     page/N                4,096 account rows as they lie in memory             rewritten in a cycle
     seen/MINUTE/N         names of the events this step counted                until the horizon
-    part/MINUTE/N         what the tally took of this step                     until flushed
+    part/TURN/N           what the tally took of this step                     until flushed
     out/N                 messages to publish after this step's ack            until published
 
 Rows and pages are absolute, so reading survivors in offset order gives the newest state whatever
@@ -72,6 +73,7 @@ class JournalWriter:
     _debt_rows: int = 0
     _in_minute: int = 0
     _minute_ms: int = -1
+    _turn: int = 0
 
     def records(self, state: PartitionState, step: Step, out: Sequence[Message]) -> list[Record]:
         """Return the records of `step`, which must be appended as one batch."""
@@ -82,7 +84,7 @@ class JournalWriter:
         if len(step.names):
             records.append(self._seen(step))
         if step.lines is not None:
-            key = self._key("part", step.minute_ms // 60_000 % MINUTES_KEPT, self._in_minute)
+            key = self._key("part", self._turn, self._in_minute)
             records.append((key, pack_part(step.minute_ms, step.lines)))
         records.append((self._key("out", step.seq % OUT_KEPT), pack_out(step.seq, out)))
         records.extend(self._pages(state.cells))
@@ -91,12 +93,19 @@ class JournalWriter:
         return records
 
     def opening(self, state: PartitionState) -> list[Record]:
-        """Return the records that open this epoch; all older epochs are closed by them."""
-        return [(self._key("head"), json.dumps(state.head()).encode())]
+        """Return the records that open this epoch; all older epochs are closed by them.
+
+        `open` stays where it is. The head moves on with every step, and compaction would leave
+        nothing between the steps before it and what a fenced owner wrote after it.
+        """
+        head = json.dumps(state.head()).encode()
+        return [(self._key("open"), head), (self._key("head"), head)]
 
     def _enter_minute(self, minute_ms: int, records: list[Record]) -> None:
         if minute_ms == self._minute_ms:
             return
+        # Minutes with usage are counted, not minutes of the clock: a gap must not reuse keys early.
+        self._turn = (self._turn + 1) % MINUTES_KEPT
         self._minute_ms, self._in_minute = minute_ms, 0
         for minute in [m for m in self.timed_keys if m < minute_ms - self.remember_ms]:
             records.extend((key, None) for key in self.timed_keys.pop(minute))
@@ -141,7 +150,7 @@ def live_records(survivors: Mapping[bytes, tuple[int, bytes]]) -> tuple[list[Rec
     """Part what counts from what fenced owners wrote too late.
 
     `survivors` holds the last value of each key with its offset. A record of an older epoch that
-    stands after a newer epoch's head was written by an owner who had already lost the partition: it
+    stands after a newer epoch's opening was written by an owner who had already lost the partition: it
     is not history. Returns the live records in offset order and the keys of the dead ones.
     """
     ordered = sorted((offset, key, value) for key, (offset, value) in survivors.items())

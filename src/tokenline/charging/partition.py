@@ -59,14 +59,15 @@ class PartitionState:
 
     def __post_init__(self) -> None:
         # A copy may say it occurred `future_skew_ms` after its first one was appended and not be late yet.
-        self.seen = SeenEvents(self.bounds.horizon_ms + self.bounds.future_skew_ms)
+        # The journal names the minute only, so recovery takes an event to be up to a minute older.
+        self.seen = SeenEvents(self.bounds.horizon_ms + self.bounds.future_skew_ms + 60_000)
         self.tally = Tally(self.minute_ms)
 
     def begin_step(self, now_ms: int) -> Step:
         """Start a step at `now_ms`; closes the minute in hand when `now_ms` is past it."""
         self.seq += 1
         minute_ms = max(now_ms // 60_000 * 60_000, self.minute_ms)
-        flush = self.flush() if minute_ms > self.minute_ms else None
+        flush = self._close_minute() if minute_ms > self.minute_ms else None
         if minute_ms > self.minute_ms:
             self.minute_ms, self.tally = minute_ms, Tally(minute_ms)
         return Step(seq=self.seq, minute_ms=minute_ms, flush=flush)
@@ -75,6 +76,13 @@ class PartitionState:
         """Return the totals changed since the last flush, or None; the caller publishes them."""
         if not self.tally.dirty and not self._dirty_months:
             return None
+        return self._flush()
+
+    def _close_minute(self) -> Flush | None:
+        """Return a flush even if nothing changed: only then is the minute known to be published."""
+        return self._flush() if self.minute_ms else None
+
+    def _flush(self) -> Flush:
         windows = self.tally.rows() if self.tally.dirty else pl.DataFrame()
         self.tally.dirty = False
         return Flush(

@@ -101,7 +101,7 @@ def _take(
         found.rows += rows.take(value)
     elif kind == b"out":
         found.out.append(unpack_out(value))
-    elif kind == b"head":
+    elif kind in (b"open", b"head"):
         _take_head(state, json.loads(value), epoch_of(key))
     else:
         raise BrokenLog(f"the journal holds a record of unknown kind {key!r}")
