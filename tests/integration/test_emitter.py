@@ -171,6 +171,16 @@ async def test_a_topic_with_another_partition_count_is_refused(emitter, line):
         await emitter(wrong).start()
 
 
+async def test_found_out_later_it_stops_a_spooling_emitter_with_the_same_text(emitter, line):
+    wrong = line.model_copy(update={"partitions": 3})
+    async with emitter(wrong, on_outage="spool") as sender:
+        await until(lambda: sender._delivery.fatal is not None)
+        with pytest.raises(SettingsError, match="events would go to the wrong one"):
+            sender.emit_nowait(event())
+        with pytest.raises(SettingsError):
+            await sender.flush()
+
+
 async def test_two_emitters_on_one_outbox_are_refused(emitter, line):
     async with emitter():
         with pytest.raises(SettingsError, match="in use by process"):

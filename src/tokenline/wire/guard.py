@@ -5,7 +5,7 @@
         decision = await guard.wait_cut("acct-7")  # stop a stream that is running
 
 A guard follows the decisions topic by itself, without a consumer group, and keeps everything in
-memory (about 400 bytes an account). It never asks the line, so it works through any outage; how old
+memory (about 700 bytes an account). It never asks the line, so it works through any outage; how old
 its knowledge is, is part of each answer. Not thread-safe: one event loop, one guard.
 """
 
@@ -71,11 +71,12 @@ class GuardStats:
 class Guard:
     """Follow the line's decisions; an async context manager whose start returns when caught up.
 
-    `stale_after_ms`: with no word from the line for so long, the view of an account is stale. Then
-    `on_stale="closed"` allows nothing, and "open" goes on with the last known word (a known cut
-    stays a cut). `on_unknown` rules accounts the line has never spoken of; it is "closed" because
-    every account that may spend has a decision from the moment it is set up, so the others are
-    mistyped, foreign or not paid for.
+    `stale_after_ms`: with no word from the line for so long, the view of an account is stale; the
+    default outlasts the 15 s in which a killed charging worker is back. Then `on_stale="closed"`
+    allows nothing, and "open" goes on with the last known word (a known cut stays a cut).
+    `on_unknown` rules accounts the line has never spoken of; it is "closed" because every account
+    that may spend has a decision from the moment it is set up, so the others are mistyped, foreign
+    or not paid for.
 
     Raises:
         BrokerUnavailable: at the start, when the view was not complete within `start_ms` (it reads
@@ -86,7 +87,7 @@ class Guard:
         self,
         settings: Settings,
         *,
-        stale_after_ms: int = 10_000,
+        stale_after_ms: int = 20_000,
         on_stale: Policy = "closed",
         on_unknown: Policy = "closed",
         start_ms: int = 60_000,
