@@ -99,13 +99,17 @@ def test_a_stack_starts_is_found_heals_and_ends(make_stack):
 
     os.kill(before["kafka"], signal.SIGKILL)
     os.kill(before["warehouse"], signal.SIGKILL)
-    assert processes.wait_for(
-        lambda: stack.component("kafka").answers() and stack.component("warehouse").answers(),
-        timeout_s=20,
-    )
+
+    def healed():
+        now = {one.component: one for one in stack.status()}
+        fresh = all(now[name].pid != before[name] for name in ("kafka", "warehouse"))
+        return fresh and all(one.state == "ready" for one in now.values())
+
+    assert processes.wait_for(healed, timeout_s=30)
+    now = pids(stack)
     assert find_stack(stack.data_dir) == found
 
-    last = [psutil.Process(pid) for name, pid in pids(stack).items() if name != "supervisor"]
+    last = [psutil.Process(pid) for name, pid in now.items() if name != "supervisor"]
     begun = time.monotonic()
     stack.stop()
     assert time.monotonic() - begun < 15
