@@ -148,7 +148,9 @@ async def latencies_ms(settings: Settings, rate: int, seconds: float, offset: in
     codec, columns = Codec(open_registry(settings)), ColumnCodec(open_registry(settings))
     sent_s: dict[str, float] = {}
     found: list[float] = []
-    consumer = AIOKafkaConsumer(settings.topic(DECISIONS), **client_options(settings), auto_offset_reset="latest")
+    consumer = AIOKafkaConsumer(
+        settings.topic(DECISIONS), **client_options(settings), auto_offset_reset="latest", fetch_max_wait_ms=10
+    )
     producer = AIOKafkaProducer(**client_options(settings), acks="all", enable_idempotence=True, compression_type="zstd")
     async with producer, consumer:
         await consumer.seek_to_end()

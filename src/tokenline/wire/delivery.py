@@ -173,7 +173,7 @@ class Delivery:
             **client_options(self._settings),
             acks="all",
             enable_idempotence=True,
-            compression_type="lz4",
+            compression_type="zstd",
             max_batch_size=BATCH_MAX_BYTES,
             linger_ms=0,
         )
