@@ -2,10 +2,10 @@
 
 A step is one atomic record batch of the compacted `state` topic. Its records, by key `EPOCH/kind/…`:
 
-    open                  that this epoch began; never written again    newest epoch wins
+    open                  that this epoch began; never written again           until the next covers it
     head                  where each topic was read to; zones; totals          newest wins
     rows/CYCLE/N          the account rows this step touched, whole            covered by pages
-    page/N                4,096 account rows as they lie in memory             rewritten in a cycle
+    page/CYCLE/N          4,096 account rows as they lie in memory             rewritten in a cycle
     seen/MINUTE/N         names of the events this step counted                until the horizon
     part/TURN/N           what the tally took of this step                     until flushed
     out/N                 messages to publish after this step's ack            until published
@@ -13,13 +13,16 @@ A step is one atomic record batch of the compacted `state` topic. Its records, b
 Rows and pages are absolute, so reading survivors in offset order gives the newest state whatever
 compaction removed. A cycle rewrites every page; `rows` of the cycle before last are then covered and
 their keys are used again. Keys carry the epoch: a late record of a fenced owner can never replace one
-of ours (DESIGN invariant 4). Bytes here are little-endian and carry a version.
+of ours (DESIGN invariant 4). Nor may it replace or remove one of its own that is still needed: a key is
+removed, or used again, only when the step that covers it was acknowledged (`published_seq` has passed
+it), so what a fenced owner still sends covers nothing. Bytes are little-endian and carry a version.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +41,9 @@ Record = tuple[bytes, bytes | None]
 
 FORMAT = 1
 PAGE_ROWS = 4096
+PAGES_A_STEP = 4
 CYCLES_KEPT = 3
+PAGE_CYCLES_KEPT = 2
 MINUTES_KEPT = 3
 OUT_KEPT = 64
 
@@ -61,6 +66,7 @@ class JournalWriter:
 
     `stale_keys` are keys of older epochs, removed when the first cycle has covered what they held;
     `timed_keys` those that matter for a time only, by minute, removed at the horizon.
+    `_due` holds keys with the step that covers them, `_cycle_seq` the step that ended the last cycle.
     """
 
     epoch: int
@@ -74,11 +80,14 @@ class JournalWriter:
     _in_minute: int = 0
     _minute_ms: int = -1
     _turn: int = 0
+    _cycle_seq: int = 0
+    _due: deque[tuple[int, list[bytes]]] = field(default_factory=deque)
 
     def records(self, state: PartitionState, step: Step, out: Sequence[Message]) -> list[Record]:
         """Return the records of `step`, which must be appended as one batch."""
-        records: list[Record] = []
-        self._enter_minute(step.minute_ms, records)
+        # Removals first: a page of this very batch may use a key that is removed here.
+        records: list[Record] = [(key, None) for key in self._covered(state.published_seq)]
+        self._enter_minute(step)
         if len(step.touched):
             records.append(self._rows(state.cells, step))
         if len(step.names):
@@ -87,7 +96,7 @@ class JournalWriter:
             key = self._key("part", self._turn, self._in_minute)
             records.append((key, pack_part(step.minute_ms, step.lines)))
         records.append((self._key("out", step.seq % OUT_KEPT), pack_out(step.seq, out)))
-        records.extend(self._pages(state.cells))
+        records.extend(self._pages(state.cells, step.seq, state.published_seq))
         records.append((self._key("head"), json.dumps(state.head()).encode()))
         self._in_minute += 1
         return records
@@ -101,19 +110,25 @@ class JournalWriter:
         head = json.dumps(state.head()).encode()
         return [(self._key("open"), head), (self._key("head"), head)]
 
-    def _enter_minute(self, minute_ms: int, records: list[Record]) -> None:
-        if minute_ms == self._minute_ms:
+    def _covered(self, published_seq: int) -> Iterator[bytes]:
+        """Give the keys whose cover is acknowledged, each once."""
+        while self._due and self._due[0][0] <= published_seq:
+            yield from self._due.popleft()[1]
+
+    def _enter_minute(self, step: Step) -> None:
+        if step.minute_ms == self._minute_ms:
             return
         # Minutes with usage are counted, not minutes of the clock: a gap must not reuse keys early.
         self._turn = (self._turn + 1) % MINUTES_KEPT
-        self._minute_ms, self._in_minute = minute_ms, 0
-        for minute in [m for m in self.timed_keys if m < minute_ms - self.remember_ms]:
-            records.extend((key, None) for key in self.timed_keys.pop(minute))
+        self._minute_ms, self._in_minute = step.minute_ms, 0
+        for minute in [m for m in self.timed_keys if m < step.minute_ms - self.remember_ms]:
+            self._due.append((step.seq, self.timed_keys.pop(minute)))
 
     def _rows(self, cells: AccountCells, step: Step) -> Record:
         key = self._key("rows", self._cycle % CYCLES_KEPT, self._rows_written)
         self._rows_written += 1
-        self._debt_rows += len(step.touched)
+        # One cycle pays for everything.
+        self._debt_rows = min(self._debt_rows + len(step.touched), max(len(cells), PAGE_ROWS))
         first_new = len(cells) - len(step.new_keys) if step.new_keys else 0
         return key, pack_rows(first_new, step.new_keys, step.touched, cells.matrix[step.touched])
 
@@ -122,24 +137,37 @@ class JournalWriter:
         self.timed_keys.setdefault(step.minute_ms, []).append(key)
         return key, pack_seen(step.minute_ms, step.names)
 
-    def _pages(self, cells: AccountCells) -> Iterator[Record]:
+    def _pages(self, cells: AccountCells, seq: int, published_seq: int) -> Iterator[Record]:
         """Pay rows written with pages written: a page for as many rows as it holds."""
-        while self._debt_rows >= PAGE_ROWS:
-            self._debt_rows -= PAGE_ROWS
-            first = self._page_next * PAGE_ROWS
-            slots = np.arange(first, min(first + PAGE_ROWS, len(cells)), dtype=np.int64)
-            keys = cells.keys[first : first + PAGE_ROWS]
-            yield self._key("page", self._page_next), pack_rows(first, keys, slots, cells.matrix[slots])
-            self._page_next += 1
+        for _ in range(PAGES_A_STEP):
+            # A cycle begins when all pages of the last are acknowledged: it uses the keys of their rows.
+            blocked = self._page_next == 0 and self._cycle_seq > published_seq
+            if self._debt_rows < PAGE_ROWS or blocked:
+                return
+            yield self._page(cells, seq)
             if self._page_next * PAGE_ROWS >= len(cells):
-                yield from self._end_cycle()
+                self._end_cycle(seq)
 
-    def _end_cycle(self) -> Iterator[Record]:
+    def _page(self, cells: AccountCells, seq: int) -> Record:
+        number, first = self._page_next, self._page_next * PAGE_ROWS
+        self._debt_rows -= PAGE_ROWS
+        self._page_next += 1
+        slots = np.arange(first, min(first + PAGE_ROWS, len(cells)), dtype=np.int64)
+        keys = cells.keys[first : first + PAGE_ROWS]
+        if self._cycle:
+            self._due.append((seq, [self._page_key(self._cycle - 1, number)]))
+        return self._page_key(self._cycle, number), pack_rows(first, keys, slots, cells.matrix[slots])
+
+    def _page_key(self, cycle: int, number: int) -> bytes:
+        return self._key("page", cycle % PAGE_CYCLES_KEPT, number)
+
+    def _end_cycle(self, seq: int) -> None:
         self._cycle += 1
+        self._cycle_seq = seq
         self._page_next = self._rows_written = 0
         if self.stale_keys:
             # One batch, so that a reader never meets half of an old epoch (see `live_records`).
-            yield from ((key, None) for key in self.stale_keys)
+            self._due.append((seq, self.stale_keys))
             self.stale_keys = []
 
     def _key(self, kind: str, *numbers: int) -> bytes:

@@ -1,0 +1,215 @@
+"""Run charging on paper: the journal is a list, the warehouse a dictionary, a crash a method call.
+
+It does what `streams.charging` does around the pure core, step by step and without a broker: a step
+is appended to the journal, and published some steps later. So every order of crash, take-over and
+late write can be tried in microseconds. The integration tests try them with real processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tests.strategies import BOUNDS, Record, chunk_of
+from tokenline.charging.fold import by_minute, fold_commands, fold_usage
+from tokenline.charging.journal import JournalWriter, Message
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import Recovered, recover
+from tokenline.charging.step import Commanded, Flush, Step
+
+WINDOW_KEY = ("slot", "subscriber_id", "provider", "model", "window_start")
+
+
+class Journal:
+    """Be one partition of the state topic: all records ever appended, in order."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[bytes, bytes | None]] = []
+
+    def survivors(self) -> dict[bytes, tuple[int, bytes]]:
+        """Return what compaction may not remove, which is what a reader makes of the topic."""
+        last: dict[bytes, tuple[int, bytes]] = {}
+        for offset, (key, value) in enumerate(self.records):
+            if value is None:
+                last.pop(key, None)
+            else:
+                last[key] = (offset, value)
+        return last
+
+
+class Books:
+    """Be everybody who reads what charging publishes; the newest version of a row wins."""
+
+    def __init__(self) -> None:
+        self.windows: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
+        self.months: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
+        self.verdicts: dict[int, str] = {}
+        self.decisions: dict[tuple[str, int], dict[str, Any]] = {}
+        self.dead_letters: dict[int, str] = {}
+
+    def take(self, message: Message) -> None:
+        """Read one message; one that says something else than before is an error."""
+        assert message.value is not None
+        said = json.loads(message.value)
+        if message.topic == "decisions":
+            old = self.decisions.setdefault((said["account"], said["version"]), said)
+            assert old == said
+        elif message.topic == "dead-letters":
+            assert self.dead_letters.setdefault(said["offset"], said["reason"]) == said["reason"]
+        else:
+            for offset in range(said["lo"], said["hi"] + 1):
+                self._judge(offset, said)
+
+    def _judge(self, offset: int, said: dict[str, Any]) -> None:
+        kinds = ("late", "duplicate", "rejected")
+        verdict = next((kind for kind in kinds if offset in said[kind]), "counted")
+        assert self.verdicts.setdefault(offset, verdict) == verdict
+
+    def take_flush(self, flush: Flush, keys: Sequence[str]) -> None:
+        """Read absolute totals."""
+        for row in flush.windows.iter_rows(named=True):
+            key = (keys[row["slot"]], *(row[name] for name in WINDOW_KEY[1:]))
+            _replace(self.windows, (*key, flush.segment_start_ms), row)
+        for row in flush.months.iter_rows(named=True):
+            _replace(self.months, (keys[row["slot"]], row["window_start"]), row)
+
+    def window_totals(self) -> dict[tuple[Any, ...], tuple[int, int]]:
+        """Return (events, tokens) of each minute window, its segments summed."""
+        sums: dict[tuple[Any, ...], tuple[int, int]] = {}
+        for (*key, _), (_, row) in self.windows.items():
+            events, tokens = sums.get(tuple(key), (0, 0))
+            sums[tuple(key)] = (events + row["events"], tokens + row["total_tokens"])
+        return sums
+
+    def month_totals(self) -> dict[tuple[Any, ...], tuple[int, int]]:
+        """Return (events, tokens) of each account and month."""
+        return {key: (row["events"], row["total_tokens"]) for key, (_, row) in self.months.items()}
+
+    def offsets(self, verdict: str) -> set[int]:
+        """Return the offsets judged so."""
+        return {offset for offset, said in self.verdicts.items() if said == verdict}
+
+
+def _replace(
+    rows: dict[tuple[Any, ...], tuple[int, dict[str, Any]]],
+    key: tuple[Any, ...],
+    row: dict[str, Any],
+) -> None:
+    """Do as ReplacingMergeTree(version): the highest version stays, of equals the last inserted."""
+    if key not in rows or rows[key][0] <= row["version"]:
+        rows[key] = (row["version"], row)
+
+
+class PaperLine:
+    """Own the partition, as `PartitionLine` does; `in_flight` steps are journaled ahead of publishing."""
+
+    def __init__(self, journal: Journal, books: Books, in_flight: int = 0) -> None:
+        self.journal, self.books, self.in_flight = journal, books, in_flight
+        self.fenced = self.ended = False
+        self._waiting: deque[tuple[Step, list[Message]]] = deque()
+        self.state = PartitionState(BOUNDS)
+        self.found = recover(self.state, journal.survivors())
+        self.writer = JournalWriter(
+            self.state.epoch,
+            BOUNDS.horizon_ms + BOUNDS.future_skew_ms + 120_000,
+            stale_keys=self.found.stale_keys,
+            timed_keys=self.found.timed_keys,
+        )
+        journal.records.extend(self.writer.opening(self.state))
+        self._end = len(journal.records)
+        self._publish_again(self.found)
+
+    def charge(self, records: Sequence[Record]) -> None:
+        """Fold records that may have been folded before; each of them once."""
+        due = [one for one in records if one.offset >= self.state.next_offsets["usage"]]
+        if due and not self.ended:
+            for part in by_minute(chunk_of(due)):
+                self._commit(fold_usage(self.state, part))
+
+    def command(self, commands: Sequence[Commanded]) -> None:
+        """Fold account commands that may have been folded before."""
+        due = [one for one in commands if one.offset >= self.state.next_offsets["commands"]]
+        if due:
+            self._commit(fold_commands(self.state, due, due[-1].offset))
+
+    def rest(self) -> None:
+        """Be idle: publish all that waits and the totals of the open minute."""
+        self.publish(0)
+        flush = self.state.flush()
+        if flush is not None and not self.fenced:
+            self._publish_flush(flush, closed=False)
+
+    def publish(self, leave: int) -> None:
+        """Publish steps in order until `leave` wait."""
+        while len(self._waiting) > leave and not self.fenced:
+            step, out = self._waiting.popleft()
+            for message in out:
+                self.books.take(message)
+            self.state.published_seq = step.seq
+            if step.flush is not None:
+                self._publish_flush(step.flush, closed=True)
+
+    def _commit(self, step: Step) -> None:
+        out = list(_messages(self.state, step))
+        if step.flush is not None:
+            # The worker waits here for every ack, so a fenced one ends here at the latest.
+            self.ended = self.ended or self.fenced
+            self.publish(0)
+        if self.ended:
+            return
+        if len(self.journal.records) != self._end:
+            # Somebody else wrote in between: the answer to every append from here on says so.
+            self.fenced = True
+        self.journal.records.extend(self.writer.records(self.state, step, out))
+        if not self.fenced:
+            self._end = len(self.journal.records)
+            self._waiting.append((step, out))
+            self.publish(self.in_flight)
+
+    def _publish_again(self, found: Recovered) -> None:
+        for seq, messages in found.out:
+            for message in messages:
+                self.books.take(message)
+            self.state.published_seq = seq
+        for tally in found.unflushed:
+            rows = tally.rows()
+            flush = Flush(
+                segment_start_ms=tally.segment_start_ms,
+                through_offset=self.state.flushed_offset,
+                windows=rows,
+                months=rows.clear(),
+            )
+            self._publish_flush(flush, closed=True)
+
+    def _publish_flush(self, flush: Flush, *, closed: bool) -> None:
+        state = self.state
+        self.books.take_flush(flush, state.cells.keys)
+        state.flushed_offset = max(state.flushed_offset, flush.through_offset)
+        if closed:
+            state.flushed_minute_ms = max(state.flushed_minute_ms, flush.segment_start_ms)
+
+
+def facts(state: PartitionState) -> dict[str, Any]:
+    """Return all that a recovery must bring back, in a form that compares."""
+    head = dict(state.head())
+    for progress in ("epoch", "published_seq", "flushed_minute_ms", "flushed_offset"):
+        head.pop(progress)
+    cells = {key: state.cells.matrix[slot].tolist() for slot, key in enumerate(state.cells.keys)}
+    tally = state.tally.rows()
+    windows = sorted(map(str, tally.sort(WINDOW_KEY).rows())) if len(tally) else []
+    return {"head": head, "cells": cells, "windows": windows, "seen": len(state.seen)}
+
+
+def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
+    for decided in step.decisions:
+        said = dataclasses.asdict(decided) | {"account": state.cells.keys[decided.slot]}
+        yield Message("decisions", b"k", json.dumps(said).encode())
+    for refused in step.refused:
+        if step.cause[0] == "usage":
+            said = {"offset": refused.offset, "reason": refused.reason}
+            yield Message("dead-letters", b"k", json.dumps(said).encode())
+    if step.judged is not None:
+        yield Message("charged", b"k", json.dumps(dataclasses.asdict(step.judged)).encode())

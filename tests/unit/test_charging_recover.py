@@ -1,0 +1,169 @@
+"""What a new owner reads is what the last rightful owner knew, whoever wrote too late."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.paper_line import Books, Journal, PaperLine, facts
+from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
+from tokenline.charging import journal as journal_module
+from tokenline.charging.journal import live_records
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import recover
+
+ACCOUNTS = [f"a{i}" for i in range(11)]
+
+
+def commands():
+    return [command(i, account_id=name, month_tokens=1000) for i, name in enumerate(ACCOUNTS)]
+
+
+def usage(count, seed=1, step_ms=7_000, start_ms=NOON):
+    """Records over few accounts; one in five was sent before."""
+    luck, now_ms = random.Random(seed), start_ms
+    records = []
+    for offset in range(count):
+        now_ms += luck.randrange(step_ms)
+        number = luck.randrange(offset) if offset and luck.random() < 0.2 else offset
+        who = ACCOUNTS[number % len(ACCOUNTS)]
+        fields = {"event_id": f"e{number}", "account_id": who, "occurred_at": now_ms - 500}
+        records.append(record(offset, now_ms, **fields))
+    return records
+
+
+def reread(journal):
+    return PaperLine(journal, Books())
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch):
+    """Pages of four rows, so that a few events go through several cycles."""
+    monkeypatch.setattr(journal_module, "PAGE_ROWS", 4)
+
+
+@pytest.mark.parametrize("in_flight", [0, 8])
+def test_recovery_after_any_step_gives_the_state_of_the_writer(in_flight):
+    journal = Journal()
+    line = PaperLine(journal, Books(), in_flight)
+    line.command(commands())
+    records = usage(200)
+    for start in range(0, 200, 5):
+        line.charge(records[start : start + 5])
+        assert facts(reread(_copy(journal)).state) == facts(line.state)
+
+
+def test_recovery_after_many_owners_gives_the_state_of_the_last():
+    journal, books = Journal(), Books()
+    PaperLine(journal, books).command(commands())
+    records = usage(300)
+    for start in range(0, 300, 10):
+        line = PaperLine(journal, books, in_flight=4)
+        line.charge(records[start : start + 6])
+        line.charge(records[start + 6 : start + 10])
+        assert facts(reread(_copy(journal)).state) == facts(line.state)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_record_of_a_fenced_owner_changes_what_is_recovered(seed):
+    """The old owner goes on while the new one works; each write of the old one fences the new one,
+    whose steps are history all the same, until a third owner takes over, and so on.
+    """
+    luck = random.Random(seed)
+    journal, books = Journal(), Books()
+    owners = [PaperLine(journal, books, in_flight=8)]
+    owners[0].command(commands())
+    records = usage(400, seed, step_ms=luck.choice([100, 7_000, 70_000]))
+    at = 0
+    for _ in range(60):
+        size = luck.randrange(1, 6)
+        if luck.random() < 0.15 or owners[-1].ended:
+            owners.append(PaperLine(journal, books, in_flight=luck.choice([0, 8])))
+            at = owners[-1].state.next_offsets["usage"]
+        elif len(owners) > 1 and luck.random() < 0.4:
+            late = luck.choice(owners[:-1])
+            theirs = late.state.next_offsets["usage"]
+            late.charge(records[theirs : theirs + size])
+        else:
+            owners[-1].charge(records[at : at + size])
+            at += size
+        if not owners[-1].ended:
+            assert facts(reread(_copy(journal)).state) == facts(owners[-1].state)
+
+
+def test_a_late_write_is_dead_even_when_it_follows_only_an_opening():
+    journal = Journal()
+    old = PaperLine(journal, Books(), in_flight=8)
+    old.command(commands())
+    records = usage(20)
+    old.charge(records[:10])
+    new = PaperLine(journal, Books())
+    old.charge(records[10:13])
+    new.charge(records[10:11])
+
+    live, dead = live_records(journal.survivors())
+
+    assert dead
+    assert facts(reread(journal).state) == facts(new.state)
+
+
+def test_windows_of_a_quiet_minute_survive_a_later_restart():
+    """Each minute is published while idle; three minutes on, its journal keys are used again."""
+    journal, books = Journal(), Books()
+    line = PaperLine(journal, books)
+    line.command([command(month_tokens=1000)])
+    for offset in range(9):
+        minute, second = divmod(offset, 3)
+        now = NOON + minute * 3 * MINUTE + second * 1000
+        if minute == 2 and second:
+            break
+        line.charge([record(offset, now, event_id=f"e{offset}", occurred_at=NOON)])
+        line.rest()
+    counted = sum(events for events, _ in books.window_totals().values())
+
+    PaperLine(journal, books).rest()
+
+    assert counted == 7
+    assert sum(events for events, _ in books.window_totals().values()) == 7
+
+
+def test_windows_survive_a_crash_three_minutes_after_a_minute_was_left_unpublished():
+    journal, books = Journal(), Books()
+    line = PaperLine(journal, books, in_flight=8)
+    line.command([command(month_tokens=1000)])
+    for offset, minute in enumerate([0, 0, 0, 3]):
+        line.charge([record(offset, NOON + minute * MINUTE, event_id=f"e{offset}")])
+
+    PaperLine(journal, books).rest()
+
+    assert sum(events for events, _ in books.window_totals().values()) == 4
+
+
+def test_an_event_is_still_a_duplicate_after_a_restart_up_to_the_last_moment_it_is_not_late():
+    """Occurred at the edge of the future, appended at the end of a minute, sent again an hour on."""
+    journal, books = Journal(), Books()
+    first_ms = (NOON // (975_000) + 1) * 975_000 + 1
+    occurred_ms = first_ms + BOUNDS.future_skew_ms
+    line = PaperLine(journal, books)
+    line.command([command(appended_ms=first_ms - HOUR)])
+    line.charge([record(0, first_ms, occurred_at=occurred_ms)])
+    line = PaperLine(journal, books)
+    last_ms = occurred_ms + BOUNDS.horizon_ms
+    line.charge([record(1, last_ms - 1, event_id="other", occurred_at=last_ms)])
+    line.charge([record(2, last_ms, occurred_at=occurred_ms)])
+
+    assert books.offsets("duplicate") == {2}
+
+
+def test_recover_of_nothing_is_an_empty_state_of_epoch_one():
+    state = PartitionState(BOUNDS)
+    found = recover(state, {})
+
+    assert (state.epoch, len(state.cells), found.out, found.unflushed) == (1, 0, [], [])
+
+
+def _copy(journal):
+    copied = Journal()
+    copied.records = list(journal.records)
+    return copied
