@@ -15,8 +15,8 @@ CREATE TABLE IF NOT EXISTS {database}.duplicates{on_cluster} (
   gateway_seq Int64,
   topic LowCardinality(String),
   partition UInt32,
-  offset UInt64 CODEC(Delta, ZSTD(1)),
-  appended_at DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
+  offset UInt64,
+  appended_at DateTime64(3, 'UTC'),
   late UInt8
 )
 ENGINE = {engine ReplacingMergeTree()}

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tokenline.errors import BadData
 from tokenline.landing.connect import connect, warehouse_errors
+from tokenline.landing.pack import packed
 from tokenline.landing.row import LEDGER_SCHEMA
 from tokenline.landing.seal import Seal
 
@@ -65,7 +66,7 @@ class ClickHouseStore:
         with warehouse_errors(f"inserting {rows.num_rows} rows into {table}"):
             try:
                 self._client().insert_arrow(
-                    f"{self._database}.{table}", rows, settings=self._write_settings
+                    f"{self._database}.{table}", packed(rows), settings=self._write_settings
                 )
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise BadData(f"rows of {table} are not Arrow that can be sent: {error}") from error

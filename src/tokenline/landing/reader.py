@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FETCH_BYTES_MAX = 8 * 1024 * 1024
 FETCH_WAIT_MS = 500
 RETRY_S = 0.5
+LOG_APPEND_TIME = 1  # the broker's clock: one time for all records of a batch
 READ_UNCOMMITTED = 0  # as Faust reads, so charging and landing see the same records
 
 _log = structlog.get_logger("tokenline.landing")
@@ -179,11 +180,11 @@ def _opened(batch: Any) -> Run:  # noqa: ANN401  # aiokafka ships no types
         offsets = np.arange(batch.base_offset, batch.next_offset, dtype=np.int64)
     else:
         offsets = np.fromiter((one.offset for one in records), np.int64, rows)
-    return Run(
-        offsets=offsets,
-        appended_ms=np.fromiter((one.timestamp for one in records), np.int64, rows),
-        values=[one.value for one in records],
-    )
+    if batch.timestamp_type == LOG_APPEND_TIME:
+        appended_ms = np.full(rows, batch.max_timestamp, np.int64)
+    else:
+        appended_ms = np.fromiter((one.timestamp for one in records), np.int64, rows)
+    return Run(offsets=offsets, appended_ms=appended_ms, values=[one.value for one in records])
 
 
 def _batches(data: bytes) -> list[Any]:
