@@ -29,6 +29,7 @@ def run_stock(settings: Settings, seconds: float) -> None:
     app = faust.App(
         f"{settings.topic_prefix}stock-{os.getpid()}",
         broker=f"kafka://{settings.kafka_bootstrap}",
+        datadir=settings.data_dir / "stock",
         store="memory://",
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication_factor,
