@@ -210,6 +210,11 @@ def test_down_ends_a_stack_in_the_foreground(supervisor, fake_dir):
 
 def test_a_signal_while_starting_ends_it_cleanly(supervisor, fake_dir):
     assert supervisor.stdout.readline().startswith("starting")
+    now = {one.component: one for one in status(fake_dir / "data")}
+    assert list(now) == ["supervisor", "kafka", "warehouse", "charging", "landing"]
+    assert (now["landing"].state, now["landing"].pid) == ("not ready", None)
+    with pytest.raises(NotRunning, match="still starting"):
+        find_stack(fake_dir / "data")
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(20) == 0
     assert not (fake_dir / "data" / "stack.json").exists()

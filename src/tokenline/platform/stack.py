@@ -23,6 +23,7 @@ from tokenline.platform.kafka import EmbeddedKafka
 from tokenline.platform.stack_file import (
     FILE,
     ComponentStatus,
+    Seen,
     StackFile,
     down,
     find_stack,
@@ -92,6 +93,7 @@ class Stack:
         self._supervision: Supervision | None = None
         self._asked_to_stop = threading.Event()
         self._held: IO[str] | None = None
+        self._started = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -116,12 +118,16 @@ class Stack:
         self._held = processes.hold(self.data_dir, "stack")
         try:
             _require_room(self.data_dir)
+            self._write_file()
             for step in (self._start_servers, self._prepare, self._start_workers):
                 step()
                 self._go_on()
+                self._write_file()
         except BaseException:
             self.stop()
             raise
+        self._started = True
+        self._write_file()
         self._supervision = Supervision(self._components, self._say, self._write_file)
         if self._supervise:
             self._supervision.start()
@@ -138,6 +144,7 @@ class Stack:
         if self._components:
             self._say("stopped")
         self._components = {}
+        self._started = False
         (self.data_dir / FILE).unlink(missing_ok=True)
         if self._held is not None:
             self._held.close()
@@ -279,17 +286,17 @@ class Stack:
         self._components |= workers
         for worker in workers.values():
             worker.spawn()
+        self._write_file()
         for name, worker in workers.items():
             worker.await_ready(READY_S, self._asked_to_stop.is_set)
             self._say(f"{name:<10} ready, health on port {worker.port}")
-        self._write_file()
 
     def _workers_of(self, role: str) -> list[tuple[str, WorkerProcess]]:
         asked = getattr(self.settings, f"{role}_health_port")
         workers = []
-        for number in range(1, self._workers[role] + 1):
-            name = role if number == 1 else f"{role}-{number}"
-            port = asked if number == 1 and asked and not self._free_ports else 0
+        for number in range(self._workers[role]):
+            name = _name(role, number)
+            port = asked if number == 0 and asked and not self._free_ports else 0
             worker = WorkerProcess(
                 role,
                 self.settings,
@@ -301,9 +308,23 @@ class Stack:
         return workers
 
     def _write_file(self) -> None:
-        seen = [see(name, one.pid or 0, one.port) for name, one in self._components.items()]
+        seen = {name: self._see(name) for name in (*self._planned(), *self._components)}
         own = see("supervisor", os.getpid())
-        StackFile(own, tuple(seen), storable(self.settings)).write(self.data_dir)
+        file = StackFile(own, tuple(seen.values()), storable(self.settings), self._started)
+        file.write(self.data_dir)
+
+    def _see(self, name: str) -> Seen:
+        component = self._components.get(name)
+        if component is None or component.process is None:
+            return see(name, None)
+        return see(name, component.process.pid, component.port)
+
+    def _planned(self) -> list[str]:
+        """Return the names of all components, started or not."""
+        workers = [
+            _name(role, one) for role, count in self._workers.items() for one in range(count)
+        ]
+        return ["kafka", "warehouse", *workers]
 
 
 def up(
@@ -328,6 +349,11 @@ def up(
         landing_workers=landing_workers,
         say=say,
     ).run()
+
+
+def _name(role: str, number: int) -> str:
+    """Return `charging`, `charging-2`, ..."""
+    return f"{role}-{number + 1}" if number else role
 
 
 def _together(jobs: Sequence[Callable[[], None]]) -> None:

@@ -66,6 +66,8 @@ class StackFile:
     supervisor: Seen
     components: tuple[Seen, ...]
     settings: dict[str, str]
+    started: bool = True
+    """Whether everything was ready once; before that the settings are not final."""
 
     def write(self, data_dir: Path) -> None:
         """Replace the file in one step."""
@@ -74,6 +76,7 @@ class StackFile:
             "supervisor": _fields(self.supervisor),
             "components": [_fields(seen) for seen in self.components],
             "settings": self.settings,
+            "started": self.started,
         }
         draft.write_text(json.dumps(value, indent=1))
         draft.replace(data_dir / FILE)
@@ -92,6 +95,7 @@ class StackFile:
                 supervisor=Seen(**value["supervisor"]),
                 components=tuple(Seen(**seen) for seen in value["components"]),
                 settings=value["settings"],
+                started=value["started"],
             )
         except FileNotFoundError:
             raise NotRunning(f"no stack runs in {data_dir}; start one: tokenline up") from None
@@ -102,10 +106,12 @@ class StackFile:
         return file
 
 
-def see(name: str, pid: int, port: int = 0) -> Seen:
-    """Note a process that runs now."""
+def see(name: str, pid: int | None, port: int = 0) -> Seen:
+    """Note a process that runs now; one without a pid is not started yet."""
     import psutil  # noqa: PLC0415  only the embedded extra brings it
 
+    if pid is None:
+        return Seen(name, 0, 0.0, port)
     try:
         return Seen(name, pid, psutil.Process(pid).create_time(), port)
     except psutil.NoSuchProcess:
@@ -121,9 +127,12 @@ def find_stack(data_dir: Path) -> Settings:
     """Return settings that lead to the stack running in `data_dir`.
 
     Raises:
-        NotRunning: there is none.
+        NotRunning: there is none, or it is still starting.
     """
-    return Settings.from_env(StackFile.read(data_dir).settings)
+    file = StackFile.read(data_dir)
+    if not file.started:
+        raise NotRunning(f"the stack in {data_dir} is still starting; see tokenline status")
+    return Settings.from_env(file.settings)
 
 
 def down(data_dir: Path, timeout_s: float = 30) -> None:
@@ -159,6 +168,8 @@ def status(data_dir: Path) -> list[ComponentStatus]:
 
 
 def _status(seen: Seen) -> ComponentStatus:
+    if not seen.pid:
+        return ComponentStatus(seen.name, "not ready", None, seen.port, "not started yet")
     if seen.alive() is None:
         return ComponentStatus(seen.name, "down", None, seen.port, "ended; see its log")
     ready, detail = _look(seen)
