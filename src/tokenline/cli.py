@@ -146,6 +146,28 @@ def demo(
 
 
 @app.command()
+def prove(
+    rounds: Annotated[int, typer.Option(min=1, help="how often something is killed")] = 20,
+    pause: Annotated[float, typer.Option(min=0.5, help="seconds between kills, about")] = 4,
+    rate: Annotated[int, typer.Option(min=1, help="calls a second over all gateways")] = 200,
+    accounts: Annotated[int, typer.Option(min=20, help="accounts that call")] = 300,
+    seed: Annotated[int, typer.Option(help="for the same order of events")] = 1,
+    json_file: JsonFile = None,
+) -> None:
+    """Kill -9 workers, servers and gateways under load, then prove that nothing was lost or doubled.
+
+    Example: tokenline prove --rounds 20
+    """
+    from tokenline.demo.prove import ProveOptions, run_prove  # noqa: PLC0415
+
+    options = ProveOptions(rounds=rounds, pause_s=pause, rate=rate, accounts=accounts, seed=seed)
+    result = run_prove(options, out)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    raise typer.Exit(0 if result["conservation"] else 1)
+
+
+@app.command()
 def bench(
     json_file: JsonFile = None,
     events: Annotated[int, typer.Option(min=10_000, help="events of the throughput runs")] = 2_000_000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -36,11 +37,7 @@ class Crowd:
     def __enter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
         for name in self._names:
-            with (self._logs / f"{name}.log").open("w") as log:
-                process = self._processes[name] = self._start(name, log)
-            listener = threading.Thread(target=self._listen, args=(name, process.stdout), daemon=True)
-            listener.start()
-            self._listeners.append(listener)
+            self._launch(name)
         return self
 
     def __exit__(
@@ -66,8 +63,32 @@ class Crowd:
 
     def wait(self, seconds: float) -> None:
         """Wait a moment, or until all are done."""
-        for listener in self._listeners:
-            listener.join(seconds / len(self._listeners))
+        working = [listener for listener in self._listeners if listener.is_alive()]
+        for listener in working:
+            listener.join(seconds / len(working))
+
+    def kill_one(self, rng: random.Random) -> str:
+        """End one gateway with kill -9 and start it again on the same outbox; return its name."""
+        name = rng.choice(self._names)
+        process = self._processes[name]
+        process.kill()
+        process.wait(GRACE_S)
+        self._launch(name)
+        return name
+
+    def stop_calling(self) -> None:
+        """Let every gateway end its calls and flush, as on SIGTERM.
+
+        Raises:
+            PlatformError: one did not end in time.
+        """
+        for process in self._processes.values():
+            process.terminate()
+        for name, process in self._processes.items():
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                raise PlatformError(f"gateway {name} did not end: {self._log_end(name)}") from None
 
     def counts(self) -> dict[str, int]:
         """Return the sum of what all gateways count."""
@@ -87,6 +108,13 @@ class Crowd:
         if silent:
             raise PlatformError(f"gateway {silent[0]} gave no final count: {self._log_end(silent[0])}")
         return [self._last[name] for name in self._names]
+
+    def _launch(self, name: str) -> None:
+        with (self._logs / f"{name}.log").open("a") as log:
+            process = self._processes[name] = self._start(name, log)
+        listener = threading.Thread(target=self._listen, args=(name, process.stdout), daemon=True)
+        listener.start()
+        self._listeners.append(listener)
 
     def _start(self, name: str, log: IO[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(

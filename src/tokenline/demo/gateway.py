@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import sys
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from tokenline import Emitter, Guard
 from tokenline.clock import SystemClock
@@ -60,12 +62,13 @@ class Gateway:
     rng: random.Random
     counts: Counts = field(default_factory=Counts)
     clock: SystemClock = field(default_factory=SystemClock)
+    asked_to_stop: asyncio.Event = field(default_factory=asyncio.Event)
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self) -> None:
-        """Start calls at the rate, then let the open ones end."""
+        """Start calls at the rate until the time is over or SIGTERM comes, then let the open ones end."""
         began = self.clock.monotonic_s()
-        while (elapsed := self.clock.monotonic_s() - began) < self.seconds:
+        while (elapsed := self.clock.monotonic_s() - began) < self.seconds and not self.asked_to_stop.is_set():
             busy = elapsed % BURST_EVERY_S < 0.5
             await asyncio.sleep(self.rng.expovariate(self.rate * (BURST_FACTOR if busy else 0.7)))
             task = asyncio.create_task(self._call(draw_call(self.rng, self.accounts)))
@@ -121,7 +124,11 @@ class Gateway:
             "input_tokens": -5,
         }
         frames = (b"\x00\x00\x00\x00\x01truncated", b'{"tokens": 5}', b"", self.codec.encode("usage_event", negative))
-        await self.raw.send_and_wait(self.settings.topic(USAGE), self.rng.choice(frames), key=key)
+        try:
+            await self.raw.send_and_wait(self.settings.topic(USAGE), self.rng.choice(frames), key=key)
+        except KafkaError:
+            # The broker is away: a bad record that was not sent is no loss.
+            return
         self.counts.bad += 1
 
 
@@ -130,13 +137,15 @@ async def main(name: str, rate: float, seconds: float, accounts: int) -> None:
     settings = Settings.from_env()
     codec = Codec(open_registry(settings))
     async with (
-        Emitter(settings, source="demo", gateway_id=name, gateway_version="0.1.0") as emitter,
+        # An outage of the broker is ridden out on disk: a gateway does not stop serving for it.
+        Emitter(settings, source="demo", gateway_id=name, gateway_version="0.1.0", on_outage="spool") as emitter,
         Guard(settings, on_unknown="open") as guard,
         AIOKafkaProducer(**client_options(settings), acks="all") as raw,
     ):
         gateway = Gateway(
             name, rate, seconds, accounts, emitter, guard, raw, settings, codec, random.Random(name)
         )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, gateway.asked_to_stop.set)
         teller = asyncio.create_task(_tell(gateway))
         await gateway.run()
         teller.cancel()
