@@ -1,0 +1,51 @@
+"""The demo and the proof by kill -9 end with balanced books."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOKENLINE = Path(sys.executable).parent / "tokenline"
+KEYS = {
+    "emitted", "ledger", "duplicates", "dead_letters", "late", "cut_offs", "resumed", "tokens",
+    "decision_latency_ms", "overshoot_tokens", "conservation",
+}  # fmt: skip
+
+
+def run(*arguments, timeout):
+    return subprocess.run(
+        [TOKENLINE, *arguments], capture_output=True, text=True, timeout=timeout, check=False, env=os.environ
+    )
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_balances_its_books(tmp_path):
+    file = tmp_path / "demo.json"
+
+    done = run("demo", "--seconds", "10", "--rate", "120", "--accounts", "60", "--json", str(file), timeout=200)
+
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads(file.read_text())
+    assert set(result) >= KEYS
+    assert result["conservation"] is True
+    assert result["emitted"] == result["ledger"] + result["duplicates"] + result["dead_letters"]
+    assert result["emitted"] > 500
+    assert result["cut_offs"] > 0
+    assert result["tokens"] > 0
+
+
+@pytest.mark.timeout(280)
+def test_kill_9_of_each_part_under_load_loses_nothing(tmp_path):
+    """A worker of each kind, a gateway, the warehouse and the broker die while gateways send."""
+    file = tmp_path / "prove.json"
+
+    done = run("prove", "--rounds", "7", "--pause", "2", "--rate", "80", "--json", str(file), timeout=260)
+
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads(file.read_text())
+    assert result["conservation"] is True
+    assert len(result["kills"]) == 7
+    assert result["totals"]["ledger"] > 200

@@ -1,0 +1,116 @@
+"""What the README tells people to type works, as it is written there."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def run(command, cwd, timeout=120, env=None):
+    """Run one README line; `uv run X` becomes X of this environment, which `uv run pytest` has made."""
+    words = command.removeprefix("uv run ")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        words, shell=True, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
+        env={**os.environ, "PATH": path, **(env or {})},
+    )  # fmt: skip
+
+
+def test_set_up_takes_two_commands():
+    commands = [block.strip() for block in blocks("sh")]
+
+    assert "pip install uv && uv run tokenline demo" in commands
+    assert "uv run pytest" in commands
+
+
+def test_every_command_is_in_the_readme_and_has_an_example():
+    help_text = run("tokenline --help", ROOT).stdout
+    names = re.findall(r"^  ([a-z]+) {2,}", help_text.split("Commands:")[1], re.MULTILINE)
+
+    assert len(names) > 10
+    for name in names:
+        assert f"tokenline {name}" in README or f"`worker {name}" in README or f"/ `{name}`" in README, name
+        told = run(f"tokenline {name} --help", ROOT).stdout
+        assert "Example:" in told or "Commands:" in told, name
+
+
+def test_the_gateway_example_compiles_and_names_real_things():
+    source = blocks("python")[0]
+    compiled = compile(source.replace("asyncio.run(serve())", ""), "README.md", "exec")
+    names = {}
+    exec(compiled, names)
+
+    assert callable(names["serve"])
+
+
+def test_the_accounts_example_is_an_accounts_file(tmp_path):
+    from tokenline.accounts.file import read_accounts
+
+    file = tmp_path / "accounts.toml"
+    file.write_text(blocks("toml")[0])
+
+    [command] = read_accounts(file).commands()
+    assert command["account_id"] == "acme"
+    assert command["month_tokens"] == tomllib.loads(blocks("toml")[0])["plans"]["developer-15m"]["month_tokens"]
+
+
+@pytest.mark.timeout(240)
+def test_the_second_terminal_works_as_written(tmp_path):
+    """`up`, then each line of the README's second terminal, in order."""
+    (tmp_path / "accounts.toml").write_text(blocks("toml")[0])
+    up_line, terminal = (next(b for b in blocks("sh") if word in b) for word in ("tokenline up", "accounts apply"))
+    # The embedded line's default ports may be taken on a shared machine.
+    program = [shutil.which("tokenline", path=str(Path(sys.executable).parent)), *up_line.split()[3:], "--free-ports"]
+    with (tmp_path / "up.log").open("w") as log:
+        stack = subprocess.Popen(program, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        wait_until_ready(tmp_path)
+        for line in terminal.strip().splitlines():
+            done = run(line, tmp_path)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            if "tokenline emit" in line:
+                wait_until_landed(tmp_path)
+            if "tokenline quota" in line:
+                assert "1,550" in done.stdout, done.stdout
+            if "tokenline sql" in line:
+                assert "acme" in done.stdout, done.stdout
+        assert stack.wait(60) == 0
+    finally:
+        if stack.poll() is None:
+            stack.send_signal(signal.SIGTERM)
+            stack.wait(60)
+
+
+def wait_until_ready(folder):
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if run("tokenline status --data ./line", folder).returncode == 0:
+            return
+        time.sleep(0.5)
+    raise AssertionError((folder / "up.log").read_text())
+
+
+def wait_until_landed(folder):
+    query = 'tokenline sql "SELECT sum(total_tokens) AS t FROM v_windows" --format json --data ./line'
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        done = run(query, folder)
+        if done.returncode == 0 and int(json.loads(done.stdout)["data"][0]["t"]) > 0:
+            return
+        time.sleep(0.5)
+    raise AssertionError("the event did not land")
