@@ -1,33 +1,35 @@
 """Land what was charged: the Faust agents of the landing role. There is no arithmetic here.
 
-Each agent hands micro-batches to a flow of `tokenline.landing.flow` and never acknowledges one itself:
-the flow does, when the rows are in the warehouse. So a crash at any point brings the same records
-again, and a warehouse that is away stops nothing but landing.
+Each agent hands micro-batches to a flow of `tokenline.landing.flow` and never acknowledges one
+itself: the flow does, when the rows are in the warehouse. So a crash at any point brings the same
+records again, and a warehouse that is away stops nothing but landing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from faust.types.tuples import TP
+from typing import TYPE_CHECKING, Any, cast
 
 from streams.topics import raw_topic
-from streams.transport import LineApp
 from tokenline.clock import SystemClock
 from tokenline.landing.clickhouse import ClickHouseStore
-from tokenline.landing.flow import TableFlow, Tools, UsageFlow
-from tokenline.landing.lander import Step
+from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.topics import TopicLander
-from tokenline.settings import Settings
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import CHARGED, COMMANDS, CONTROL, DEAD_LETTERS, DECISIONS, WINDOWS
+
+if TYPE_CHECKING:
+    from faust.types.tuples import TP
+
+    from streams.transport import LineApp
+    from tokenline.landing.lander import Step
+    from tokenline.settings import Settings
 
 GC_OBJECTS = 200_000
 Fatal = Callable[[BaseException], None]
@@ -41,9 +43,9 @@ class MicroBatch:
     progress: LandingProgress
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Sequence[Any]:
         """Return the records."""
-        return self.event.value
+        return cast("Sequence[Any]", self.event.value)
 
     def ack(self) -> None:
         """Allow the offset behind the last record to be committed."""
@@ -55,9 +57,10 @@ class MicroBatch:
 class LandingWorker:
     """Own the flows of one landing process.
 
-    Usage flows are made anew with each generation of the consumer group: after a rebalance everything
-    not committed comes again and another worker may have landed some of it, so the old flow is dropped
-    where it stands and the new one looks at the rows. Tables need no such care: a row landed twice is one.
+    Usage flows are made anew with each generation of the consumer group: after a rebalance
+    everything not committed comes again and another worker may have landed some of it, so the old
+    flow is dropped where it stands and the new one looks at the rows. Tables need no such care: a
+    row landed twice is one.
     """
 
     def __init__(self, settings: Settings, fatal: Fatal, step: Step) -> None:
@@ -77,7 +80,7 @@ class LandingWorker:
         self._tables: dict[str, TableFlow] = {}
         self._generation = -1
 
-    async def land_usage(self, stream: Any) -> None:
+    async def land_usage(self, stream: Any) -> None:  # noqa: ANN401  Faust ships no types
         """Hand charged ranges to the flow of their partition."""
         async for event in stream.noack().events():
             generation = event.message.generation_id
@@ -94,7 +97,7 @@ class LandingWorker:
     ) -> Callable[[Any], Awaitable[None]]:
         """Return an agent that hands micro-batches to the flow of `table`."""
 
-        async def land(stream: Any) -> None:
+        async def land(stream: Any) -> None:  # noqa: ANN401  as above
             flow = self._tables[table] = TableFlow(self._tools, table, insert)
             async for event in stream.noack().events():
                 await flow.offer(MicroBatch(event, self.progress))
@@ -116,8 +119,8 @@ class LandingWorker:
     async def start(self) -> None:
         """Make the garbage collector patient; flows start with their first record.
 
-        A fetch makes tens of thousands of record objects that live for a moment and are in no cycle.
-        Looking at them again and again takes as long as making them.
+        A fetch makes tens of thousands of record objects that live for a moment and are in no
+        cycle. Looking at them again and again takes as long as making them.
         """
         gc.set_threshold(GC_OBJECTS, 50, 100)
 
@@ -135,10 +138,12 @@ class LandingWorker:
         return bool(app.consumer.assignment()) and self.progress.away_since_s is None
 
     def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
-        """Return for each assigned partition the first offset not landed, and how many lie behind it."""
+        """Return for each partition the first offset not landed, and what lies behind it."""
         found = {}
         for tp in app.consumer.assignment():
-            next_offset = self.progress.acked.get((tp.topic, tp.partition))
+            acked = self.progress.acked.get((tp.topic, tp.partition))
+            # Faust's own memory of what was committed: before the first ack it is all there is.
+            next_offset = app.consumer._committed_offset.get(tp) if acked is None else acked
             if next_offset is not None:
                 lag = max((app.consumer.highwater(tp) or 0) - next_offset, 0)
                 found[f"{tp.topic}/{tp.partition}"] = (next_offset, lag)
@@ -155,8 +160,8 @@ def register(
 ) -> LandingWorker:
     """Add the landing agents to `app`.
 
-    `step` is called with the name of each finished step of a usage batch (read, ledger, duplicates, seal,
-    ack); tests end the process there.
+    `step` is called with the name of each finished step of a usage batch (read, ledger, duplicates,
+    seal, ack); tests end the process there.
     """
     worker = LandingWorker(settings, fatal, step)
     rows = TopicLander(worker._store, worker._tools.codec, worker.progress)
@@ -173,7 +178,7 @@ def register(
         land = worker.land_table(table, insert)
         app.agent(raw_topic(app, settings, stem), name=f"landing-{stem}", concurrency=1)(land)
 
-    async def disown(_: Any, revoked: set[TP], **__: Any) -> None:
+    async def disown(_: Any, revoked: set[TP], **__: Any) -> None:  # noqa: ANN401  as above
         worker.forget(revoked)
         await worker.drop_usage()
 
@@ -184,5 +189,5 @@ def register(
     return worker
 
 
-async def _stop(flows: Any) -> None:
+async def _stop(flows: Iterable[Flow]) -> None:
     await asyncio.gather(*(flow.stop() for flow in list(flows)))

@@ -1,8 +1,11 @@
--- The database and the memory of what was applied to it. The runner executes this file first on every run.
+-- The database and the memory of what was applied to it. The runner executes this file first on
+--   every run.
 --
--- ENGINE Replacing by version: a statement is recorded as started, then as done; the newer row wins, so a run that was
--- killed in between leaves "started" and the next run repeats that statement (each one is IF NOT EXISTS).
--- ORDER BY (file, statement): one row a statement. No PARTITION, no TTL: a few hundred rows for ever.
+-- ENGINE Replacing by version: a statement is recorded as started, then as done; the newer row
+--   wins, so a run that was killed in between leaves "started" and the next run repeats that
+--   statement (each one is IF NOT EXISTS).
+-- ORDER BY (file, statement): one row a statement. No PARTITION, no TTL: a few hundred rows for
+--   ever.
 
 CREATE DATABASE IF NOT EXISTS {database}{on_cluster};
 

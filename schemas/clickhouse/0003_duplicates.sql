@@ -1,7 +1,10 @@
--- One row per record of the usage topic that repeats an event of the ledger: proof that the copy was seen and not billed.
+-- One row per record of the usage topic that repeats an event of the ledger: proof that the copy
+--   was seen and not billed.
 --
--- ORDER BY (tenant_id, topic, partition, offset): the record is the identity; the same event may be repeated many times.
--- PARTITION BY month of appended_at: fixed by the record (broker append time), so a row landed twice meets itself.
+-- ORDER BY (tenant_id, topic, partition, offset): the record is the identity; the same event may
+--   be repeated many times.
+-- PARTITION BY month of appended_at: fixed by the record (broker append time), so a row landed
+--   twice meets itself.
 -- No TTL, as the ledger.
 -- ENGINE Replacing without version: a row landed twice is the same row.
 

@@ -1,10 +1,13 @@
--- Absolute totals as charging holds them, never deltas: minute segments, and the month counter of each account.
+-- Absolute totals as charging holds them, never deltas: minute segments, and the month counter of
+--   each account.
 --
--- ORDER BY (tenant_id, account_id, grain, window_start, ...): charts and checks read one account over time.
---   segment_start is in the key because a minute window is the SUM of its segments: v_windows adds them up.
--- ENGINE Replacing by version: version is the usage offset of the last event counted, so the highest is the newest total and
---   a replay of an older row changes nothing.
--- PARTITION BY (grain, month of window_start): fixed by the window, so versions of one row always meet.
+-- ORDER BY (tenant_id, account_id, grain, window_start, ...): charts and checks read one account
+--   over time. segment_start is in the key because a minute window is the SUM of its segments:
+--   v_windows adds them up.
+-- ENGINE Replacing by version: version is the usage offset of the last event counted, so the
+--   highest is the newest total and a replay of an older row changes nothing.
+-- PARTITION BY (grain, month of window_start): fixed by the window, so versions of one row always
+--   meet.
 -- No TTL, as the ledger.
 
 CREATE TABLE IF NOT EXISTS {database}.windows{on_cluster} (

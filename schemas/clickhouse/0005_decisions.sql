@@ -1,8 +1,10 @@
 -- Every verdict on an account, with what it was based on. Evidence: never changed, never dropped.
 --
--- ORDER BY (tenant_id, account_id, subscriber_id, version): version is the position in the account's decisions, from 1
---   without gaps, so a gap shows and the newest is the last row of the account.
--- ENGINE Replacing by epoch: a decision published again by the next owner has the same version and the same content.
+-- ORDER BY (tenant_id, account_id, subscriber_id, version): version is the position in the
+--   account's decisions, from 1 without gaps, so a gap shows and the newest is the last row of
+--   the account.
+-- ENGINE Replacing by epoch: a decision published again by the next owner has the same version
+--   and the same content.
 -- PARTITION BY month of as_of (broker time, fixed by the decision). No TTL.
 
 CREATE TABLE IF NOT EXISTS {database}.decisions{on_cluster} (

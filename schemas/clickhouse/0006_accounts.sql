@@ -1,7 +1,10 @@
--- Every command that set what an account may use, kept for ever: an auditor asks what the limit WAS. v_accounts shows the newest.
+-- Every command that set what an account may use, kept for ever: an auditor asks what the limit
+--   WAS. v_accounts shows the newest.
 --
--- ORDER BY (tenant_id, account_id, offset): commands of one account share a partition, so the offset is their order.
--- ENGINE Replacing without version: a row landed twice is the same row. No PARTITION (few rows), no TTL.
+-- ORDER BY (tenant_id, account_id, offset): commands of one account share a partition, so the
+--   offset is their order.
+-- ENGINE Replacing without version: a row landed twice is the same row. No PARTITION (few rows),
+--   no TTL.
 -- A command that charging refused is here too and in dead_letters; v_accounts leaves it out.
 
 CREATE TABLE IF NOT EXISTS {database}.accounts{on_cluster} (

@@ -1,6 +1,8 @@
--- Each record the line could not use, with its raw bytes (base64, as on the wire) and the reason, so that it can be looked at and sent again.
+-- Each record the line could not use, with its raw bytes (base64, as on the wire) and the reason,
+--   so that it can be looked at and sent again.
 --
--- ORDER BY (tenant_id, topic, partition, offset): the record is the identity. tenant_id is empty where it could not be read.
+-- ORDER BY (tenant_id, topic, partition, offset): the record is the identity. tenant_id is empty
+--   where it could not be read.
 -- ENGINE Replacing without version: a letter published again after a crash is the same letter.
 -- PARTITION BY month of appended_at (fixed by the record). No TTL, as the ledger.
 

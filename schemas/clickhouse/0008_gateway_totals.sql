@@ -1,7 +1,10 @@
--- Control total of each life of each gateway: what the line must show in ledger, duplicates or dead letters.
+-- Control total of each life of each gateway: what the line must show in ledger, duplicates or
+--   dead letters.
 --
--- ORDER BY (gateway_id, gateway_epoch): one row a life; a gateway serves many tenants, so tenant_id is not in it.
--- ENGINE Replacing by version: version is the offset in the control topic, the newest total wins. No PARTITION, no TTL: few rows.
+-- ORDER BY (gateway_id, gateway_epoch): one row a life; a gateway serves many tenants, so
+--   tenant_id is not in it.
+-- ENGINE Replacing by version: version is the offset in the control topic, the newest total wins.
+--   No PARTITION, no TTL: few rows.
 
 CREATE TABLE IF NOT EXISTS {database}.gateway_totals{on_cluster} (
   gateway_id String,

@@ -1,11 +1,15 @@
--- The hash-chained manifest of landed offset ranges: one row a batch, written after the batch's rows are in.
+-- The hash-chained manifest of landed offset ranges: one row a batch, written after the batch's
+--   rows are in.
 --
--- digest is SHA256 over the batch's ledger rows in offset order; chain is SHA256 over the previous chain, the digest, the bounds and
---   the counts. A changed, added or removed ledger row breaks a digest; a removed or changed seal breaks the chain.
--- counted + late + duplicate + rejected + absent = hi - lo + 1; absent offsets carry no record (transaction markers).
--- ORDER BY (topic, partition, lo, writer_epoch): seals of a writer that lost its partition stay beside those of its successor. The walk
---   from lo to hi + 1 takes the highest writer_epoch at each step, so the successor's chain is the one that counts.
--- ENGINE Replacing without version: a seal sent twice is the same seal. No PARTITION, no TTL: evidence. Hashes are hex text, for people.
+-- digest is SHA256 over the batch's ledger rows in offset order; chain is SHA256 over the
+--   previous chain, the digest, the bounds and the counts. A changed, added or removed ledger row
+--   breaks a digest; a removed or changed seal breaks the chain. counted + late + duplicate +
+--   rejected + absent = hi - lo + 1; absent offsets carry no record (transaction markers).
+-- ORDER BY (topic, partition, lo, writer_epoch): seals of a writer that lost its partition stay
+--   beside those of its successor. The walk from lo to hi + 1 takes the highest writer_epoch at
+--   each step, so the successor's chain is the one that counts.
+-- ENGINE Replacing without version: a seal sent twice is the same seal. No PARTITION, no TTL:
+--   evidence. Hashes are hex text, for people.
 -- A topic partition holds events of many tenants, so tenant_id is not in the key.
 
 CREATE TABLE IF NOT EXISTS {database}.seals{on_cluster} (

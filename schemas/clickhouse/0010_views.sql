@@ -25,7 +25,8 @@ FROM {database}.windows AS w FINAL
 WHERE grain = 'minute'
 GROUP BY tenant_id, account_id, subscriber_id, provider, model, window_start;
 
--- v_month_counters: the real-time counter of each account and month of its zone; window_start is the month's first moment there.
+-- v_month_counters: the real-time counter of each account and month of its zone; window_start is
+--   the month's first moment there.
 CREATE VIEW IF NOT EXISTS {database}.v_month_counters{on_cluster} AS
 SELECT tenant_id, account_id, window_start, events, total_tokens, version
 FROM {database}.windows FINAL

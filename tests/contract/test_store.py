@@ -91,19 +91,45 @@ def events_of(rows, topic, lo=0, *, late=(), repeats=()):
 
 def seal_of(topic, lo, hi, prev=GENESIS, epoch=1, **fields):
     blank = Seal(
-        topic=topic, partition=3, lo=lo, hi=hi, counted=hi - lo + 1, late=0, duplicate=0, rejected=0, absent=0,
-        tokens=5, digest="ab" * 32, prev=prev, writer_epoch=epoch, as_of_ms=NOON_MS, landed_at_ms=NOON_MS + 1,
-    )  # fmt: skip
+        topic=topic,
+        partition=3,
+        lo=lo,
+        hi=hi,
+        counted=hi - lo + 1,
+        late=0,
+        duplicate=0,
+        rejected=0,
+        absent=0,
+        tokens=5,
+        digest="ab" * 32,
+        prev=prev,
+        writer_epoch=epoch,
+        as_of_ms=NOON_MS,
+        landed_at_ms=NOON_MS + 1,
+    )
     seal = replace(blank, **fields)
     return replace(seal, chain=chain_of(seal))
 
 
 def test_what_was_inserted_comes_back_to_the_last_bit(store, topic):
     rows = [
-        event("e1", account_id="账户/1", input_tokens=2**53 + 1, tags=[("b", "2"), ("a", "é'\\\n\t")], other_units=[("audio_ms", 7)]),
-        event("e'2", account_id="", gateway_seq=2**63 - 1, attempt=-1, started_at=0, subscriber_id="\x00nul"),
+        event(
+            "e1",
+            account_id="账户/1",
+            input_tokens=2**53 + 1,
+            tags=[("b", "2"), ("a", "é'\\\n\t")],
+            other_units=[("audio_ms", 7)],
+        ),
+        event(
+            "e'2",
+            account_id="",
+            gateway_seq=2**63 - 1,
+            attempt=-1,
+            started_at=0,
+            subscriber_id="\x00nul",
+        ),
         event("e3", occurred_at=NOON_MS - 40 * DAY_MS, output_tokens=2**62),
-    ]  # fmt: skip
+    ]
     table = ledger_rows(events_of(rows, topic, late=[2]))
     store.insert("ledger", table)
 

@@ -1,4 +1,4 @@
-"""Land charged usage for real: Kafka, the Faust worker, ClickHouse, and deaths at every step between."""
+"""Land charged usage for real: Kafka, the Faust worker, ClickHouse, a death at every step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Line:
         for at in range(RECORDS):
             copied = at - 30 if at in self.duplicate or at in self.forgotten else at
             events.append(event(blank, partition, copied))
-        frames = self.columns.encode("usage_event", pa.RecordBatch.from_pylist(events, schema=blank))
+        frames = self.columns.encode(
+            "usage_event", pa.RecordBatch.from_pylist(events, schema=blank)
+        )
         for at in self.rejected:
             frames[at] = b"\x00 not avro"
         return frames
@@ -83,22 +85,25 @@ class Line:
 
         rejected = within(self.rejected)
         judged = {
-            "topic": self.settings.topic("usage"), "partition": partition, "lo_offset": lo, "hi_offset": hi,
-            "as_of": NOON_MS, "epoch": 1, "rejected_offsets": rejected,
+            "topic": self.settings.topic("usage"),
+            "partition": partition,
+            "lo_offset": lo,
+            "hi_offset": hi,
+            "as_of": NOON_MS,
+            "epoch": 1,
+            "rejected_offsets": rejected,
             "late_offsets": [at for at in within(self.late) if at not in rejected],
             "duplicate_offsets": [
                 at for at in within(self.duplicate) if at not in rejected and at not in self.late
             ],
-        }  # fmt: skip
+        }
         value = self.codec.encode("charged_range", judged)
         await producer.send_and_wait(self.settings.topic("charged"), value, partition=partition)
 
     async def send(self, stem, name, key, to=0, **fields):
         async with AIOKafkaProducer(**client_options(self.settings)) as producer:
             value = self.codec.encode(name, fields) if name else None
-            await producer.send_and_wait(
-                self.settings.topic(stem), value, key=key, partition=to
-            )
+            await producer.send_and_wait(self.settings.topic(stem), value, key=key, partition=to)
 
     @property
     def expected(self):
@@ -118,11 +123,20 @@ class Line:
 def event(blank, partition, at):
     zero = {field.name: _zero(field.type) for field in blank}
     return zero | {
-        "tenant_id": "cm", "source": "gw", "event_id": f"p{partition}-{at}", "account_id": f"a{at % 50}",
-        "gateway_id": "g1", "provider": "p", "model": "m", "occurred_at": NOON_MS + at,
-        "input_tokens": at, "output_tokens": 7, "tags": [("k", str(at))] * (at % 3 == 0),
-        "usage_source": "reported", "outcome": "completed",
-    }  # fmt: skip
+        "tenant_id": "cm",
+        "source": "gw",
+        "event_id": f"p{partition}-{at}",
+        "account_id": f"a{at % 50}",
+        "gateway_id": "g1",
+        "provider": "p",
+        "model": "m",
+        "occurred_at": NOON_MS + at,
+        "input_tokens": at,
+        "output_tokens": 7,
+        "tags": [("k", str(at))] * (at % 3 == 0),
+        "usage_source": "reported",
+        "outcome": "completed",
+    }
 
 
 def _zero(kind):
@@ -302,31 +316,69 @@ def test_every_other_topic_lands_in_its_table(line):
     settings = line.settings
     key, now_ms = b"cm/a1", int(time.time() * 1000)
     month = quota(settings, "cm", "a1").month_start_ms
-    window = {name: 0 for name in line.columns.empty("account_window").schema.names}
-    window |= {"tenant_id": "cm", "account_id": "a1", "subscriber_id": "", "provider": "", "model": ""}
+    window = dict.fromkeys(line.columns.empty("account_window").schema.names, 0)
+    window |= {
+        "tenant_id": "cm",
+        "account_id": "a1",
+        "subscriber_id": "",
+        "provider": "",
+        "model": "",
+    }
     decided = {
-        "tenant_id": "cm", "account_id": "a1", "subscriber_id": "", "state": "cut", "rule": "month_tokens",
-        "reason": "limit_reached", "threshold_percent": 100, "used": 90, "limit": 80, "window_start": month,
-        "resets_at": now_ms + 3_600_000, "version": 4, "epoch": 2, "as_of": now_ms, "cause_topic": "u",
-        "cause_partition": 0, "cause_offset": 3,
-    }  # fmt: skip
-    command = {"tenant_id": "cm", "account_id": "a1", "command_id": "c1", "time_zone": "UTC", "issued_at": now_ms}
+        "tenant_id": "cm",
+        "account_id": "a1",
+        "subscriber_id": "",
+        "state": "cut",
+        "rule": "month_tokens",
+        "reason": "limit_reached",
+        "threshold_percent": 100,
+        "used": 90,
+        "limit": 80,
+        "window_start": month,
+        "resets_at": now_ms + 3_600_000,
+        "version": 4,
+        "epoch": 2,
+        "as_of": now_ms,
+        "cause_topic": "u",
+        "cause_partition": 0,
+        "cause_offset": 3,
+    }
+    command = {
+        "tenant_id": "cm",
+        "account_id": "a1",
+        "command_id": "c1",
+        "time_zone": "UTC",
+        "issued_at": now_ms,
+    }
 
     async def publish():
         for version, total in ((30, 90), (20, 50)):
-            rows = window | {"grain": "month", "window_start": month, "total_tokens": total, "version": version}
+            rows = window | {
+                "grain": "month",
+                "window_start": month,
+                "total_tokens": total,
+                "version": version,
+            }
             await line.send("windows", "account_window", key, **rows)
         await line.send("decisions", "quota_decision", key + b"#2", **decided)
         await line.send("decisions", None, key + b"#1")
         beat = {"partition": 0, "as_of": now_ms, "next_offset": 1, "epoch": 2}
         await line.send("decisions", "charging_heartbeat", heartbeat_key(0, 2), **beat)
         for tokens, plan in ((70, "old"), (80, "home")):
-            await line.send("commands", "account_command", key, **command, plan=plan, month_tokens=tokens)
+            await line.send(
+                "commands", "account_command", key, **command, plan=plan, month_tokens=tokens
+            )
         letter = {"topic": "u", "partition": 0, "offset": 9, "reason": "undecodable", "detail": "d"}
         letter |= {"appended_at": now_ms, "key_base64": "", "value_base64": "AAE="}
         await line.send("dead-letters", "dead_letter", b"", **letter)
         await line.send("dead-letters", "dead_letter", b"", **letter)
-        total = {"gateway_id": "g", "gateway_epoch": "e", "source": "gw", "acknowledged": 5, "as_of": now_ms}
+        total = {
+            "gateway_id": "g",
+            "gateway_epoch": "e",
+            "source": "gw",
+            "acknowledged": 5,
+            "as_of": now_ms,
+        }
         await line.send("control", "gateway_total", b"g/e", **total, emitted=5)
         await line.send("control", "gateway_total", b"g/e", **total, emitted=6)
 
@@ -335,14 +387,23 @@ def test_every_other_topic_lands_in_its_table(line):
     asker = Asker(settings)
     try:
         until(lambda: asker.rows("SELECT max(emitted) FROM {db}.gateway_totals") == [(6,)])
-        until(lambda: quota(settings, "cm", "a1").used == 90 and quota(settings, "cm", "a1").limit == 80)
+        until(
+            lambda: (
+                quota(settings, "cm", "a1").used == 90 and quota(settings, "cm", "a1").limit == 80
+            )
+        )
         until(lambda: asker.rows("SELECT count() FROM {db}.v_dead_letters") == [(1,)])
         until(lambda: asker.rows("SELECT count() FROM {db}.v_decisions") == [(1,)])
     finally:
         worker.stop()
     view = quota(settings, "cm", "a1")
 
-    assert (view.known, view.plan, view.state, view.reason) == (True, "home", "cut", "limit_reached")
+    assert (view.known, view.plan, view.state, view.reason) == (
+        True,
+        "home",
+        "cut",
+        "limit_reached",
+    )
     assert asker.rows("SELECT emitted FROM {db}.gateway_totals FINAL") == [(6,)]
     assert not quota(settings, "cm", "nobody").known
     asker.close()
@@ -350,8 +411,8 @@ def test_every_other_topic_lands_in_its_table(line):
 
 def _main():
     """Be the landing worker, with a death or a long sleep at one step."""
-    from streams import landing
-    from tokenline.platform.worker import run
+    from streams import landing  # noqa: PLC0415  only the child needs Faust
+    from tokenline.platform.worker import run  # noqa: PLC0415
 
     wanted, _, count = os.environ["LANDING_DIE"].partition(":")
     seen = 0

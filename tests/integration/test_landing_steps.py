@@ -1,4 +1,4 @@
-"""Kill the lander, or the warehouse under it, at exact points; then carry on with other batch bounds."""
+"""Kill the lander, or the warehouse under it, at exact points; carry on with other bounds."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ class Killed(BaseException):
 
 
 class Usage:
-    """Be what Kafka holds of one partition: events over two months, a few of them copies or late."""
+    """Be what Kafka holds of one partition: events over two months, a few copies or late."""
 
     def __init__(self):
         self.codec = ColumnCodec(FileRegistry())
         blank = self.codec.empty("usage_event").schema
         events = [_event(blank, at) for at in range(RECORDS)]
-        self.values = self.codec.encode("usage_event", pa.RecordBatch.from_pylist(events, schema=blank))
+        self.values = self.codec.encode(
+            "usage_event", pa.RecordBatch.from_pylist(events, schema=blank)
+        )
         self.codes = np.zeros(RECORDS, np.int8)
         self.codes[50::100] = 1
         self.codes[70::100] = 2
@@ -55,7 +57,8 @@ class Usage:
 
 def _event(blank, at):
     zero = {field.name: _zero(field.type) for field in blank}
-    # Offsets 170, 270, … repeat the event 100 before them and are judged so; 250, 350, … repeat it late.
+    # Offsets 170, 270, … repeat an event and are judged so; 150, 350, … are late and repeat one
+    # that charging has forgotten.
     shown = at - 100 if at % 100 == 70 and at > 100 else at
     shown = at - 3 if at % 200 == 150 else shown
     return zero | {
@@ -84,7 +87,13 @@ def fresh(url):
 
 def lander(store, usage, generation, step=lambda _name: None):
     return Lander(
-        store, usage.codec, topic=TOPIC, partition=0, generation=generation, clock=FrozenClock(), step=step
+        store,
+        usage.codec,
+        topic=TOPIC,
+        partition=0,
+        generation=generation,
+        clock=FrozenClock(),
+        step=step,
     )
 
 
@@ -147,7 +156,8 @@ def test_a_row_changed_in_the_warehouse_breaks_its_seal_and_only_that(warehouse,
     store = fresh(warehouse)
     land_all(lander(store, usage, 1), usage, 100)
     store._client().command(
-        f"ALTER TABLE {store._database}.ledger UPDATE total_tokens = total_tokens + 1 WHERE offset = 333",
+        f"ALTER TABLE {store._database}.ledger "
+        "UPDATE total_tokens = total_tokens + 1 WHERE offset = 333",
         settings={"mutations_sync": 1},
     )
     broken = [
@@ -176,7 +186,7 @@ RENAMES = [("read", 1), ("read", 2), ("ledger", 1), ("duplicates", 1)]
 
 
 def test_the_warehouse_dies_between_the_files_of_a_part_and_the_part(private_warehouse, usage):
-    """Hit the window in which a deduplication log would lose rows: files written, rename not done."""
+    """Hit the window in which a dedup log would lose rows: files written, rename not done."""
     store = fresh(private_warehouse.url)
     killer = Killer(private_warehouse)
     for generation, (after, count) in enumerate(RENAMES, start=1):
@@ -199,7 +209,7 @@ def test_the_warehouse_dies_between_the_files_of_a_part_and_the_part(private_war
 
 
 class Killer:
-    """Kill the warehouse at its n-th rename after a step; without strace, when the next step begins."""
+    """Kill the warehouse at its n-th rename after a step; without strace, right after it."""
 
     def __init__(self, warehouse):
         self._warehouse = warehouse

@@ -71,10 +71,12 @@ def test_a_run_killed_at_every_step_and_repeated_builds_what_a_fresh_run_builds(
 
 def test_a_changed_file_is_refused(line, monkeypatch):
     migrate.apply(line)
-    changed = [replace(one, checksum="0" * 64) if one.file == 3 else one for one in migrate.statements()]
+    changed = [
+        replace(one, checksum="0" * 64) if one.file == 3 else one for one in migrate.statements()
+    ]
     monkeypatch.setattr(migrate, "statements", lambda: changed)
 
-    with pytest.raises(BrokenLog, match="0003_duplicates.*changed after it was applied"):
+    with pytest.raises(BrokenLog, match=r"0003_duplicates.*changed after it was applied"):
         migrate.plan(line)
     with pytest.raises(BrokenLog):
         migrate.apply(line)
@@ -115,7 +117,8 @@ def test_a_cluster_gets_replicated_engines():
     texts = {one.name: migrate.render(one.text, settings) for one in migrate.statements()}
 
     assert (
-        "ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', rank)"
+        "ReplicatedReplacingMergeTree("
+        "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}', rank)"
         in texts["0002_ledger"]
     )
     assert "'{replica}')" in texts["0009_seals"]

@@ -23,12 +23,26 @@ def account(**sides):
 
 
 def gateway(**fields):
-    same = {"stated": True, "emitted": 5, "acknowledged": 5, "records": 6, "distinct": 5, "highest": 5}
+    same = {
+        "stated": True,
+        "emitted": 5,
+        "acknowledged": 5,
+        "records": 6,
+        "distinct": 5,
+        "highest": 5,
+    }
     return GatewaySides(gateway_id="g", gateway_epoch="e", **(same | fields))
 
 
 def partition(**fields):
-    same = {"begin": 0, "end": 10, "sealed_lo": 0, "sealed_next": 10, "sealed": LANDED, "landed": LANDED}
+    same = {
+        "begin": 0,
+        "end": 10,
+        "sealed_lo": 0,
+        "sealed_next": 10,
+        "sealed": LANDED,
+        "landed": LANDED,
+    }
     return PartitionSides(partition=2, **(same | fields))
 
 

@@ -1,17 +1,21 @@
 """Hold the sides of the line against each other; pure.
 
     emitted + resent + raw = ledger + duplicates + dead letters     in records
-    ledger without late    = minute windows = month counters        per account, in events and tokens
-    sealed                 = ledger, duplicates, dead letters       per partition, up to Kafka's end
+    ledger without late    = minute windows = month counters        per account, in events and
+    tokens sealed                 = ledger, duplicates, dead letters       per partition, up to
+    Kafka's end
 
-`emitted` is what gateways say of themselves, `resent` what they sent again, and `raw` records that name no
-gateway with a control total.
+`emitted` is what gateways say of themselves, `resent` what they sent again, and `raw` records that
+name no gateway with a control total.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +41,8 @@ class AccountSides:
 class GatewaySides:
     """Hold what one life of a gateway says it emitted, and what the warehouse shows of it.
 
-    `records` counts every landed record of the life, `distinct` its different gateway_seq, `highest` the
-    greatest of them. `stated` is false when there is no control total.
+    `records` counts every landed record of the life, `distinct` its different gateway_seq,
+    `highest` the greatest of them. `stated` is false when there is no control total.
     """
 
     gateway_id: str
@@ -55,7 +59,8 @@ class GatewaySides:
 class PartitionSides:
     """Hold what Kafka, the seals and the tables say of one partition of usage, in records.
 
-    `begin` and `end` are Kafka's first and next offset, `sealed_lo` and `sealed_next` those of the seals.
+    `begin` and `end` are Kafka's first and next offset, `sealed_lo` and `sealed_next` those of the
+    seals.
     """
 
     partition: int
@@ -99,7 +104,7 @@ class Landed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Name one thing that does not agree: `what` of `where` is `left` on one side and `right` on the other."""
+    """Name one thing that does not agree: `what` of `where` is `left` here and `right` there."""
 
     kind: str
     where: str
@@ -108,7 +113,9 @@ class Difference:
     right: int
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}: {self.left} and {self.right} ({self.left - self.right:+d})"
+        return (
+            f"{self.where}: {self.what}: {self.left} and {self.right} ({self.left - self.right:+d})"
+        )
 
 
 def account_differences(accounts: Iterable[AccountSides]) -> Iterator[Difference]:
@@ -128,8 +135,8 @@ def account_differences(accounts: Iterable[AccountSides]) -> Iterator[Difference
 def gateway_differences(gateways: Iterable[GatewaySides]) -> Iterator[Difference]:
     """Yield where a gateway's own count and the landed records of its life differ.
 
-    A total that lags behind what landed is no difference: the gateway died before it could publish the
-    newest. But then its numbers must still be without gaps.
+    A total that lags behind what landed is no difference: the gateway died before it could publish
+    the newest. But then its numbers must still be without gaps.
     """
     for one in gateways:
         expected = max(one.emitted, one.highest)

@@ -1,18 +1,21 @@
 """Fill batches from charged ranges and say when to land one; no I/O, time is handed in.
 
-Ranges come in order but may come again, with the same or other bounds (charging or landing died). What lies below
-the next expected offset has landed and is cut away; a range that starts above it means that the log has a hole.
+Ranges come in order but may come again, with the same or other bounds (charging or landing died).
+What lies below the next expected offset has landed and is cut away; a range that starts above it
+means that the log has a hole.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from tokenline.errors import BrokenLog
-from tokenline.landing.row import Codes
+
+if TYPE_CHECKING:
+    from tokenline.landing.row import Codes
 
 AckT = TypeVar("AckT")
 
@@ -68,8 +71,9 @@ class Filling(Generic[AckT]):
             return
         if charged.lo > self.next_lo:
             raise BrokenLog(
-                f"the next charged range starts at {charged.lo}, but only offsets below {self.next_lo} have landed: "
-                "the warehouse lost what was acknowledged, or the charged topic lost records"
+                f"the next charged range starts at {charged.lo}, but only offsets below "
+                f"{self.next_lo} have landed: the warehouse lost what was acknowledged, "
+                "or the charged topic lost records"
             )
         cut = self.next_lo - charged.lo
         self._ranges.append(
@@ -94,7 +98,7 @@ class Filling(Generic[AckT]):
         return self._rows >= self.max_rows
 
     def wait_s(self, now_s: float) -> float | None:
-        """Return how long to wait for more: 0 when a batch is due, None when there is nothing to hand out."""
+        """Return how long to wait for more: 0 when a batch is due, None when there is none."""
         if self._since_s is None:
             return None
         # Acks without new rows wait for nothing.

@@ -1,8 +1,11 @@
 """Keep landed rows in ClickHouse; server and embedded warehouse alike.
 
-Inserts are whole Arrow tables and synchronous. No insert is ever dropped for a token or a hash: a record that says
-"landed" can outlive the rows it speaks of, so only rows are believed, and FINAL removes what landed twice.
+Inserts are whole Arrow tables and synchronous. No insert is ever dropped for a token or a hash: a
+record that says "landed" can outlive the rows it speaks of, so only rows are believed, and FINAL
+removes what landed twice.
 """
+
+# ruff: noqa: S608  # the database's name is checked by Settings; values are bound
 
 from __future__ import annotations
 
@@ -30,12 +33,12 @@ if TYPE_CHECKING:
 IDENTITIES_MAX = 2000
 
 _SEAL_COLUMNS = (
-    "topic, partition, lo, hi, counted, late, duplicate, rejected, absent, tokens, digest, prev, chain, writer_epoch, "
-    "toUnixTimestamp64Milli(as_of), toUnixTimestamp64Milli(landed_at)"
+    "topic, partition, lo, hi, counted, late, duplicate, rejected, absent, tokens, digest, prev, "
+    "chain, writer_epoch, toUnixTimestamp64Milli(as_of), toUnixTimestamp64Milli(landed_at)"
 )
 _SEAL_FIELDS = (
-    "topic", "partition", "lo", "hi", "counted", "late", "duplicate", "rejected", "absent", "tokens",
-    "digest", "prev", "chain", "writer_epoch", "as_of_ms", "landed_at_ms",
+    "topic", "partition", "lo", "hi", "counted", "late", "duplicate", "rejected", "absent",
+    "tokens", "digest", "prev", "chain", "writer_epoch", "as_of_ms", "landed_at_ms",
 )  # fmt: skip
 
 
@@ -46,10 +49,11 @@ class ClickHouseStore:
         self._settings = settings
         self._database = settings.clickhouse_database
         self._known: Client | None = None
-        self._write_settings = {
+        self._write_settings: dict[str, Any] = {
             "async_insert": 0,
             "insert_deduplicate": 0,
-            # Rows of one batch have distinct keys; looking for equal ones costs a third of the insert.
+            # Rows of one batch have distinct keys; looking for equal ones costs a third of the
+            # insert.
             "optimize_on_insert": 0,
             "max_partitions_per_insert_block": 0,
         }
@@ -88,7 +92,8 @@ class ClickHouseStore:
     def newest_seal(self, topic: str, partition: int) -> Seal | None:
         """Return the last seal of the highest writer epoch."""
         rows = self._query(
-            f"SELECT {_SEAL_COLUMNS} FROM {self._database}.seals FINAL WHERE topic = %(topic)s AND partition = %(partition)s "
+            f"SELECT {_SEAL_COLUMNS} FROM {self._database}.seals FINAL "
+            "WHERE topic = %(topic)s AND partition = %(partition)s "
             "ORDER BY writer_epoch DESC, hi DESC LIMIT 1",
             {"topic": topic, "partition": partition},
         )
@@ -106,7 +111,8 @@ class ClickHouseStore:
         """Read the files without FINAL: a row that a merge will drop has landed too."""
         found = self._arrow(
             f"SELECT toInt64(offset) AS offset FROM {self._database}.ledger "
-            "WHERE topic = %(topic)s AND partition = %(partition)s AND offset >= %(lo)s ORDER BY offset",
+            "WHERE topic = %(topic)s AND partition = %(partition)s AND offset >= %(lo)s "
+            "ORDER BY offset",
             {"topic": topic, "partition": partition, "lo": lo},
         )
         return np.unique(found.column("offset").to_numpy())
@@ -124,7 +130,8 @@ class ClickHouseStore:
         """Return the rows that FINAL keeps."""
         columns = ", ".join(field.name for field in LEDGER_SCHEMA)
         found = self._arrow(
-            f"SELECT {columns} FROM {self._database}.ledger FINAL WHERE topic = %(topic)s AND partition = %(partition)s "
+            f"SELECT {columns} FROM {self._database}.ledger FINAL "
+            "WHERE topic = %(topic)s AND partition = %(partition)s "
             "AND offset BETWEEN %(lo)s AND %(hi)s ORDER BY offset",
             {"topic": topic, "partition": partition, "lo": lo, "hi": hi},
         )
@@ -160,8 +167,10 @@ class ClickHouseStore:
 
     def _earlier(self, topic: str, partition: int, wanted: list[dict[str, Any]]) -> set[int]:
         rows = self._query(
-            f"SELECT source, event_id, min(offset) FROM {self._database}.ledger WHERE topic = %(topic)s AND partition = %(partition)s "
-            "AND (tenant_id, account_id) IN %(accounts)s AND (source, event_id) IN %(identities)s GROUP BY source, event_id",
+            f"SELECT source, event_id, min(offset) FROM {self._database}.ledger "
+            "WHERE topic = %(topic)s AND partition = %(partition)s "
+            "AND (tenant_id, account_id) IN %(accounts)s AND (source, event_id) IN %(identities)s "
+            "GROUP BY source, event_id",
             {
                 "topic": topic,
                 "partition": partition,

@@ -1,12 +1,12 @@
 """Open clients of the warehouse, and part its errors into ours.
 
-Embedded and server answer under one address, so this is the only place that knows how to reach them.
+Embedded and server answer under one address, so this is the only place that knows how to reach
+them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,6 +18,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError,
 from tokenline.errors import BadData, SettingsError, WarehouseUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from clickhouse_connect.driver.client import Client
 
     from tokenline.settings import Settings
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5
 ANSWER_TIMEOUT_S = 120
 
-# ClickHouse's own codes of "not now": timeouts, memory, space, quorum, too many parts, shutting down.
+# ClickHouse's own codes of "not now": timeouts, memory, space, quorum, too many parts, shutting
+# down.
 PASSING_CODES = frozenset(
     {
         3,
@@ -68,9 +71,7 @@ def connect(settings: Settings, *, database: str | None = None) -> Client:
     url = settings.clickhouse_url
     if url.startswith("chdb://"):
         with warehouse_errors("opening chDB"):
-            return clickhouse_connect.get_client(
-                dsn=url, **({"database": database} if database else {})
-            )
+            return clickhouse_connect.get_client(dsn=url, database=database or "__default__")
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise SettingsError(f"TOKENLINE_CLICKHOUSE_URL={url!r} is not http(s)://host:port")

@@ -1,14 +1,14 @@
 """Keep micro-batches moving into the warehouse, and acknowledge them when they are in.
 
-Runs beside the event loop of a Faust worker and knows no Faust: an `Event` is whatever holds the records of one
-partition and can be acknowledged. Work that blocks runs in threads. While a server is away it is tried again for ever
-and nothing is acknowledged; any other error ends the flow and is handed to `fatal`.
+Runs beside the event loop of a Faust worker and knows no Faust: an `Event` is whatever holds the
+records of one partition and can be acknowledged. Work that blocks runs in threads. While a server
+is away it is tried again for ever and nothing is acknowledged; any other error ends the flow and is
+handed to `fatal`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -22,9 +22,10 @@ from tokenline.landing.reader import UsageReader
 from tokenline.landing.row import codes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from tokenline.clock import Clock
     from tokenline.landing.progress import LandingProgress
-    from tokenline.landing.reader import Run
     from tokenline.landing.seal import Seal
     from tokenline.landing.store import Store
     from tokenline.settings import Settings
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 RETRY_FIRST_S = 0.2
 RETRY_LAST_S = 5.0
 # Micro-batches that may wait for one partition or table; behind them the consumer waits.
-WAITING_MAX = 64
+WAITING_MAX = 16
 
 _log = structlog.get_logger("tokenline.landing")
 ResultT = TypeVar("ResultT")
@@ -42,7 +43,10 @@ ResultT = TypeVar("ResultT")
 class Event(Protocol):
     """Be one micro-batch: records of one partition, in offset order."""
 
-    value: Sequence[Any]
+    @property
+    def value(self) -> Sequence[Any]:
+        """Return the records."""
+        ...
 
     def ack(self) -> object:
         """Allow the offset behind the last record to be committed."""
@@ -65,7 +69,7 @@ class Tools:
 async def until_answered(
     tools: Tools, work: Callable[[], ResultT], *, first: Callable[[], object] | None = None
 ) -> ResultT:
-    """Run blocking `work` in a thread until a server answers; `first` runs before every repetition."""
+    """Run blocking `work` in a thread until a server answers; `first` before every repetition."""
     delay_s = RETRY_FIRST_S
     repeated = False
 
@@ -136,7 +140,7 @@ class Flow:
         raise NotImplementedError
 
     async def _next(self, wait_s: float | None) -> Event | None:
-        """Return the next micro-batch, or None when there is none within `wait_s` (None: wait for ever)."""
+        """Return the next micro-batch, or None after `wait_s` (never, when that is None)."""
         if not self._queue.empty():
             return self._queue.get_nowait()
         if wait_s is not None and wait_s <= 0:
@@ -148,7 +152,7 @@ class Flow:
 
 
 class UsageFlow(Flow):
-    """Land the usage of one partition, as its charged ranges say, for one generation of the consumer group."""
+    """Land the usage of one partition as charged ranges say, for one generation of the group."""
 
     def __init__(self, tools: Tools, partition: int, generation: int) -> None:
         settings = tools.settings
@@ -189,10 +193,13 @@ class UsageFlow(Flow):
     async def _connected(self) -> int:
         while True:
             try:
-                return await self._reader.start()
+                first = await self._reader.start()
             except Unavailable as error:
                 note_away(self._tools, error)
                 await asyncio.sleep(RETRY_LAST_S)
+            else:
+                note_back(self._tools)
+                return first
 
     async def _take(self, filling: Filling[Event], event: Event) -> None:
         for charged in await self._ranges(event.value):
@@ -218,13 +225,12 @@ class UsageFlow(Flow):
                 lambda: self._lander.land(batch, run),
                 first=lambda: self._lander.look(batch.lo),
             )
-            self._note(batch, run, seal)
+            self._note(batch, seal)
         for event in batch.acks:
             event.ack()
         self._tools.step("ack")
 
-    def _note(self, batch: Batch[Event], run: Run, seal: Seal) -> None:
-        del run
+    def _note(self, batch: Batch[Event], seal: Seal) -> None:
         progress = self._tools.progress
         progress.landed("ledger", seal.counted + seal.late, self._now_s())
         if seal.duplicate:

@@ -1,7 +1,7 @@
 """Land batches of one partition: rows, then seal, and after that whoever asked may acknowledge.
 
-Blocking; one thread at a time. A crash between any two steps leaves rows without a seal, which the next lander finds
-by looking at the rows themselves. No record that says "landed" is ever believed.
+Blocking; one thread at a time. A crash between any two steps leaves rows without a seal, which the
+next lander finds by looking at the rows themselves. No record that says "landed" is ever believed.
 """
 
 from __future__ import annotations
@@ -114,9 +114,10 @@ class Lander:
         decoded = self._codec.decode("usage_event", values)
         if decoded.failures:
             first = decoded.failures[0]
+            offset = run.offsets[usable[first.position]]
             raise BrokenLog(
-                f"{self._topic}[{self._partition}] offset {run.offsets[usable[first.position]]} was "
-                f"charged but cannot be decoded here: {first.detail}"
+                f"{self._topic}[{self._partition}] offset {offset} was charged but cannot be "
+                f"decoded here: {first.detail}"
             )
         return Events(
             topic=self._topic,

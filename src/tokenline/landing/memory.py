@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from tokenline.landing.seal import Seal
     from tokenline.landing.store import Table
 
-# The ORDER BY of each table, and the column whose highest value wins; None where equal keys are equal rows.
+# The ORDER BY of each table, and the column whose highest value wins; None where equal keys are
+# equal rows.
 KEYS: dict[Table, tuple[tuple[str, ...], str | None]] = {
     "ledger": (("tenant_id", "account_id", "occurred_at", "source", "event_id"), "-offset"),
     "duplicates": (("tenant_id", "topic", "partition", "offset"), None),
@@ -121,7 +122,7 @@ class MemoryStore:
 
 
 def _times_as_int(rows: pa.Table) -> pa.Table:
-    """Return times as ms since the epoch: Python's datetime cannot hold every time that a gateway may send."""
+    """Return times as ms since the epoch: datetime cannot hold all that a gateway may send."""
     for at, kind in enumerate(rows.schema):
         if pa.types.is_timestamp(kind.type):
             rows = rows.set_column(at, kind.name, rows.column(at).cast(pa.int64()))

@@ -1,8 +1,11 @@
 """Apply numbered SQL files, forward only, so that a run may die at any moment and be repeated.
 
-DDL knows no transaction. So each statement stands alone, is harmless when repeated (IF NOT EXISTS), and is recorded as
-started before and as done after. A statement found started is simply run again: there is no dirty state to mend by hand.
+DDL knows no transaction. So each statement stands alone, is harmless when repeated (IF NOT EXISTS),
+and is recorded as started before and as done after. A statement found started is simply run again:
+there is no dirty state to mend by hand.
 """
+
+# ruff: noqa: S608  # the database's name is checked by Settings; values are bound
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ _ENGINE = re.compile(r"\{engine (?P<kind>\w*MergeTree)\((?P<args>[^)]*)\)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """Hold one statement of one file; `checksum` is of the text before macros, so it does not depend on settings."""
+    """Hold one statement of one file.
+
+    `checksum` is of the text before macros and without comments: neither settings nor a better
+    word of explanation changes it.
+    """
 
     file: int
     statement: int
@@ -59,7 +66,8 @@ def apply(
 ) -> list[Statement]:
     """Run what is not done yet, in order, and return it.
 
-    One runner at a time: the embedded warehouse sees to that; on a cluster it is the operator's duty.
+    One runner at a time: the embedded warehouse sees to that; on a cluster it is the operator's
+    duty.
 
     Raises:
         BrokenLog: as `plan`; nothing was run.
@@ -106,7 +114,7 @@ def verify(settings: Settings) -> list[str]:
 
 
 def statements(folder: Path | None = None) -> list[Statement]:
-    """Return the statements of all files in order; a statement ends with a line that ends in a semicolon.
+    """Return the statements of all files in order; a semicolon at the end of a line ends one.
 
     Raises:
         SettingsError: numbers are not 1, 2, 3, …
@@ -118,7 +126,7 @@ def statements(folder: Path | None = None) -> list[Statement]:
         if not match or int(match[1]) != number:
             raise SettingsError(f"{path.name}: the next migration must be {number:04d}_<name>.sql")
         for position, text in enumerate(_split(path.read_text()), start=1):
-            checksum = hashlib.sha256(text.encode()).hexdigest()
+            checksum = hashlib.sha256(_bare(text).encode()).hexdigest()
             found.append(
                 Statement(
                     file=number, statement=position, name=path.stem, text=text, checksum=checksum
@@ -130,7 +138,8 @@ def statements(folder: Path | None = None) -> list[Statement]:
 def render(text: str, settings: Settings) -> str:
     """Return the statement with database, cluster and engine filled in.
 
-    On a cluster `{engine ReplacingMergeTree(v)}` becomes the replicated engine, with a path of shard and table.
+    On a cluster `{engine ReplacingMergeTree(v)}` becomes the replicated engine, with a path of
+    shard and table.
     """
     cluster = settings.clickhouse_cluster
 
@@ -151,7 +160,13 @@ def _split(text: str) -> list[str]:
 
 
 def _has_sql(part: str) -> bool:
-    return any(line.strip() and not line.lstrip().startswith("--") for line in part.splitlines())
+    return bool(_bare(part))
+
+
+def _bare(text: str) -> str:
+    """Return the text without comment lines and blank ones."""
+    lines = (line.rstrip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.lstrip().startswith("--"))
 
 
 def _created(planned: list[Statement]) -> list[str]:
@@ -174,8 +189,10 @@ def _record(
     # Done wins over started whatever the clock does in between.
     version = 2 if status == "done" else 1
     client.command(
-        f"INSERT INTO {settings.clickhouse_database}.schema_migrations (file, statement, name, checksum, status, version, at) "
-        f"VALUES ({one.file}, {one.statement}, '{one.name}', '{one.checksum}', '{status}', {version}, "
+        f"INSERT INTO {settings.clickhouse_database}.schema_migrations "
+        "(file, statement, name, checksum, status, version, at) "
+        f"VALUES ({one.file}, {one.statement}, '{one.name}', '{one.checksum}', '{status}', "
+        f"{version}, "
         f"fromUnixTimestamp64Milli({clock.wall_ms()}, 'UTC'))",
         settings={"async_insert": 0},
     )
@@ -211,7 +228,8 @@ def _planned(
     newer = sorted(key for key in records if key not in known)
     if newer:
         raise BrokenLog(
-            f"the warehouse has migration {newer[0][0]:04d} statement {newer[0][1]}, which this version does not know"
+            f"the warehouse has migration {newer[0][0]:04d} statement {newer[0][1]}, "
+            "which this version does not know"
         )
     return [_with_status(one, records.get((one.file, one.statement))) for one in every]
 
@@ -222,7 +240,8 @@ def _with_status(one: Statement, record: tuple[str, str] | None) -> Statement:
     checksum, status = record
     if checksum != one.checksum:
         raise BrokenLog(
-            f"{one.name}: statement {one.statement} was changed after it was applied; put changes into a new file"
+            f"{one.name}: statement {one.statement} was changed after it was applied; "
+            "put changes into a new file"
         )
     return Statement(
         file=one.file,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Columns of few different values, LowCardinality in the tables: one lookup a batch instead of one a row.
+# Columns of few different values, LowCardinality in the tables: one lookup a batch instead of one
+# a row.
 FEW_VALUES = frozenset(
     (
         "tenant_id", "source", "gateway_id", "gateway_version", "gateway_epoch", "home_domain",
@@ -19,7 +20,7 @@ FEW_VALUES = frozenset(
 
 
 def packed(rows: pa.Table) -> pa.Table:
-    """Return the rows without columns that hold only their type's default, and with dictionaries."""
+    """Return the rows with dictionaries and without columns that hold only their default."""
     kept = [name for name in rows.column_names if not _is_blank(rows.column(name))]
     columns = {name: rows.column(name) for name in kept or rows.column_names[:1]}
     for name in FEW_VALUES & columns.keys():

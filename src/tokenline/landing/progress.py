@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class TableProgress:
-    """Count what went into one table; `moved_at_s` is monotonic time of the last batch, 0 before the first."""
+    """Count what went into one table; `moved_at_s` is monotonic time of the last batch, or 0."""
 
     rows: int = 0
     batches: int = 0
@@ -18,10 +18,11 @@ class TableProgress:
 class LandingProgress:
     """Hold the state of a landing worker.
 
-    `next_offset` and `lag` are by partition of the usage topic, in offsets of it; `lag` counts what lies in Kafka behind
-    the last sealed batch, charged or not. `acked` is the offset behind the last acknowledged record of each
-    followed topic and partition. `skipped` counts control records that could not be decoded.
-    `away_since_s` is monotonic time since when the warehouse has not answered, None while it does.
+    `next_offset` and `lag` are by partition of the usage topic, in offsets of it; `lag` counts what
+    lies in Kafka behind the last sealed batch, charged or not. `acked` is the offset behind the
+    last acknowledged record of each followed topic and partition. `skipped` counts control records
+    that could not be decoded. `away_since_s` is monotonic time since when the warehouse has not
+    answered, None while it does.
     """
 
     tables: dict[str, TableProgress] = field(default_factory=dict)

@@ -33,10 +33,10 @@ DIFFERENCES_MAX = 1000
 class QuotaView:
     """State what an account has used of its month, as far as it has landed.
 
-    `used` and `limit` are tokens, `limit` -1 for none. `state` is that of the newest decision, or open once its window
-    has ended. `late_used` are tokens of late events of the month: billed, but not counted against the limit. `as_of_ms` is
-    the broker time up to which usage of the account's partition has landed; 0 when none has. `known` is false for
-    an account that was never applied.
+    `used` and `limit` are tokens, `limit` -1 for none. `state` is that of the newest decision, or
+    open once its window has ended. `late_used` are tokens of late events of the month: billed, but
+    not counted against the limit. `as_of_ms` is the broker time up to which usage of the account's
+    partition has landed; 0 when none has. `known` is false for an account that was never applied.
     """
 
     tenant_id: str
@@ -58,7 +58,9 @@ class QuotaView:
         return asdict(self)
 
 
-def quota(settings: Settings, tenant: str, account: str, *, clock: Clock | None = None) -> QuotaView:
+def quota(
+    settings: Settings, tenant: str, account: str, *, clock: Clock | None = None
+) -> QuotaView:
     """Return the account's month so far.
 
     Raises:
@@ -81,8 +83,9 @@ def quota(settings: Settings, tenant: str, account: str, *, clock: Clock | None 
         month,
     )
     late = asker.row(
-        "SELECT sum(total_tokens) FROM {db}.v_usage WHERE tenant_id = %(tenant)s AND account_id = %(account)s "
-        "AND late = 1 AND occurred_at >= fromUnixTimestamp64Milli(%(start)s, 'UTC') "
+        "SELECT sum(total_tokens) FROM {db}.v_usage "
+        "WHERE tenant_id = %(tenant)s AND account_id = %(account)s AND late = 1 "
+        "AND occurred_at >= fromUnixTimestamp64Milli(%(start)s, 'UTC') "
         "AND occurred_at < fromUnixTimestamp64Milli(%(end)s, 'UTC')",
         month,
     )
@@ -122,7 +125,7 @@ def quota(settings: Settings, tenant: str, account: str, *, clock: Clock | None 
 
 
 def sql(settings: Settings, query: str, fmt: Format = "table") -> str:
-    """Return the answer to one read-only query as text; names without a database mean the line's own.
+    """Return the answer to one read-only query as text; bare names mean the line's database.
 
     Raises:
         BadData: ClickHouse refused the query, for example because it writes.
@@ -169,13 +172,16 @@ class Asker:
 
 _SIDES = """
 SELECT tenant_id, account_id,
-  sum(le) AS l_events, sum(lt) AS l_tokens, sum(we) AS w_events, sum(wt) AS w_tokens, sum(ce) AS c_events, sum(ct) AS c_tokens
+  sum(le) AS l_events, sum(lt) AS l_tokens, sum(we) AS w_events, sum(wt) AS w_tokens, sum(ce) AS
+  c_events, sum(ct) AS c_tokens
 FROM (
-  SELECT tenant_id, account_id, count() AS le, sum(total_tokens) AS lt, toUInt64(0) AS we, toUInt64(0) AS wt,
+  SELECT tenant_id, account_id, count() AS le, sum(total_tokens) AS lt, toUInt64(0) AS we,
+  toUInt64(0) AS wt,
     toUInt64(0) AS ce, toUInt64(0) AS ct
   FROM {db}.ledger FINAL WHERE late = 0 GROUP BY tenant_id, account_id
   UNION ALL
-  SELECT tenant_id, account_id, 0, 0, sumIf(events, grain = 'minute'), sumIf(total_tokens, grain = 'minute'),
+  SELECT tenant_id, account_id, 0, 0, sumIf(events, grain = 'minute'), sumIf(total_tokens, grain =
+  'minute'),
     sumIf(events, grain = 'month'), sumIf(total_tokens, grain = 'month')
   FROM {db}.windows FINAL GROUP BY tenant_id, account_id
 )
@@ -194,7 +200,8 @@ def unequal_accounts(asker: Asker) -> list[AccountSides]:
     """Return the accounts whose sides differ, at most `DIFFERENCES_MAX`."""
     rows = asker.rows(
         f"SELECT * FROM ({_SIDES}) WHERE l_events != w_events OR l_tokens != w_tokens "
-        f"OR l_events != c_events OR l_tokens != c_tokens ORDER BY tenant_id, account_id LIMIT {DIFFERENCES_MAX}"
+        "OR l_events != c_events OR l_tokens != c_tokens "
+        f"ORDER BY tenant_id, account_id LIMIT {DIFFERENCES_MAX}"
     )
     return [_account_sides(row) for row in rows]
 
@@ -206,16 +213,13 @@ def gateways(asker: Asker, topic: str) -> list[GatewaySides]:
         SELECT gateway_id, gateway_epoch, max(stated), max(emitted), max(acknowledged),
           sum(records) AS records, sum(seqs) AS seqs, max(highest)
         FROM (
-          SELECT gateway_id, gateway_epoch, 1 AS stated, emitted, acknowledged, 0 AS records, 0 AS seqs, 0 AS highest
-          FROM {db}.gateway_totals FINAL
-          UNION ALL
-          SELECT gateway_id, gateway_epoch, 0, 0, 0, count(), uniqExact(gateway_seq), max(gateway_seq)
-          FROM (
-            SELECT gateway_id, gateway_epoch, gateway_seq FROM {db}.ledger FINAL WHERE topic = %(topic)s
-            UNION ALL
-            SELECT gateway_id, gateway_epoch, gateway_seq FROM {db}.duplicates FINAL WHERE topic = %(topic)s
-            UNION ALL
-            SELECT gateway_id, gateway_epoch, gateway_seq FROM {db}.dead_letters FINAL WHERE topic = %(topic)s
+          SELECT gateway_id, gateway_epoch, 1 AS stated, emitted, acknowledged, 0 AS records, 0 AS
+          seqs, 0 AS highest FROM {db}.gateway_totals FINAL UNION ALL SELECT gateway_id,
+          gateway_epoch, 0, 0, 0, count(), uniqExact(gateway_seq), max(gateway_seq) FROM (
+            SELECT gateway_id, gateway_epoch, gateway_seq FROM {db}.ledger FINAL WHERE topic =
+            %(topic)s UNION ALL SELECT gateway_id, gateway_epoch, gateway_seq FROM {db}.duplicates
+            FINAL WHERE topic = %(topic)s UNION ALL SELECT gateway_id, gateway_epoch, gateway_seq
+            FROM {db}.dead_letters FINAL WHERE topic = %(topic)s
           )
           WHERE gateway_id != '' AND gateway_seq > 0
           GROUP BY gateway_id, gateway_epoch
@@ -227,7 +231,8 @@ def gateways(asker: Asker, topic: str) -> list[GatewaySides]:
     return [
         GatewaySides(
             gateway_id=row[0], gateway_epoch=row[1], stated=bool(row[2]), emitted=int(row[3]),
-            acknowledged=int(row[4]), records=int(row[5]), distinct=int(row[6]), highest=int(row[7]),
+            acknowledged=int(row[4]), records=int(row[5]), distinct=int(row[6]),
+            highest=int(row[7]),
         )
         for row in rows
     ]  # fmt: skip
@@ -268,7 +273,11 @@ _SIDE_NAMES = ("l_events", "l_tokens", "w_events", "w_tokens", "c_events", "c_to
 def _account_sides(row: Sequence[Any]) -> AccountSides:
     tallies = [Tally(events=int(row[at]), tokens=int(row[at + 1])) for at in (2, 4, 6)]
     return AccountSides(
-        tenant_id=str(row[0]), account_id=str(row[1]), ledger=tallies[0], windows=tallies[1], counters=tallies[2]
+        tenant_id=str(row[0]),
+        account_id=str(row[1]),
+        ledger=tallies[0],
+        windows=tallies[1],
+        counters=tallies[2],
     )
 
 

@@ -1,15 +1,14 @@
 """Read named ranges of one partition of the usage topic, in order, with no consumer group.
 
-A range of 50,000 offsets is read at once and nobody looks at single records, so this asks the broker for fetches
-through aiokafka's own client and opens whole record batches: a third of the time that `AIOKafkaConsumer` takes,
-which makes an object and a dozen of Python calls for each record.
+A range of 50,000 offsets is read at once and nobody looks at single records, so this asks the
+broker for fetches through aiokafka's own client and opens whole record batches: a third of the time
+that `AIOKafkaConsumer` takes, which makes an object and a dozen of Python calls for each record.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,8 @@ from tokenline.errors import BrokenLog, BrokerUnavailable
 from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenline.landing.row import Int64s
     from tokenline.settings import Settings
 
@@ -56,7 +57,7 @@ class UsageReader:
         self._fetching: asyncio.Task[list[Any]] | None = None
         self._fetch_lo = -1
         self._ready: deque[Run] = deque()
-        self._ready_hi = -1
+        self._ready_lo = self._ready_hi = -1
         self._highwater = 0
 
     async def start(self) -> int:
@@ -91,8 +92,6 @@ class UsageReader:
             self._ready_hi = self._fetch_lo - 1
         self._ready_lo = hi + 1
         return _taken(self._ready, lo, hi)
-
-    _ready_lo = -1
 
     def lag(self) -> int:
         """Return how many offsets lie behind the last one that was read, as of the last fetch."""

@@ -1,12 +1,12 @@
-"""Prove that nothing was lost, counted twice or edited: fetch the sides, wait for quiet, compare."""
+"""Prove that nothing was lost, counted twice or edited: ask all sides, wait for quiet, compare."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from tokenline.audit.reconcile import (
     gateway_differences,
     partition_differences,
 )
+from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BrokerUnavailable
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.queries import (
@@ -53,7 +54,8 @@ DIGEST_ROWS_MAX = 200_000
 class Report:
     """State what was compared and what differs; `ok` when nothing does.
 
-    `totals` are records, except `tokens` (of the ledger), `accounts` and `seals`. `seal_faults` are lines for a person.
+    `totals` are records, except `tokens` (of the ledger), `accounts` and `seals`. `seal_faults` are
+    lines for a person.
     """
 
     ok: bool
@@ -74,18 +76,19 @@ class Report:
 def reconcile(settings: Settings, wait_s: float = 60, *, digests: bool = True) -> Report:
     """Compare all sides; repeat for up to `wait_s` seconds while the line is still catching up.
 
-    With `digests` every seal is recomputed from the rows it covers, once all else agrees. A line on which events keep
-    arriving never becomes quiet: then the report shows what was in flight.
+    With `digests` every seal is recomputed from the rows it covers, once all else agrees. A line on
+    which events keep arriving never becomes quiet: then the report shows what was in flight.
 
     Raises:
         BrokerUnavailable, WarehouseUnavailable: a side cannot be asked.
     """
-    started_s = time.monotonic()
+    clock = SystemClock()
+    started_s = clock.monotonic_s()
     while True:
-        report = _compare(settings, started_s)
-        if report.ok or report.seal_faults or time.monotonic() - started_s >= wait_s:
+        report = _compare(settings, clock, started_s)
+        if report.ok or report.seal_faults or clock.monotonic_s() - started_s >= wait_s:
             break
-        time.sleep(LOOK_AGAIN_S)
+        sleep(LOOK_AGAIN_S)
     if not (report.ok and digests):
         return report
     faults = list(digest_faults(settings))
@@ -118,10 +121,14 @@ def render(report: Report) -> RenderableType:
     if report.differences:
         table = Table("where", "what", "one side", "other side", "difference", title="differences")
         for one in report.differences:
-            table.add_row(one.where, one.what, f"{one.left:,}", f"{one.right:,}", f"{one.left - one.right:+,}")
+            table.add_row(
+                one.where, one.what, f"{one.left:,}", f"{one.right:,}", f"{one.left - one.right:+,}"
+            )
         parts.append(table)
     parts.extend(Text(fault, style="red") for fault in report.seal_faults)
-    verdict = "nothing lost, nothing counted twice, seals unbroken" if report.ok else "the sides differ"
+    verdict = (
+        "nothing lost, nothing counted twice, seals unbroken" if report.ok else "the sides differ"
+    )
     parts.append(Text(verdict, style="bold green" if report.ok else "bold red"))
     return Group(*parts)
 
@@ -145,7 +152,7 @@ async def usage_bounds(settings: Settings) -> dict[int, tuple[int, int]]:
     return {place.partition: (int(begin[place]), int(end[place])) for place in places}
 
 
-def _compare(settings: Settings, started_s: float) -> Report:
+def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
     topic = settings.topic("usage")
     bounds = asyncio.run(usage_bounds(settings))
     store, asker = ClickHouseStore(settings), Asker(settings)
@@ -156,7 +163,8 @@ def _compare(settings: Settings, started_s: float) -> Report:
     differences = [
         *partition_differences(partitions),
         *gateway_differences(lives),
-        # The sums were read a moment earlier: when they differ and no account does, rows were landing in between.
+        # The sums were read a moment earlier: when they differ and no account does, rows were
+        # landing in between.
         *account_differences(unequal_accounts(asker) or [sums]),
     ]
     faults = [fault for found in walks.values() for fault in found.faults]
@@ -185,7 +193,7 @@ def _compare(settings: Settings, started_s: float) -> Report:
     }
     return Report(
         ok=not differences and not faults,
-        waited_s=round(time.monotonic() - started_s, 3),
+        waited_s=round(clock.monotonic_s() - started_s, 3),
         totals=totals,
         differences=differences,
         seal_faults=faults,

@@ -5,9 +5,9 @@ Pure Arrow: no clock, no Kafka, no ClickHouse, no loop over rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenline.errors import BrokenLog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Int64s = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
@@ -107,7 +110,8 @@ class Verdict(IntEnum):
 class Events:
     """Hold decoded events of one partition, in offset order, with what is known of each.
 
-    `late` says that the event was late when appended; `repeats` that it is a copy and no ledger row.
+    `late` says that the event was late when appended; `repeats` that it is a copy and no ledger
+    row.
     """
 
     topic: str
@@ -146,7 +150,8 @@ def ledger_rows(events: Events) -> pa.Table:
     """Return the ledger rows in offset order.
 
     Raises:
-        BrokenLog: the events lack a column of the ledger: schema and migrations do not belong together.
+        BrokenLog: the events lack a column of the ledger: schema and migrations do not belong
+        together.
     """
     place = _place(events)
     columns = {name: _typed(events.batch, name, kind) for name, kind in _EVENT_FIELDS} | place
@@ -175,7 +180,7 @@ def total_tokens(batch: pa.RecordBatch) -> Int64s:
 
 
 def late_identities(events: Events) -> pa.Table:
-    """Return position, tenant, account, source, event id and offset of each late event that is not yet known as a copy."""
+    """Return position, offset, account and identity of each late event not yet known as a copy."""
     positions = np.flatnonzero(events.late & ~events.repeats)
     picked = events.batch.select(["tenant_id", "account_id", "source", "event_id"]).take(
         pa.array(positions)
@@ -188,7 +193,7 @@ def late_identities(events: Events) -> pa.Table:
 
 
 def repeats_within(events: Events, late: pa.Table) -> list[int]:
-    """Return the positions of late events whose identity stands at a lower offset in the same run."""
+    """Return the positions of late events whose identity stands earlier in the same run."""
     if late.num_rows == 0:
         return []
     same_id = pc.is_in(events.batch.column("event_id"), late.column("event_id").combine_chunks())
@@ -241,7 +246,8 @@ def _place_columns(
 def _typed(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
     if name not in batch.schema.names:
         raise BrokenLog(
-            f"decoded events have no {name}: the usage schema and the ledger's migrations do not belong together"
+            f"decoded events have no {name}: "
+            "the usage schema and the ledger's migrations do not belong together"
         )
     column = batch.column(name)
     return column if column.type.equals(kind) or pa.types.is_map(kind) else column.cast(kind)

@@ -1,20 +1,23 @@
 """Seal landed batches: a digest over their rows, chained, so that nobody edits the ledger unseen.
 
-Pure. A digest is taken over values, column by column, so it can be computed again from what the warehouse
-returns, whatever way it keeps them. Digest and chain are lower-case hex of SHA256.
+Pure. A digest is taken over values, column by column, so it can be computed again from what the
+warehouse returns, whatever way it keeps them. Digest and chain are lower-case hex of SHA256.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenline.landing.row import LEDGER_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 GENESIS = "0" * 64
 
@@ -23,8 +26,9 @@ GENESIS = "0" * 64
 class Seal:
     """State what landed between two offsets of one partition, both included.
 
-    `counted`, `late`, `duplicate`, `rejected`, `absent` are offsets and add up to the range; `tokens` are those of the
-    ledger rows. `as_of_ms` is the append time of the last record; `landed_at_ms` is wall time and not part of the chain.
+    `counted`, `late`, `duplicate`, `rejected`, `absent` are offsets and add up to the range;
+    `tokens` are those of the ledger rows. `as_of_ms` is the append time of the last record;
+    `landed_at_ms` is wall time and not part of the chain.
     """
 
     topic: str
@@ -59,7 +63,7 @@ class Walk:
 
 
 def chain_of(seal: Seal) -> str:
-    """Return SHA256 over the previous chain, the digest, the place, the bounds and the counts, as one line of text."""
+    """Return SHA256 over one line: previous chain, digest, place, bounds and counts."""
     parts = (
         seal.prev, seal.digest, seal.topic, seal.partition, seal.lo, seal.hi,
         seal.counted, seal.late, seal.duplicate, seal.rejected, seal.absent, seal.tokens,
@@ -70,8 +74,8 @@ def chain_of(seal: Seal) -> str:
 def digest_of(rows: pa.Table) -> str:
     """Return the digest of ledger rows that are in offset order.
 
-    Per column, in the ledger's order: its name, then 64-bit little-endian values; text as byte lengths and then the bytes;
-    a map as entry counts, then its keys and its values, sorted by key.
+    Per column, in the ledger's order: its name, then 64-bit little-endian values; text as byte
+    lengths and then the bytes; a map as entry counts, then its keys and its values, sorted by key.
     """
     sha = hashlib.sha256(rows.num_rows.to_bytes(8, "little"))
     for item in LEDGER_SCHEMA:
@@ -84,7 +88,7 @@ def digest_of(rows: pa.Table) -> str:
 
 
 def walk(seals: Iterable[Seal]) -> Walk:
-    """Follow one partition's seals from the lowest offset, taking the highest writer epoch at each step.
+    """Follow one partition's seals from the lowest offset; the highest epoch wins at each step.
 
     Seals of a writer that had lost its partition lie beside the way and are passed over.
     """
@@ -128,9 +132,8 @@ def _gap(best: dict[int, Seal], found: Walk) -> list[str]:
     )
     if not beyond:
         return []
-    return [
-        f"{last.topic}[{last.partition}]: no seal starts at {last.hi + 1}, the next one starts at {beyond[0]}"
-    ]
+    where = f"{last.topic}[{last.partition}]"
+    return [f"{where}: no seal starts at {last.hi + 1}, the next one starts at {beyond[0]}"]
 
 
 def _parts(array: pa.Array) -> Iterable[bytes | memoryview]:

@@ -1,7 +1,7 @@
 """Say what landing needs of a warehouse; the contract that both stores keep.
 
-Rows are never changed in place. Each table keeps one row per key, whatever is inserted twice, but a reader that does
-not ask for that (FINAL) may still see both; every read here does.
+Rows are never changed in place. Each table keeps one row per key, whatever is inserted twice, but a
+reader that does not ask for that (FINAL) may still see both; every read here does.
 """
 
 from __future__ import annotations
@@ -22,27 +22,30 @@ Table = Literal[
 class Store(Protocol):
     """Keep landed rows and seals.
 
-    Every method blocks, may be called from any thread, and raises WarehouseUnavailable when nobody answers: then nothing
-    is known of what was written, and a caller must look before it writes again. BadData means that trying again gives the same.
+    Every method blocks, may be called from any thread, and raises WarehouseUnavailable when nobody
+    answers: then nothing is known of what was written, and a caller must look before it writes
+    again. BadData means that trying again gives the same.
     """
 
     def insert(self, table: Table, rows: pa.Table) -> None:
         """Write rows; columns go by name.
 
-        Returning means they survive a crash of the warehouse's machine. Raising does not mean that none was written: rows of
-        another month may be in. Of rows with one key the ledger keeps the lowest offset, windows and gateway_totals the highest
-        version, decisions the highest epoch; in the other tables rows with one key are the same row.
+        Returning means they survive a crash of the warehouse's machine. Raising does not mean that
+        none was written: rows of another month may be in. Of rows with one key the ledger keeps the
+        lowest offset, windows and gateway_totals the highest version, decisions the highest epoch;
+        in the other tables rows with one key are the same row.
         """
         ...
 
     def put_seal(self, seal: Seal) -> None:
-        """Write one seal; the caller has written its rows before. Writing it twice is writing it once."""
+        """Write one seal, after its rows. Writing it twice is writing it once."""
         ...
 
     def newest_seal(self, topic: str, partition: int) -> Seal | None:
-        """Return the last seal of the highest writer epoch, which is where the next writer goes on; None when there is none.
+        """Return the last seal of the highest writer epoch: the next writer goes on from there.
 
-        It may not be the seal with the highest offset: a writer that has lost its partition can have run ahead.
+        It may not be the seal with the highest offset: a writer that has lost its partition can
+        have run ahead.
         """
         ...
 
@@ -51,18 +54,19 @@ class Store(Protocol):
         ...
 
     def landed_offsets(self, topic: str, partition: int, lo: int) -> Int64s:
-        """Return the offsets from `lo` up that are in the ledger's files, ascending; duplicates are not among them."""
+        """Return the offsets from `lo` up that are in the ledger's files, ascending."""
         ...
 
     def earlier_copies(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
-        """Return the positions whose (source, event_id) stands in the ledger at a lower offset of the same partition.
+        """Return the positions whose identity stands in the ledger at a lower offset.
 
-        `identities` is as `row.late_identities` gives it. Cost grows with its rows: ask for late events only.
+        `identities` is as `row.late_identities` gives it. Cost grows with its rows: ask for late
+        events only.
         """
         ...
 
     def ledger_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:
-        """Return the ledger rows of these offsets, both included, in offset order, with the columns of `LEDGER_SCHEMA`."""
+        """Return the ledger rows of these offsets, both included, in order, as `LEDGER_SCHEMA`."""
         ...
 
     def close(self) -> None:

@@ -1,8 +1,7 @@
-"""Turn micro-batches of the topics beside usage into rows of their tables; blocking, called in threads."""
+"""Turn micro-batches of the topics beside usage into rows; blocking, called in threads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from tokenline.errors import BrokenLog
 from tokenline.landing.row import with_place
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenline.landing.flow import Event
     from tokenline.landing.progress import LandingProgress
     from tokenline.landing.store import Store, Table
@@ -46,11 +47,11 @@ class TopicLander:
         return self._own("dead_letters", "dead_letter", _records(events))
 
     def accounts(self, events: Sequence[Event]) -> int:
-        """Land account commands with their place; one that cannot be decoded is charging's dead letter."""
+        """Land account commands; one that cannot be decoded is charging's dead letter."""
         return sum(self._commands(list(event.value)) for event in events)
 
     def gateway_totals(self, events: Sequence[Event]) -> int:
-        """Land control totals; a record that cannot be decoded is counted and left out: it proves nothing."""
+        """Land control totals; one that cannot be decoded is only counted: it proves nothing."""
         records = [record for record in _records(events) if record.value is not None]
         decoded = self._codec.decode("gateway_total", [record.value for record in records])
         self._progress.skipped += len(decoded.failures)
@@ -60,13 +61,14 @@ class TopicLander:
         return int(rows.num_rows)
 
     def _own(self, table: Table, name: str, records: Sequence[Any]) -> int:
-        """Land records that only our own workers write: a bad one means that something is broken."""
+        """Land records that only our workers write: a bad one means that something is broken."""
         decoded = self._codec.decode(name, [record.value for record in records])
         if decoded.failures:
             first = decoded.failures[0]
             record = records[first.position]
             raise BrokenLog(
-                f"{record.topic}[{record.partition}] offset {record.offset} is not a {name}: {first.detail}"
+                f"{record.topic}[{record.partition}] offset {record.offset} "
+                f"is not a {name}: {first.detail}"
             )
         self._store.insert(table, pa.Table.from_batches([decoded.batch]))
         return int(decoded.batch.num_rows)
