@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 def build_app(role: Role, settings: Settings) -> LineApp:
     """Return the Faust app of a role, with its agents and its health pages."""
+    # Faust makes its own folder but not the one that holds it.
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = LineApp(
         f"{settings.topic_prefix}{role}",
         fatal=end_process,

@@ -77,7 +77,7 @@ def up(
         free_ports=free_ports,
         charging_workers=charging,
         landing_workers=landing,
-        say=err.print,
+        say=lambda line: err.print(line, markup=False),
     )
 
 

@@ -50,7 +50,7 @@ def run_prove(options: ProveOptions, console: Console) -> dict[str, Any]:
     given = {"data_dir": data_dir, "session_timeout_ms": SESSION_TIMEOUT_MS}
     settings = Settings.from_env().model_copy(update=given)
     try:
-        with Stack(settings, data_dir, free_ports=True, say=lambda line: console.print(f"  {line}", style="dim")) as stack:
+        with Stack(settings, data_dir, free_ports=True, say=lambda line: console.print(f"  {line}", style="dim", markup=False)) as stack:
             return _rounds(options, stack, console)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)

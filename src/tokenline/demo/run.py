@@ -69,7 +69,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     settings = Settings.from_env().model_copy(update={"data_dir": data_dir})
     console.print("[bold]tokenline demo[/]: a real Kafka, a real ClickHouse engine, two workers, three gateways")
     try:
-        with Stack(settings, data_dir, free_ports=True, say=lambda line: console.print(f"  {line}", style="dim")) as stack:
+        with Stack(settings, data_dir, free_ports=True, say=lambda line: console.print(f"  {line}", style="dim", markup=False)) as stack:
             return _play(options, stack.settings, console)
     finally:
         if options.keep:
