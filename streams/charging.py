@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import structlog
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from faust.types.tuples import TP
 
+from streams.ends import LogEnds
 from streams.metrics import ChargingMetrics
 from streams.outputs import Outputs, output_producer
 from streams.reread import read_range
@@ -80,6 +82,10 @@ class PartitionLine:
         self.state = PartitionState(worker.bounds)
         self.ready = asyncio.Event()
         self.published_next = 0
+        self.published_ms = 0
+        self._folding = asyncio.Lock()
+        self._flushing = asyncio.Lock()
+        self._held = False
         self._unreadable_in_a_row = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -87,13 +93,26 @@ class PartitionLine:
         """Begin to recover and, once that is done, to work."""
         self._tasks = [asyncio.create_task(self._guarded(self._run()))]
 
-    async def stop(self) -> None:
-        """Finish the steps in flight, for a while, and end."""
+    async def hold(self) -> None:
+        """Fold nothing more and finish the steps in flight, for a while: who owns the partition is asked."""
         try:
             async with asyncio.timeout(DRAIN_S):
+                if not self._held:
+                    await self._folding.acquire()
+                    self._held = True
                 await self._commits.join()
         except TimeoutError:
             log.warning("steps in flight are left to the next owner", partition=self.partition)
+
+    def resume(self) -> None:
+        """Fold on: the partition is still ours."""
+        if self._held:
+            self._held = False
+            self._folding.release()
+
+    async def stop(self) -> None:
+        """Finish the steps in flight, for a while, and end."""
+        await self.hold()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -109,6 +128,9 @@ class PartitionLine:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  the worker's edge: any error here ends the process
+            if isinstance(error, FencedOut) and self._worker.lines.get(self.partition) is not self:
+                log.info("the next owner was faster than our last steps", partition=self.partition)
+                return
             self._worker.fatal(error)
 
     async def _run(self) -> None:
@@ -118,7 +140,8 @@ class PartitionLine:
         self.ready.set()
         while True:
             delivery = await self.inbox.get()
-            await self._fold(delivery)
+            async with self._folding:
+                await self._fold(delivery)
             # Folding is pure CPU: let heartbeats and other partitions in between.
             await asyncio.sleep(0)
 
@@ -141,7 +164,7 @@ class PartitionLine:
                 break
             log.info("another worker wrote while this one read; reading again", partition=self.partition)
         await self._publish_again(found)
-        self.published_next = self.state.next_offsets["usage"]
+        self.published_next, self.published_ms = self.state.next_offsets["usage"], self.state.minute_ms
         self._worker.metrics.recovered(found.rows, began, clock.monotonic_s())
         log.info(
             "partition open",
@@ -234,7 +257,10 @@ class PartitionLine:
         await self.outputs.publish(commit.out)
         self.state.published_seq = commit.step.seq
         if commit.step.flush is not None:
-            await self._publish_flush(commit.step.flush, closed=True)
+            async with self._flushing:
+                await self._publish_flush(commit.step.flush, closed=True)
+        if commit.step.judged is not None:
+            self.published_ms = commit.step.as_of_ms
         self.published_next = commit.next_usage
         self._worker.metrics.charged(commit.step, self._worker.clock.wall_ms())
 
@@ -251,9 +277,11 @@ class PartitionLine:
             seq = self.state.seq
             await asyncio.sleep(IDLE_FLUSH_S)
             if self.idle and self.state.seq == seq and self.state.published_seq == seq:
-                flush = self.state.flush()
-                if flush is not None:
-                    await self._publish_flush(flush, closed=False)
+                # Flushes go out in the order they were taken: the journal keeps only how far the last one went.
+                async with self._flushing:
+                    flush = self.state.flush()
+                    if flush is not None:
+                        await self._publish_flush(flush, closed=False)
 
 
 @dataclass
@@ -278,22 +306,31 @@ class ChargingWorker:
         )
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
+        self.ends = LogEnds(settings, settings.topic(USAGE))
+        self._stopping = False
 
     async def start(self) -> None:
-        """Connect the two producers."""
+        """Connect the two producers, and what looks after the ends."""
         self.journal, self.producer = journal_producer(self.settings), output_producer(self.settings)
-        await asyncio.gather(self.journal.start(), self.producer.start())
+        await asyncio.gather(self.journal.start(), self.producer.start(), self.ends.start())
 
     async def stop(self) -> None:
         """Finish what is in flight and disconnect."""
         await self.assign(set())
-        await asyncio.gather(self.journal.stop(), self.producer.stop())
+        self._stopping = True
+        await asyncio.gather(self.journal.stop(), self.producer.stop(), self.ends.stop())
+
+    async def hold(self) -> None:
+        """Come to rest before the group deals the partitions out anew, so that no owner meets another."""
+        await asyncio.gather(*(line.hold() for line in self.lines.values()))
 
     async def assign(self, partitions: set[int]) -> None:
         """Own exactly these partitions: keep what stays, let go of what left, open what is new."""
         gone = [self.lines.pop(partition) for partition in set(self.lines) - partitions]
+        for line in self.lines.values():
+            line.resume()
         await asyncio.gather(*(line.stop() for line in gone))
-        for partition in sorted(partitions - set(self.lines)):
+        for partition in sorted(partitions - set(self.lines)) if not self._stopping else ():
             line = self.lines[partition] = PartitionLine(self, partition)
             line.start()
 
@@ -303,33 +340,36 @@ class ChargingWorker:
         if line is not None:
             await line.inbox.put(Delivery(stem, records, done))
 
-    async def send_heartbeats(self, app: LineApp) -> None:
+    async def send_heartbeats(self) -> None:
         """Tell guards for ever how fresh decisions are; a partition that lags tells its lag."""
-        usage = self.settings.topic(USAGE)
         while True:
             await asyncio.sleep(self.settings.heartbeat_ms / 1000)
-            now_ms = self.clock.wall_ms()
-            for line in list(self.lines.values()):
-                if not line.ready.is_set():
-                    continue
-                mark = app.consumer.highwater(TP(usage, line.partition)) or 0
-                caught_up = line.idle and line.published_next >= mark
-                as_of_ms = now_ms if caught_up else line.state.minute_ms
-                self.metrics.progress(line.partition, line.published_next, max(mark - line.published_next, 0))
-                await line.outputs.publish_heartbeat(line.published_next, as_of_ms, line.state.epoch)
+            try:
+                await self._send_heartbeats()
+            except KafkaError as error:
+                log.warning("no heartbeat: the broker is away", error=repr(error))
+
+    async def _send_heartbeats(self) -> None:
+        # The moment is taken before the look: all that was appended earlier lies before the ends found.
+        now_ms = self.clock.wall_ms()
+        await self.ends.look(self.lines)
+        for line in [line for line in self.lines.values() if line.ready.is_set()]:
+            lag = max(self.ends.of(line.partition) - line.published_next, 0)
+            self.metrics.progress(line.partition, line.published_next, lag)
+            as_of_ms = line.published_ms if lag else now_ms
+            await line.outputs.publish_heartbeat(line.published_next, as_of_ms, line.state.epoch)
 
     def ready(self, app: LineApp) -> bool:
         """Say whether every partition assigned to this process is open."""
         return bool(app.consumer.assignment()) and all(line.ready.is_set() for line in self.lines.values())
 
-    def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
+    def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first usage offset not yet published, and its lag."""
         usage = self.settings.topic(USAGE)
-        found = {}
-        for partition, line in self.lines.items():
-            mark = app.consumer.highwater(TP(usage, partition)) or 0
-            found[f"{usage}/{partition}"] = (line.published_next, max(mark - line.published_next, 0))
-        return found
+        return {
+            f"{usage}/{partition}": (line.published_next, max(self.ends.of(partition) - line.published_next, 0))
+            for partition, line in self.lines.items()
+        }
 
     def decode_usage(self, records: Sequence[Any]) -> UsageChunk:
         """Decode a run of usage records; what cannot be read is refused, not raised."""
@@ -373,10 +413,15 @@ def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:
     async def own(_: Any, assigned: set[TP], **__: Any) -> None:
         await worker.assign(tps_of(usage, assigned))
 
+    async def hold(_: Any, __: set[TP], **___: Any) -> None:
+        await worker.hold()
+
     # Faust keeps only a weak reference to a receiver: the app must hold a strong one.
-    app.keep(own)
+    for receiver in (own, hold):
+        app.keep(receiver)
     app.on_partitions_assigned.connect(own)
-    app.run_beside(worker.start, worker.stop, lambda: worker.send_heartbeats(app))
+    app.on_partitions_revoked.connect(hold)
+    app.run_beside(worker.start, worker.stop, worker.send_heartbeats)
     return worker
 
 
