@@ -17,6 +17,7 @@ Int64s = npt.NDArray[np.int64]
 
 CAPACITY_MIN = 256
 NO_LIMIT = -1
+MONTHS_APART_MS = 2 * 86_400_000
 
 
 class Cell(IntEnum):
@@ -58,6 +59,14 @@ class Cell(IntEnum):
 
 
 WIDTH = len(Cell)
+
+
+def same_month(starts_ms: Int64s, month_start_ms: Int64s | int) -> npt.NDArray[np.bool_]:
+    """Say where two starts are of one calendar month, be it in different zones.
+
+    An account that moves to another zone keeps the month it has begun, and all it used in it.
+    """
+    return np.abs(starts_ms - month_start_ms) < MONTHS_APART_MS
 
 
 class AccountCells:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import Spans, spans_at
-from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.cells import AccountCells, Cell, same_month
 
 Int64s = npt.NDArray[np.int64]
 
@@ -104,9 +104,9 @@ def decide(
 def month_used(cells: AccountCells, slots: Int64s, month_start_ms: int) -> Int64s:
     """Return the tokens of `slots` in the month that begins at `month_start_ms`."""
     rows = cells.matrix[slots]
-    this = np.where(rows[:, Cell.MONTH_START] == month_start_ms, rows[:, Cell.MONTH_TOKENS], 0)
-    last = np.where(rows[:, Cell.LAST_MONTH_START] == month_start_ms, rows[:, Cell.LAST_MONTH_TOKENS], 0)
-    return this + last
+    this = same_month(rows[:, Cell.MONTH_START], month_start_ms)
+    last = same_month(rows[:, Cell.LAST_MONTH_START], month_start_ms)
+    return np.where(this, rows[:, Cell.MONTH_TOKENS], 0) + np.where(last, rows[:, Cell.LAST_MONTH_TOKENS], 0)
 
 
 def _stand(cells: AccountCells, slots: Int64s, spans: Spans) -> _Standing:
@@ -123,14 +123,17 @@ def _stand(cells: AccountCells, slots: Int64s, spans: Spans) -> _Standing:
         rule[later], resets[later] = int(number), end_ms
     percent = np.zeros(len(slots), np.int64)
     for step in THRESHOLDS_PERCENT:
-        percent[(limit >= 0) & (used * 100 >= limit * step)] = step
+        # `limit * step / 100`, rounded up, in parts that cannot overflow.
+        due = limit // 100 * step + (limit % 100 * step + 99) // 100
+        percent[(limit >= 0) & (used >= due)] = step
     warned = np.where(percent >= THRESHOLDS_PERCENT[0], int(State.WARNED), int(State.OPEN))
     return _Standing(np.where(rule > 0, int(State.CUT), warned), rule, resets, used, percent)
 
 
 def _changed(cells: AccountCells, slots: Int64s, now: _Standing, spans: Spans) -> npt.NDArray[np.bool_]:
     rows = cells.matrix[slots]
-    told = np.where(rows[:, Cell.THRESHOLD_MONTH] == spans.month[0], rows[:, Cell.THRESHOLD_PERCENT], 0)
+    told_here = same_month(rows[:, Cell.THRESHOLD_MONTH], spans.month[0])
+    told = np.where(told_here, rows[:, Cell.THRESHOLD_PERCENT], 0)
     return (
         (rows[:, Cell.STATE] != now.state)
         | (rows[:, Cell.RULE] != now.rule)
@@ -143,11 +146,11 @@ def _record(
     cells: AccountCells, slot: int, now: _Standing, i: int, spans: Spans, epoch: int, announce: bool
 ) -> Iterator[Decided]:
     row = cells.matrix[slot]
-    told = int(row[Cell.THRESHOLD_PERCENT]) if row[Cell.THRESHOLD_MONTH] == spans.month[0] else 0
+    told = int(row[Cell.THRESHOLD_PERCENT]) if same_month(row[Cell.THRESHOLD_MONTH], spans.month[0]) else 0
     state, percent = State(int(now.state[i])), int(now.percent[i])
     was = State(int(row[Cell.STATE]))
     for step in THRESHOLDS_PERCENT:
-        # The last threshold reached is told by the standing decision itself, below.
+        # The last threshold reached is told by the standing decision itself, below, if that is the month's.
         if told < step < percent or (told < step == percent < 100 and state is State.CUT):
             yield _warning(cells, slot, step, int(now.month_used[i]), spans, epoch)
     row[Cell.STATE], row[Cell.RULE], row[Cell.RESETS_AT] = state, now.rule[i], now.resets_at_ms[i]
@@ -190,13 +193,14 @@ def _standing_decision(
         if number is rule:
             used, limit, window = int(row[used_cell]), int(row[limit_cell]), getattr(spans, name)
     percent = int(now.percent[i])
+    rule = rule if rule or not percent else Rule.MONTH_TOKENS
     version, old_epoch = _next_version(cells, slot, epoch)
     return Decided(
         slot=slot,
         state=State(int(now.state[i])),
-        rule=rule if rule or not percent else Rule.MONTH_TOKENS,
+        rule=rule,
         reason=reason,
-        threshold_percent=percent if percent > told else 0,
+        threshold_percent=percent if percent > told and rule is Rule.MONTH_TOKENS else 0,
         used=used,
         limit=limit,
         window_start_ms=window[0],

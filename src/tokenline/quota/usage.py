@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import spans_at
-from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.cells import AccountCells, Cell, same_month
 
 Int64s = npt.NDArray[np.int64]
 
@@ -82,6 +82,8 @@ def _add_month(
     cells: AccountCells, slots: Int64s, months: Int64s, tokens: Int64s, events: Int64s, versions: Int64s
 ) -> None:
     matrix = cells.matrix
+    for held in (matrix[slots, Cell.MONTH_START], matrix[slots, Cell.LAST_MONTH_START]):
+        months = np.where(same_month(held, months), held, months)
     _begin_months(matrix, slots, months)
     for start, tokens_cell, events_cell, version_cell in (
         (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
