@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,9 +18,9 @@ import faust
 import structlog
 
 from streams.health import HealthServer
-from streams.transport import LineApp
+from streams.transport import LineApp, hand_over_raw_records
 from tokenline.clock import SystemClock
-from tokenline.errors import FencedOut, PoisonedInput
+from tokenline.errors import FencedOut, PoisonedInput, TokenlineError
 from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
 
@@ -64,6 +65,7 @@ def build_app(role: Role, settings: Settings) -> LineApp:
     )
     register: Callable[..., Any]
     if role == "charging":
+        hand_over_raw_records()
         from streams.charging import register  # noqa: PLC0415  a landing worker needs no charging, nor the reverse
     else:
         from streams.landing import register  # noqa: PLC0415
@@ -79,7 +81,10 @@ def end_process(error: BaseException) -> None:
     """
     code = EXIT_FENCED if isinstance(error, FencedOut) else EXIT_FATAL
     code = EXIT_POISONED if isinstance(error, PoisonedInput) else code
-    log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code, exc_info=error)
+    log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
+    if not isinstance(error, TokenlineError):
+        # Plain: the pretty one shows local variables, and those may hold a password.
+        traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

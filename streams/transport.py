@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import Any
 
 import faust
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
@@ -90,8 +91,8 @@ class MicroBatchConsumer(driver.Consumer):
     def _micro_batch(self, tp: TP, batch: list[Any], generation: int) -> ConsumerMessage:
         last = batch[-1]
         return ConsumerMessage(
-            last.topic,
-            last.partition,
+            tp.topic,
+            tp.partition,
             last.offset,
             last.timestamp / 1000,
             last.timestamp_type,
@@ -167,6 +168,15 @@ class LineApp(faust.App):
 
     def _new_transport(self) -> MicroBatchTransport:
         return MicroBatchTransport(self.conf.broker_consumer, self, loop=self.loop)
+
+
+def hand_over_raw_records() -> None:
+    """Let aiokafka's consumers of this process yield the parser's own records.
+
+    They have `offset`, `timestamp`, `key` and `value`, and no topic or partition. Dressing each up as a
+    `ConsumerRecord` of eleven fields took an eighth of a charging worker's time (aiokafka 0.14, pinned).
+    """
+    PartitionRecords._consumer_record = lambda _self, _tp, record: record
 
 
 class PassThrough(faust.Schema):
