@@ -253,7 +253,7 @@ class PartitionLine:
             self._commits.task_done()
 
     async def _publish(self, commit: Commit) -> None:
-        await self.log.settle(commit.sent, commit.records)
+        await self.log.settle(commit.sent, commit.records, self.state.epoch)
         await self.outputs.publish(commit.out)
         self.state.published_seq = commit.step.seq
         if commit.step.flush is not None:

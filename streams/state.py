@@ -1,12 +1,13 @@
 """Append to and read the journal of a partition, and notice when somebody else writes to it.
 
 The writer knows the offset its next batch must get, because it is the only writer. If the broker
-answers with another one, a newer owner has opened its epoch in between: this worker has lost the
-partition, whatever it believes, and must publish nothing of that batch (DESIGN invariant 4).
+answers with another one, somebody else wrote in between. Was it a newer owner, this worker has lost
+the partition, whatever it believes, and must publish nothing of that batch (DESIGN invariant 4). Was
+it only an older one that woke up late, its words are dead already, and this worker goes on.
 
-    owner 1:  ... [head e1] [head e1]                [rows e1]   <- answer: offset too high -> FencedOut
-    owner 2:                          [head e2] [rows e2]
-    reader:   takes e1 up to head e2, then e2; rows e1 behind head e2 are not history
+    owner 1:  ... [open e1] [rows e1]                [rows e1]               <- e2 in between -> FencedOut
+    owner 2:                          [open e2] [rows e2]     [rows e2]      <- only e1 in between: go on
+    reader:   takes e1 up to open e2, then e2; rows e1 behind open e2 are not history
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from tokenline.charging.journal import Record
+from tokenline.charging.journal import Record, epoch_of
 from tokenline.errors import BrokenLog, FencedOut
 from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
@@ -58,18 +59,8 @@ class JournalLog:
 
     async def read(self) -> dict[bytes, tuple[int, bytes]]:
         """Return the last value of each key with its offset, and stand at the end."""
-        consumer = AIOKafkaConsumer(
-            **client_options(self.settings),
-            max_partition_fetch_bytes=FETCH_MAX_BYTES,
-            fetch_max_bytes=FETCH_MAX_BYTES,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
-        await consumer.start()
-        try:
+        async with self._reader() as consumer:
             return await self._read_to_end(consumer)
-        finally:
-            await consumer.stop()
 
     async def open_epoch(self, records: Sequence[Record]) -> bool:
         """Append the records that open an epoch; False when somebody wrote since `read`."""
@@ -82,19 +73,44 @@ class JournalLog:
         """Send `records` as one atomic batch; `settle` the future before publishing anything of it."""
         return await self._send(records)
 
-    async def settle(self, sent: asyncio.Future[int], count: int) -> None:
+    async def settle(self, sent: asyncio.Future[int], count: int, epoch: int) -> None:
         """Wait until the batch is durable, in the order of the appends.
 
         Raises:
-            FencedOut: somebody else has written to this partition.
+            FencedOut: a newer owner than `epoch` has written to this partition.
         """
         offset = await sent
-        if offset != self.next_offset:
+        if offset != self.next_offset and (newest := await self._newest_epoch()) > epoch:
             raise FencedOut(
-                f"state partition {self.partition}: a batch landed at {offset}, not at {self.next_offset}; "
-                "another worker owns the partition now"
+                f"state partition {self.partition}: a batch of epoch {epoch} landed at {offset}, not at "
+                f"{self.next_offset}; another worker owns the partition now, in epoch {newest}"
             )
-        self.next_offset += count
+        self.next_offset = offset + count
+
+    async def _newest_epoch(self) -> int:
+        """Return the newest epoch from where we stood to the present end.
+
+        To the end, not to our batch: the newest owner's opening is never removed, older ones are.
+        """
+        async with self._reader() as consumer:
+            tp = TopicPartition(self.topic, self.partition)
+            consumer.assign([tp])
+            end = (await consumer.end_offsets([tp]))[tp]
+            consumer.seek(tp, self.next_offset)
+            newest = 0
+            while await consumer.position(tp) < end:
+                for record in (await consumer.getmany(tp, timeout_ms=500)).get(tp, []):
+                    newest = max(newest, epoch_of(record.key))
+        return newest
+
+    def _reader(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **client_options(self.settings),
+            max_partition_fetch_bytes=FETCH_MAX_BYTES,
+            fetch_max_bytes=FETCH_MAX_BYTES,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
 
     async def _send(self, records: Sequence[Record]) -> asyncio.Future[int]:
         batch = self.producer.create_batch()
