@@ -1,0 +1,127 @@
+"""End a charging worker, as kill -9 would, at an exact point between two arrows of the line.
+
+Each point is a wrapper around one method that production code really calls; nothing in production
+code knows of it. Points that need a full page or a half published flush make those smaller first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+EXIT = 9
+
+
+def arm(point):
+    """Make this process end at `point`; `stall` makes it hang there instead."""
+    POINTS[point]()
+
+
+def _end():
+    os._exit(EXIT)
+
+
+def _after(owner, name, *, times=1, when=lambda *_: True):
+    """End after the `times`-th call of an async method for which `when(result, *arguments)`."""
+    inner, calls = getattr(owner, name), itertools.count(1)
+
+    async def wrapped(*arguments, **options):
+        result = await inner(*arguments, **options)
+        if when(result, *arguments) and next(calls) == times:
+            _end()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _appended():
+    """The batch is handed to the client; whether the broker has it, nobody knows."""
+    from streams.state import JournalLog
+
+    _after(JournalLog, "append", times=12)
+
+
+def _durable():
+    """The broker has the batch, nothing of it is published."""
+    from streams.state import JournalLog
+
+    _after(JournalLog, "settle", times=12)
+
+
+def _half_published():
+    """Of a step's outputs one topic has its share and the others may not."""
+    from streams.outputs import Outputs
+
+    _after(Outputs, "_send", times=12, when=lambda _, __, stem, ___: stem == "charged")
+
+
+def _published():
+    """All outputs are out, the offset is not committed."""
+    from streams.outputs import Outputs
+
+    _after(Outputs, "publish", times=12)
+
+
+def _half_flushed():
+    """Some windows of a flush are published, the others are not."""
+    from streams import outputs
+
+    outputs.FLUSH_ROWS = 3
+    _after(outputs.Outputs, "_send", times=2, when=lambda _, __, stem, ___: stem == "windows")
+
+
+def _in_page_cycle():
+    """Pages of two rows, so that cycles end all the time; the end comes inside one."""
+    from streams.state import JournalLog
+    from tokenline.charging import journal
+
+    journal.PAGE_ROWS = 2
+
+    def has_page(_, __, records):
+        return any(b"/page/" in key for key, _ in records)
+
+    _after(JournalLog, "append", times=40, when=has_page)
+
+
+def _opened():
+    """The epoch is open; what the last owner left unpublished still is."""
+    from streams.state import JournalLog
+
+    _after(JournalLog, "open_epoch", times=2)
+
+
+def _republishing():
+    """What the last owner left is published in part."""
+    from streams.charging import PartitionLine
+    from streams.outputs import Outputs
+
+    async def once(self, found):
+        for _, messages in found.out[:1]:
+            await Outputs.publish(self.outputs, messages)
+        if found.out:
+            _end()
+
+    PartitionLine._publish_again = once
+
+
+def _stall():
+    """One line hangs in its fold for ever, the process lives."""
+    from streams.charging import PartitionLine
+
+    async def hang(self, delivery):
+        await __import__("asyncio").Event().wait()
+
+    PartitionLine._fold = hang
+
+
+POINTS = {
+    "appended": _appended,
+    "durable": _durable,
+    "half-published": _half_published,
+    "published": _published,
+    "half-flushed": _half_flushed,
+    "page-cycle": _in_page_cycle,
+    "opened": _opened,
+    "republishing": _republishing,
+    "stall": _stall,
+}

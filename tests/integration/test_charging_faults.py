@@ -1,0 +1,97 @@
+"""Charging under load while its processes are killed, stopped and joined: totals stay exact."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+
+import charging_points
+import pytest
+from charging_helpers import Line, Load, ended, prepared, ready
+
+from tokenline.settings import Settings
+
+BACK_WITHIN_S = 15
+
+
+@pytest.fixture
+def settings(kafka, tmp_path):
+    """A line of the test's own on the shared broker; charging needs no warehouse."""
+    return Settings(
+        kafka_bootstrap=kafka.bootstrap,
+        topic_prefix=f"{tmp_path.name}.",
+        charging_health_port=0,
+        session_timeout_ms=3000,
+        data_dir=tmp_path / "data",
+    )
+
+
+async def test_kill_9_again_and_again_under_load(settings, tmp_path):
+    rng, took = random.Random(3), []
+    async with Line(settings, tmp_path) as line:
+        await prepared(line, month_tokens=300_000)
+        worker = await line.started()
+        async with Load(line):
+            for _ in range(5):
+                await asyncio.sleep(rng.uniform(0.05, 1.0))
+                worker.kill()
+                killed = time.monotonic()
+                worker = line.worker()
+                worker.spawn()
+                await line.charging(BACK_WITHIN_S)
+                took.append(round(time.monotonic() - killed, 1))
+        await line.settled()
+    print(f"seconds from kill -9 to charging again: {took}")
+
+
+async def test_a_worker_stopped_past_its_session_cannot_change_a_total(settings, tmp_path):
+    async with Line(settings, tmp_path) as line:
+        await prepared(line, month_tokens=300_000)
+        zombie = await line.started()
+        replacement = line.worker()
+        async with Load(line):
+            await line.charging(BACK_WITHIN_S)
+            os.kill(zombie.pid, signal.SIGSTOP)
+            replacement.spawn()
+            await line.charging(BACK_WITHIN_S)
+            os.kill(zombie.pid, signal.SIGCONT)
+            await asyncio.sleep(2)  # load for both, if both still work
+            await line.charging(BACK_WITHIN_S)
+        await line.settled()
+        assert zombie.running or zombie.process.returncode == 75
+        assert replacement.running
+
+
+async def test_workers_join_and_die_under_load(settings, tmp_path):
+    async with Line(settings, tmp_path) as line:
+        await prepared(line, month_tokens=300_000)
+        first, second = line.worker(), line.worker()
+        first.spawn()
+        second.spawn()
+        await asyncio.gather(ready(first), ready(second))
+        async with Load(line, accounts=200):
+            await line.charging(BACK_WITHIN_S)
+            third = await line.started()
+            await line.charging(BACK_WITHIN_S)
+            first.kill()
+            await line.charging(BACK_WITHIN_S)
+        await line.settled()
+        assert second.running
+        assert third.running
+
+
+async def test_a_crash_at_each_exact_point_changes_nothing(settings, tmp_path):
+    points = [name for name in charging_points.POINTS if name != "stall"]
+    async with Line(settings, tmp_path) as line:
+        await prepared(line, month_tokens=300_000)
+        async with Load(line, accounts=20):
+            for point in points:
+                victim = line.worker(point=point)
+                victim.spawn()
+                assert await ended(victim, 30) == charging_points.EXIT, point
+            await line.started()
+            await line.charging(BACK_WITHIN_S)
+        await line.settled()
