@@ -18,7 +18,7 @@ UInt64s = npt.NDArray[np.uint64]
 def identities(tenants: Sequence[str], sources: Sequence[str], event_ids: Sequence[str]) -> UInt64s:
     """Return one row of two 64-bit words for each event; never (0, anything), which marks a free slot."""
     joined = [
-        xxh3_128_digest(f"{tenant}\0{source}\0{event_id}".encode())
+        xxh3_128_digest(f"{len(tenant)} {len(source)} {tenant}{source}{event_id}".encode())
         for tenant, source, event_id in zip(tenants, sources, event_ids, strict=True)
     ]
     words = np.frombuffer(b"".join(joined), dtype="<u8").reshape(-1, 2).astype(np.uint64)

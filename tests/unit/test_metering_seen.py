@@ -1,0 +1,147 @@
+"""The memory of counted events knows what it was told, for the horizon, in few bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tokenline.metering.identity import identities
+from tokenline.metering.seen import GENERATIONS, Generation, SeenEvents, repeats
+
+HORIZON = 4000
+SPAN = HORIZON // GENERATIONS
+
+
+def names_of(numbers):
+    return identities(["t"] * len(numbers), ["s"] * len(numbers), [f"e{n}" for n in numbers])
+
+
+def test_what_was_remembered_is_found_and_nothing_else():
+    seen = SeenEvents(HORIZON)
+    assert not seen.find(names_of(range(100))).any()
+    seen.remember(names_of(range(100)), 0)
+
+    assert seen.find(names_of(range(200))).tolist() == [True] * 100 + [False] * 100
+    assert len(seen) == 100
+
+
+def test_a_name_that_stands_twice_in_a_chunk_is_found_the_second_time():
+    names = names_of([1, 2, 1, 3, 2, 1])
+    assert repeats(names).tolist() == [False, False, True, False, True, True]
+    assert SeenEvents(HORIZON).find(names).tolist() == repeats(names).tolist()
+
+
+def test_no_names_are_no_repeats():
+    assert repeats(names_of([])).tolist() == []
+    assert SeenEvents(HORIZON).find(names_of([])).tolist() == []
+
+
+def test_names_that_share_one_word_are_different():
+    names = np.array([[5, 1], [5, 2], [6, 1]], np.uint64)
+    generation = Generation(11)
+    generation.add(names[:1])
+    assert generation.find(names).tolist() == [True, False, False]
+    assert repeats(names).tolist() == [False, False, False]
+
+
+def test_names_that_all_want_one_slot_are_all_held():
+    capacity = 1031
+    names = np.array([[7 + capacity * i, 3 + i] for i in range(400)], np.uint64)
+    generation = Generation(capacity)
+    generation.add(names)
+
+    assert generation.find(names).all()
+    assert len(generation.names()) == 400
+
+
+def test_names_survive_growing_and_packing():
+    generation = Generation()
+    for start in range(0, 20_000, 700):
+        generation.add(names_of(range(start, start + 700)))
+    generation.pack()
+
+    assert generation.count == 20_300
+    assert generation.find(names_of(range(20_300))).all()
+    assert not generation.find(names_of(range(30_000, 30_500))).any()
+
+
+@pytest.mark.parametrize("count", [1_000, 100_000])
+def test_a_packed_generation_takes_at_most_24_bytes_an_event(count):
+    generation = Generation()
+    generation.add(names_of(range(count)))
+    generation.pack()
+    assert generation.nbytes <= 24 * count
+
+
+def test_an_empty_generation_can_be_packed_and_used():
+    generation = Generation()
+    generation.pack()
+    generation.add(names_of([1, 2]))
+    assert generation.find(names_of([1, 2, 3])).tolist() == [True, True, False]
+
+
+def test_all_but_the_newest_generation_are_packed():
+    seen = SeenEvents(HORIZON)
+    for turn in range(4):
+        seen.remember(names_of(range(turn * 10_000, turn * 10_000 + 10_000)), turn * SPAN)
+    grown = Generation()
+    grown.add(names_of(range(10_000)))
+    assert seen.nbytes <= 30_000 * 24 + grown.nbytes
+
+
+#   time  0        1000       2000 ...  4000       5000       6000
+#         |remember|                    |                     |
+#                   <------ horizon ---->  may be forgotten   is forgotten
+def test_a_name_is_known_for_the_horizon_and_forgotten_a_generation_later():
+    seen = SeenEvents(HORIZON)
+    seen.remember(names_of([1]), 999)
+    for now in range(SPAN, 999 + HORIZON, SPAN):
+        seen.remember(names_of([now]), now)
+        assert seen.find(names_of([1])).all()
+    seen.remember(names_of([2]), 999 + HORIZON)
+    assert seen.find(names_of([1])).all()
+    seen.remember(names_of([3]), 999 + HORIZON + SPAN + 1)
+
+    assert not seen.find(names_of([1])).any()
+    assert seen.find(names_of([2])).all()
+
+
+def test_a_long_silence_forgets_everything_older():
+    seen = SeenEvents(HORIZON)
+    seen.remember(names_of(range(50)), 0)
+    seen.remember(names_of([99]), 100 * HORIZON)
+    assert len(seen) == 1
+
+
+def test_a_clock_that_goes_back_a_little_loses_nothing():
+    seen = SeenEvents(HORIZON)
+    seen.remember(names_of([1]), 5 * SPAN)
+    seen.remember(names_of([2]), 5 * SPAN - 1)
+    seen.remember(names_of([3]), 5 * SPAN + 1)
+    assert seen.find(names_of([1, 2, 3])).all()
+
+
+def test_identities_differ_when_any_part_does():
+    tenants, sources, ids = ["t", "u", "t", "t"], ["s", "s", "r", "s"], ["1", "1", "1", "2"]
+    assert len(np.unique(identities(tenants, sources, ids), axis=0)) == 4
+
+
+def test_identities_do_not_mix_up_where_one_part_ends():
+    assert len(np.unique(identities(["t"] * 2, ["a\0b", "a"], ["c", "b\0c"]), axis=0)) == 2
+    assert len(np.unique(identities(["t1", "t"], ["a", "1a"], ["c", "c"]), axis=0)) == 2
+
+
+def test_identities_are_the_same_for_ever():
+    """Written to journals: another value here is a lost memory after an upgrade."""
+    (words,) = identities(["default"], ["gateway"], ["0198-é"]).tolist()
+    assert words == [6214785778298506981, 14257346602979096635]
+
+
+def test_no_identity_looks_like_a_free_slot(monkeypatch):
+    zero_first = bytes(8) + bytes([9]) + bytes(7)
+    monkeypatch.setattr("tokenline.metering.identity.xxh3_128_digest", lambda _: zero_first)
+    assert names_of([1]).tolist() == [[1, 9]]
+
+
+def test_no_events_have_no_identities():
+    assert identities([], [], []).shape == (0, 2)
