@@ -32,8 +32,7 @@ def run(role: Role, settings: Settings) -> None:
         PlatformError: the `streams` package or the worker extra is not installed, or the data
             directory cannot be made.
     """
-    # Arrow imports pandas with the first array it makes, where chDB has brought it: 2 s and 60 MB for nothing.
-    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]  # None is how Python spells "not there"
+    sys.meta_path.insert(0, _NoPandas())
     _use_uvloop()
     try:
         import faust  # noqa: PLC0415  slow, and only workers have it
@@ -66,6 +65,18 @@ def _make_data_dir(settings: Settings) -> None:
     except OSError as error:
         variable = "TOKENLINE_DATA_DIR"
         raise PlatformError(f"cannot make {variable}={settings.data_dir}: {error}") from error
+
+
+class _NoPandas:
+    """Keep pandas out: Arrow imports it with the first array it makes, 2 s and 60 MB for nothing.
+
+    A None in `sys.modules` would not do: compiled code takes it for the module, and breaks on it.
+    """
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        """Say that there is no pandas; leave all else to the finders behind."""
+        if name == "pandas":
+            raise ModuleNotFoundError("a worker does without pandas", name=name)
 
 
 def _use_uvloop() -> None:
