@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.strategies import BOUNDS, Record, chunk_of
 from tokenline.charging.fold import by_minute, fold_commands, fold_usage
-from tokenline.charging.journal import JournalWriter, Message
+from tokenline.charging.journal import JournalWriter, Message, epoch_of
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, recover
 from tokenline.charging.step import Commanded, Flush, Step
@@ -160,9 +160,9 @@ class PaperLine:
             self.publish(0)
         if self.ended:
             return
-        if len(self.journal.records) != self._end:
-            # Somebody else wrote in between: the answer to every append from here on says so.
-            self.fenced = True
+        # A newer owner wrote in between: the answer to every append from here on says so.
+        between = self.journal.records[self._end :]
+        self.fenced = self.fenced or any(epoch_of(key) > self.state.epoch for key, _ in between)
         self.journal.records.extend(self.writer.records(self.state, step, out))
         if not self.fenced:
             self._end = len(self.journal.records)
