@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 import polars as pl
 from aiokafka import AIOKafkaProducer
 
-from tokenline.charging.journal import Message
+from tokenline.charging.journal import Message, Record
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.step import Flush, Refused, Step
 from tokenline.event import TOKEN_KINDS
@@ -52,8 +52,9 @@ class Outputs:
         self._producer = producer
         self._partition = partition
 
-    def messages(self, state: PartitionState, step: Step, raw: Mapping[int, RawRecord]) -> list[Message]:
-        """Return what must be published once `step` is durable, cut-offs first."""
+    def messages(self, state: PartitionState, step: Step, records: Sequence[RawRecord]) -> list[Message]:
+        """Return what must be published once `step`, made of `records`, is durable; cut-offs first."""
+        raw = {record.offset: record for record in records} if step.refused else {}
         found = [message for decided in step.decisions for message in self._decision(state, step, decided)]
         found += [self._dead_letter(step.cause[0], refused, raw[refused.offset]) for refused in step.refused]
         if step.judged is not None:
@@ -63,7 +64,8 @@ class Outputs:
     async def publish(self, messages: Iterable[Message]) -> None:
         """Send the messages, each topic in order, and return when all are acknowledged."""
         by_topic = groupby(sorted(messages, key=_topic_of), key=_topic_of)
-        await asyncio.gather(*(self._send(topic, list(group)) for topic, group in by_topic))
+        sends = [(topic, [(message.key, message.value) for message in group]) for topic, group in by_topic]
+        await asyncio.gather(*(self._send(topic, records) for topic, records in sends))
 
     async def publish_flush(self, state: PartitionState, flush: Flush) -> int:
         """Publish totals as `account_window` records; gives other work a turn between slices."""
@@ -74,33 +76,33 @@ class Outputs:
         rows = 0
         for frame in frames:
             for part in frame.iter_slices(FLUSH_ROWS):
-                keys = part.select(pl.concat_str("tenant_id", pl.lit("/"), "account_id")).to_series()
+                key = pl.concat_str("tenant_id", pl.lit("/"), "account_id").cast(pl.Binary)
+                keys = part.select(key).to_series().to_list()
                 values = self._columns.encode("account_window", part.to_arrow().combine_chunks().to_batches()[0])
-                messages = [Message(WINDOWS, key.encode(), value) for key, value in zip(keys, values, strict=True)]
-                await self._send(WINDOWS, messages)
-                rows += len(messages)
+                await self._send(WINDOWS, zip(keys, values, strict=True))
+                rows += len(values)
         return rows
 
     async def publish_heartbeat(self, next_offset: int, as_of_ms: int, epoch: int) -> None:
         """Tell guards that everything appended before `as_of_ms` is decided."""
         fields = {"partition": self._partition, "as_of": as_of_ms, "next_offset": next_offset, "epoch": epoch}
         value = self._codec.encode("charging_heartbeat", fields)
-        await self._send(DECISIONS, [Message(DECISIONS, heartbeat_key(self._partition, epoch), value)])
+        await self._send(DECISIONS, [(heartbeat_key(self._partition, epoch), value)])
 
-    async def _send(self, stem: str, messages: Sequence[Message]) -> None:
+    async def _send(self, stem: str, records: Iterable[Record]) -> None:
         topic = self._settings.topic(stem)
         sent = []
-        for batch in self._batches(messages):
+        for batch in self._batches(records):
             sent.append(await self._producer.send_batch(batch, topic, partition=self._partition))
         await asyncio.gather(*sent)
 
-    def _batches(self, messages: Sequence[Message]) -> Iterator[Any]:
+    def _batches(self, records: Iterable[Record]) -> Iterator[Any]:
         batch = self._producer.create_batch()
-        for message in messages:
-            if batch.append(key=message.key, value=message.value, timestamp=None) is None:
+        for key, value in records:
+            if batch.append(key=key, value=value, timestamp=None) is None:
                 yield batch
                 batch = self._producer.create_batch()
-                batch.append(key=message.key, value=message.value, timestamp=None)
+                batch.append(key=key, value=value, timestamp=None)
         yield batch
 
     def _decision(self, state: PartitionState, step: Step, decided: Decided) -> Iterator[Message]:

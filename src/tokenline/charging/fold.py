@@ -13,6 +13,7 @@ A refused event is not remembered, so sending it again after its account was app
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -123,29 +124,17 @@ def _refused_command(command: Commanded, detail: str) -> Refused:
 
 
 def by_minute(chunk: UsageChunk) -> Iterator[UsageChunk]:
-    """Split a chunk where its append minute changes; most chunks come back as they are."""
-    minutes = chunk.appended_ms // 60_000
-    if _one_minute(chunk, minutes):
+    """Split a chunk where its append minute moves on; most chunks come back as they are."""
+    refused = np.array([(one.offset, one.appended_ms) for one in chunk.refused], np.int64).reshape(-1, 2)
+    offsets = np.concatenate((chunk.offsets, refused[:, 0]))
+    order = np.argsort(offsets, kind="stable")
+    newest = np.maximum.accumulate(np.concatenate((chunk.appended_ms, refused[:, 1]))[order] // 60_000)
+    cuts = offsets[order][1:][np.diff(newest) > 0].tolist()
+    if not cuts:
         yield chunk
         return
-    moments = [(refused.offset, refused.appended_ms // 60_000) for refused in chunk.refused]
-    moments += zip(chunk.offsets.tolist(), minutes.tolist(), strict=True)
-    moments.sort()
-    newest, cuts = moments[0][1], []
-    for offset, minute in moments:
-        if minute > newest:
-            cuts.append(offset)
-            newest = minute
-    bounds = [chunk.lo, *cuts, chunk.hi + 1]
-    for lo, end in zip(bounds, bounds[1:], strict=False):
+    for lo, end in pairwise([chunk.lo, *cuts, chunk.hi + 1]):
         yield _part(chunk, lo, end - 1)
-
-
-def _one_minute(chunk: UsageChunk, minutes: Int64s) -> bool:
-    found = {refused.appended_ms // 60_000 for refused in chunk.refused}
-    if len(minutes):
-        found |= {int(minutes.min()), int(minutes.max())}
-    return len(found) <= 1
 
 
 def _part(chunk: UsageChunk, lo: int, hi: int) -> UsageChunk:
@@ -172,7 +161,7 @@ def _judge(state: PartitionState, chunk: UsageChunk) -> tuple[Int8s, Int64s, UIn
     verdict = judge(batch, chunk.keys, chunk.appended_ms, state.bounds)
     slots = state.cells.slots(chunk.keys)
     verdict[(slots < 0) & (verdict <= Judgement.DUPLICATE)] = Judgement.UNKNOWN_ACCOUNT
-    names = identities(*(batch.column(name).to_pylist() for name in ("tenant_id", "source", "event_id")))
+    names = identities(*(batch.column(name) for name in ("tenant_id", "source", "event_id")))
     fit = np.flatnonzero(verdict == Judgement.COUNTED)
     verdict[fit[state.seen.find(names[fit])]] = Judgement.DUPLICATE
     return verdict, slots, names

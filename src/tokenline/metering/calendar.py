@@ -7,7 +7,7 @@ Windows are half-open, `[start, end)`. Days and months begin at local midnight, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -81,7 +81,7 @@ def _month_start(zone_names: list[str], pair: Int64s) -> int:
 
 
 def _ms(local: datetime) -> int:
-    return int(local.astimezone(timezone.utc).timestamp()) * 1000
+    return int(local.astimezone(UTC).timestamp()) * 1000
 
 
 def _hour_start_ms(local: datetime, minute_ms: int) -> int:

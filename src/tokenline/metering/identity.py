@@ -10,17 +10,27 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
 UInt64s = npt.NDArray[np.uint64]
 
 
-def identities(tenants: Sequence[str], sources: Sequence[str], event_ids: Sequence[str]) -> UInt64s:
+Texts = pa.Array | Sequence[str]
+
+
+def identities(tenants: Texts, sources: Texts, event_ids: Texts) -> UInt64s:
     """Return one row of two 64-bit words for each event; never (0, anything), which marks a free slot."""
-    joined = [
-        xxh3_128_digest(f"{len(tenant)} {len(source)} {tenant}{source}{event_id}".encode())
-        for tenant, source, event_id in zip(tenants, sources, event_ids, strict=True)
-    ]
-    words = np.frombuffer(b"".join(joined), dtype="<u8").reshape(-1, 2).astype(np.uint64)
+    tenants, sources, event_ids = (
+        texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+        for texts in (tenants, sources, event_ids)
+    )
+    lengths = [pc.utf8_length(texts).cast(pa.string()) for texts in (tenants, sources)]
+    # The lengths keep ("a", "bc") and ("ab", "c") apart, whatever characters an id holds.
+    named = pc.binary_join_element_wise(*lengths, "", " ")
+    named = pc.binary_join_element_wise(named, tenants, sources, event_ids, "").cast(pa.binary())
+    digests = b"".join(map(xxh3_128_digest, named.to_pylist()))
+    words = np.frombuffer(digests, dtype="<u8").reshape(-1, 2).astype(np.uint64)
     words[words[:, 0] == 0, 0] = 1
     return words

@@ -11,7 +11,7 @@ commutative, an empty tally is zero, any chunking gives the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ import pyarrow as pa
 
 from tokenline.event import TOKEN_KINDS
 from tokenline.metering.judge import arrow_int64s
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Int64s = npt.NDArray[np.int64]
 
@@ -62,12 +65,16 @@ class Tally:
             self._merged = merged.agg(pl.col("version").max(), pl.col(SUMS).sum())
 
 
-def lines_of(batch: pa.RecordBatch, slots: Int64s, offsets: Int64s, totals: Int64s) -> pa.RecordBatch:
+def lines_of(
+    batch: pa.RecordBatch, slots: Int64s, offsets: Int64s, totals: Int64s
+) -> pa.RecordBatch:
     """Return what a tally needs of counted events, a line each; columns are shared, not copied."""
     names = [*TEXT_COLUMNS, "occurred_at", *TOKEN_KINDS]
     columns = [batch.column(name) for name in names]
     numbers = [arrow_int64s(slots), arrow_int64s(offsets), arrow_int64s(totals)]
-    return pa.RecordBatch.from_arrays([*numbers, *columns], ["slot", "offset", "total_tokens", *names])
+    return pa.RecordBatch.from_arrays(
+        [*numbers, *columns], ["slot", "offset", "total_tokens", *names]
+    )
 
 
 def _sums_of(lines: Sequence[pa.RecordBatch]) -> pl.DataFrame:
