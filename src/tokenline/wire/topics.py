@@ -81,7 +81,8 @@ TOPICS = (
     # The last word on each account is in `state`; a month of commands is for people.
     Topic(stem=COMMANDS, configs=_kept(30)),
     Topic(stem=WINDOWS, configs=_kept(14)),
-    Topic(stem=DEAD_LETTERS, configs=_kept(30)),
+    # A letter holds its record in base64, and the largest record a topic takes is 1 MiB.
+    Topic(stem=DEAD_LETTERS, configs=_kept(30) | {"max.message.bytes": str(2 * 1024 * 1024)}),
     Topic(stem=DECISIONS, configs=_COMPACT),
     # One chunk is one record batch, all or nothing; that batch may be large.
     Topic(stem=STATE, configs=_COMPACT | {"max.message.bytes": str(STATE_MAX_BYTES)}),
