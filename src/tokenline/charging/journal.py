@@ -1,21 +1,22 @@
 """Write the state of a partition as a journal of small absolute records, and read it back.
 
-A step is one atomic record batch of the compacted `state` topic. Its records, by key `EPOCH/kind/…`:
+A step is one atomic record batch of the compacted `state` topic. Records, by key `EPOCH/kind/…`:
 
-    open                  that this epoch began; never written again           until the next covers it
-    head                  where each topic was read to; zones; totals          newest wins
-    rows/CYCLE/N          the account rows this step touched, whole            covered by pages
-    page/CYCLE/N          4,096 account rows as they lie in memory             rewritten in a cycle
-    seen/MINUTE/N         names of the events this step counted                until the horizon
-    part/TURN/N           what the tally took of this step                     until flushed
-    out/N                 messages to publish after this step's ack            until published
+    open            that this epoch began; never written again      until the next covers it
+    head            where each topic was read to; zones; totals     newest wins
+    rows/CYCLE/N    the account rows this step touched, whole       covered by pages
+    page/CYCLE/N    4,096 account rows as they lie in memory        rewritten in a cycle
+    seen/MINUTE/N   names of the events this step counted           until the horizon
+    part/TURN/N     what the tally took of this step                until flushed
+    out/N           messages to publish after this step's ack       until published
 
 Rows and pages are absolute, so reading survivors in offset order gives the newest state whatever
-compaction removed. A cycle rewrites every page; `rows` of the cycle before last are then covered and
-their keys are used again. Keys carry the epoch: a late record of a fenced owner can never replace one
-of ours (DESIGN invariant 4). Nor may it replace or remove one of its own that is still needed: a key is
-removed, or used again, only when the step that covers it was acknowledged (`published_seq` has passed
-it), so what a fenced owner still sends covers nothing. Bytes are little-endian and carry a version.
+compaction removed. A cycle rewrites every page; `rows` of the cycle before last are then covered
+and their keys are used again. Keys carry the epoch: a late record of a fenced owner can never
+replace one of ours (DESIGN invariant 4). Nor may it replace or remove one of its own that is still
+needed: a key is removed, or used again, only when the step that covers it was acknowledged
+(`published_seq` has passed it), so what a fenced owner still sends covers nothing. Bytes are
+little-endian and carry a version.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ from __future__ import annotations
 import json
 import struct
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenline.charging.partition import PartitionState
-from tokenline.charging.step import Step
 from tokenline.errors import BrokenLog
 from tokenline.quota.cells import WIDTH, AccountCells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tokenline.charging.partition import PartitionState
+    from tokenline.charging.step import Step
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
@@ -66,7 +71,8 @@ class JournalWriter:
 
     `stale_keys` are keys of older epochs, removed when the first cycle has covered what they held;
     `timed_keys` those that matter for a time only, by minute, removed at the horizon.
-    `_due` holds keys with the step that covers them, `_cycle_seq` the step that ended the last cycle.
+    `_due` holds keys with the step that covers them, `_cycle_seq` is the step that ended the last
+    cycle.
     """
 
     epoch: int
@@ -140,7 +146,7 @@ class JournalWriter:
     def _pages(self, cells: AccountCells, seq: int, published_seq: int) -> Iterator[Record]:
         """Pay rows written with pages written: a page for as many rows as it holds."""
         for _ in range(PAGES_A_STEP):
-            # A cycle begins when all pages of the last are acknowledged: it uses the keys of their rows.
+            # A cycle begins when the last is acknowledged: it uses keys which that one covered.
             blocked = self._page_next == 0 and self._cycle_seq > published_seq
             if self._debt_rows < PAGE_ROWS or blocked:
                 return
@@ -156,7 +162,9 @@ class JournalWriter:
         keys = cells.keys[first : first + PAGE_ROWS]
         if self._cycle:
             self._due.append((seq, [self._page_key(self._cycle - 1, number)]))
-        return self._page_key(self._cycle, number), pack_rows(first, keys, slots, cells.matrix[slots])
+        return self._page_key(self._cycle, number), pack_rows(
+            first, keys, slots, cells.matrix[slots]
+        )
 
     def _page_key(self, cycle: int, number: int) -> bytes:
         return self._key("page", cycle % PAGE_CYCLES_KEPT, number)
@@ -174,15 +182,17 @@ class JournalWriter:
         return "/".join([str(self.epoch), kind, *map(str, numbers)]).encode()
 
 
-def live_records(survivors: Mapping[bytes, tuple[int, bytes]]) -> tuple[list[Record], list[bytes]]:
+def live_records(
+    survivors: Mapping[bytes, tuple[int, bytes]],
+) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
     """Part what counts from what fenced owners wrote too late.
 
     `survivors` holds the last value of each key with its offset. A record of an older epoch that
-    stands after a newer epoch's opening was written by an owner who had already lost the partition: it
-    is not history. Returns the live records in offset order and the keys of the dead ones.
+    stands after a newer epoch's opening was written by an owner who had already lost the partition:
+    it is not history. Returns the live records in offset order and the keys of the dead ones.
     """
     ordered = sorted((offset, key, value) for key, (offset, value) in survivors.items())
-    live: list[Record] = []
+    live: list[tuple[bytes, bytes]] = []
     dead: list[bytes] = []
     newest = 0
     for _, key, value in ordered:
@@ -204,7 +214,9 @@ def pack_rows(first_new: int, new_keys: Sequence[str], slots: Int64s, rows: Int6
     """Return account rows and the names of the slots from `first_new` on."""
     names = json.dumps(list(new_keys)).encode() if new_keys else b""
     head = _ROWS.pack(FORMAT, first_new, len(new_keys), len(slots), len(names))
-    return b"".join((head, names, slots.astype("<u4").tobytes(), np.ascontiguousarray(rows, "<i8").tobytes()))
+    return b"".join(
+        (head, names, slots.astype("<u4").tobytes(), np.ascontiguousarray(rows, "<i8").tobytes())
+    )
 
 
 def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
@@ -236,7 +248,7 @@ def pack_part(minute_ms: int, lines: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, lines.schema) as writer:
         writer.write_batch(lines)
-    return struct.pack("<Bq", FORMAT, minute_ms) + sink.getvalue().to_pybytes()
+    return b"".join((struct.pack("<Bq", FORMAT, minute_ms), sink.getvalue()))
 
 
 def unpack_part(value: bytes) -> tuple[int, pa.RecordBatch]:
@@ -251,7 +263,12 @@ def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
     for message in messages:
         topic = message.topic.encode()
         size = -1 if message.value is None else len(message.value)
-        parts += [_OUT.pack(len(topic), len(message.key), size), topic, message.key, message.value or b""]
+        parts += [
+            _OUT.pack(len(topic), len(message.key), size),
+            topic,
+            message.key,
+            message.value or b"",
+        ]
     return b"".join(parts)
 
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from tokenline.charging.step import Flush, Step
-from tokenline.metering.judge import Bounds
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
 from tokenline.quota.cells import AccountCells, Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenline.metering.judge import Bounds
 
 Int64s = npt.NDArray[np.int64]
 
 MONTH_COLUMNS = {
     "this": (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
-    "last": (Cell.LAST_MONTH_START, Cell.LAST_MONTH_TOKENS, Cell.LAST_MONTH_EVENTS, Cell.LAST_MONTH_VERSION),
+    "last": (
+        Cell.LAST_MONTH_START,
+        Cell.LAST_MONTH_TOKENS,
+        Cell.LAST_MONTH_EVENTS,
+        Cell.LAST_MONTH_VERSION,
+    ),
 }
 
 
@@ -58,8 +67,8 @@ class PartitionState:
     _dirty_months: list[Int64s] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # A copy may say it occurred `future_skew_ms` after its first one was appended and not be late yet.
-        # The journal names the minute only, so recovery takes an event to be up to a minute older.
+        # A copy may say it occurred `future_skew_ms` after its first one was appended and not be
+        # late yet. The journal names the minute only: recovery may take an event for older by one.
         self.seen = SeenEvents(self.bounds.horizon_ms + self.bounds.future_skew_ms + 60_000)
         self.tally = Tally(self.minute_ms)
 

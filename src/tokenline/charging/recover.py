@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tokenline.charging.journal import (
     Message,
@@ -24,6 +23,11 @@ from tokenline.charging.partition import PartitionState, Totals
 from tokenline.errors import BrokenLog
 from tokenline.metering.tally import Tally
 from tokenline.quota.cells import WIDTH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
 
 Int64s = npt.NDArray[np.int64]
 
@@ -71,7 +75,8 @@ def recover(state: PartitionState, survivors: Mapping[bytes, tuple[int, bytes]])
     """
     live, dead = live_records(survivors)
     found = Recovered(state, stale_keys=dead)
-    rows, parts = _Rows(), {}
+    rows = _Rows()
+    parts: dict[int, list[pa.RecordBatch]] = {}
     for key, value in live:
         _take(found, rows, parts, key, value)
     _fill_cells(state, rows)
@@ -145,4 +150,4 @@ def _fill_tallies(found: Recovered, parts: dict[int, list[pa.RecordBatch]]) -> N
         state.tally = Tally(state.minute_ms)
 
 
-__all__ = ["Recovered", "Record", "recover"]
+__all__ = ["Record", "Recovered", "recover"]

@@ -64,10 +64,11 @@ class Generation:
 
     def names(self) -> UInt64s:
         """Return all identities, in no order."""
-        return self._slots[self._slots[:, 0] != 0]
+        held: UInt64s = self._slots[self._slots[:, 0] != 0]
+        return held
 
     def _probe(self, names: UInt64s) -> tuple[Int64s, Int64s]:
-        """Return where to look first and how far to go on; the capacity is prime, so all slots are met."""
+        """Return where to look first and how far to go on; a prime capacity has all slots met."""
         capacity = len(self._slots)
         home = (names[:, 0] % np.uint64(capacity)).astype(np.int64)
         return home, (names[:, 1] % np.uint64(capacity - 1)).astype(np.int64) + 1

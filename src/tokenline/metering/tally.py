@@ -29,7 +29,7 @@ Int64s = npt.NDArray[np.int64]
 TEXT_COLUMNS = ("subscriber_id", "provider", "model")
 KEY = ("slot", *TEXT_COLUMNS, "window_start")
 SUMS = ("events", "total_tokens", *TOKEN_KINDS)
-MERGE_ROWS = 250_000
+MERGE_ROWS = 100_000
 
 
 class Tally:

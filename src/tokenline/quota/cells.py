@@ -6,14 +6,18 @@ slots is a page that can be written as it lies in memory. No row grows with subs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from enum import IntEnum
 from itertools import repeat
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 CAPACITY_MIN = 256
 NO_LIMIT = -1
@@ -61,12 +65,13 @@ class Cell(IntEnum):
 WIDTH = len(Cell)
 
 
-def same_month(starts_ms: Int64s, month_start_ms: Int64s | int) -> npt.NDArray[np.bool_]:
+def same_month(starts_ms: Int64s, month_start_ms: Int64s | int) -> Bools:
     """Say where two starts are of one calendar month, be it in different zones.
 
     An account that moves to another zone keeps the month it has begun, and all it used in it.
     """
-    return np.abs(starts_ms - month_start_ms) < MONTHS_APART_MS
+    same: Bools = np.abs(starts_ms - month_start_ms) < MONTHS_APART_MS
+    return same
 
 
 class AccountCells:

@@ -7,9 +7,9 @@ cut. Deciding again on the same cells gives no new decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,11 @@ import numpy.typing as npt
 from tokenline.metering.calendar import Spans, spans_at
 from tokenline.quota.cells import AccountCells, Cell, same_month
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 THRESHOLDS_PERCENT = (50, 80, 100)
 
@@ -97,7 +101,17 @@ def decide(
         standing = _stand(cells, here, spans)
         changed = _changed(cells, here, standing, spans) | announce
         for i in np.flatnonzero(changed):
-            decided.extend(_record(cells, int(here[i]), standing, int(i), spans, epoch, announce))
+            decided.extend(
+                _record(
+                    cells,
+                    int(here[i]),
+                    standing,
+                    int(i),
+                    spans=spans,
+                    epoch=epoch,
+                    announce=announce,
+                )
+            )
     return decided
 
 
@@ -106,7 +120,9 @@ def month_used(cells: AccountCells, slots: Int64s, month_start_ms: int) -> Int64
     rows = cells.matrix[slots]
     this = same_month(rows[:, Cell.MONTH_START], month_start_ms)
     last = same_month(rows[:, Cell.LAST_MONTH_START], month_start_ms)
-    return np.where(this, rows[:, Cell.MONTH_TOKENS], 0) + np.where(last, rows[:, Cell.LAST_MONTH_TOKENS], 0)
+    return np.where(this, rows[:, Cell.MONTH_TOKENS], 0) + np.where(
+        last, rows[:, Cell.LAST_MONTH_TOKENS], 0
+    )
 
 
 def _stand(cells: AccountCells, slots: Int64s, spans: Spans) -> _Standing:
@@ -130,35 +146,44 @@ def _stand(cells: AccountCells, slots: Int64s, spans: Spans) -> _Standing:
     return _Standing(np.where(rule > 0, int(State.CUT), warned), rule, resets, used, percent)
 
 
-def _changed(cells: AccountCells, slots: Int64s, now: _Standing, spans: Spans) -> npt.NDArray[np.bool_]:
+def _changed(cells: AccountCells, slots: Int64s, now: _Standing, spans: Spans) -> Bools:
     rows = cells.matrix[slots]
     told_here = same_month(rows[:, Cell.THRESHOLD_MONTH], spans.month[0])
     told = np.where(told_here, rows[:, Cell.THRESHOLD_PERCENT], 0)
-    return (
-        (rows[:, Cell.STATE] != now.state)
-        | (rows[:, Cell.RULE] != now.rule)
-        | (rows[:, Cell.RESETS_AT] != now.resets_at_ms)
-        | (told < now.percent)
-    )
+    changed: Bools = (rows[:, Cell.STATE] != now.state) | (rows[:, Cell.RULE] != now.rule)
+    changed |= (rows[:, Cell.RESETS_AT] != now.resets_at_ms) | (told < now.percent)
+    return changed
 
 
 def _record(
-    cells: AccountCells, slot: int, now: _Standing, i: int, spans: Spans, epoch: int, announce: bool
+    cells: AccountCells,
+    slot: int,
+    now: _Standing,
+    i: int,
+    *,
+    spans: Spans,
+    epoch: int,
+    announce: bool,
 ) -> Iterator[Decided]:
     row = cells.matrix[slot]
-    told = int(row[Cell.THRESHOLD_PERCENT]) if same_month(row[Cell.THRESHOLD_MONTH], spans.month[0]) else 0
+    told_here = same_month(row[Cell.THRESHOLD_MONTH], spans.month[0])
+    told = int(row[Cell.THRESHOLD_PERCENT]) if told_here else 0
     state, percent = State(int(now.state[i])), int(now.percent[i])
     was = State(int(row[Cell.STATE]))
     for step in THRESHOLDS_PERCENT:
-        # The last threshold reached is told by the standing decision itself, below, if that is the month's.
+        # The last threshold is told by the standing decision, below, if that is the month's.
         if told < step < percent or (told < step == percent < 100 and state is State.CUT):
-            yield _warning(cells, slot, step, int(now.month_used[i]), spans, epoch)
+            used = int(now.month_used[i])
+            yield _warning(cells, slot, step, used, spans=spans, epoch=epoch)
     row[Cell.STATE], row[Cell.RULE], row[Cell.RESETS_AT] = state, now.rule[i], now.resets_at_ms[i]
     row[Cell.THRESHOLD_PERCENT], row[Cell.THRESHOLD_MONTH] = max(told, percent), spans.month[0]
-    yield _standing_decision(cells, slot, now, i, spans, epoch, _reason(state, was, announce), told)
+    reason = _reason(state, was, announce=announce)
+    yield _standing_decision(
+        cells, slot, now, i, spans=spans, epoch=epoch, reason=reason, told=told
+    )
 
 
-def _reason(state: State, was: State, announce: bool) -> str:
+def _reason(state: State, was: State, *, announce: bool) -> str:
     if announce:
         return "account_set"
     if state is State.CUT:
@@ -166,7 +191,9 @@ def _reason(state: State, was: State, announce: bool) -> str:
     return "window_reset" if was is State.CUT or state is State.OPEN else "threshold_reached"
 
 
-def _warning(cells: AccountCells, slot: int, step: int, used: int, spans: Spans, epoch: int) -> Decided:
+def _warning(
+    cells: AccountCells, slot: int, step: int, used: int, *, spans: Spans, epoch: int
+) -> Decided:
     version, old_epoch = _next_version(cells, slot, epoch)
     return Decided(
         slot=slot,
@@ -184,7 +211,15 @@ def _warning(cells: AccountCells, slot: int, step: int, used: int, spans: Spans,
 
 
 def _standing_decision(
-    cells: AccountCells, slot: int, now: _Standing, i: int, spans: Spans, epoch: int, reason: str, told: int
+    cells: AccountCells,
+    slot: int,
+    now: _Standing,
+    i: int,
+    *,
+    spans: Spans,
+    epoch: int,
+    reason: str,
+    told: int,
 ) -> Decided:
     row = cells.matrix[slot]
     rule = Rule(int(now.rule[i]))

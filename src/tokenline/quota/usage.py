@@ -48,7 +48,7 @@ def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
 
 
 def roll_rates(cells: AccountCells, slots: Int64s, minute_ms: int) -> None:
-    """Begin the minute, hour and day windows of `slots` anew where the broker's clock has left them."""
+    """Begin the minute, hour and day windows of `slots` anew where the broker's clock left them."""
     rows = cells.matrix[slots]
     for code in np.unique(rows[:, Cell.ZONE]):
         spans = spans_at(cells.zones[int(code)], minute_ms)
@@ -69,25 +69,31 @@ def _add_months(cells: AccountCells, counted: Counted) -> None:
     events = np.diff(np.append(starts, len(order)))
     versions = np.maximum.reduceat(counted.offsets[order], starts)
     slots, months = slots[starts], months[starts]
-    # Months of one account ascend, and a slot stands once in each round: first months, then second ones.
+    # Months of one account ascend, and a slot stands once in each round: first months, then second.
     rank = np.arange(len(slots)) - np.maximum.accumulate(
         np.where(np.append(True, slots[1:] != slots[:-1]), np.arange(len(slots)), 0)
     )
     for turn in range(int(rank.max(initial=-1)) + 1):
         at = rank == turn
-        _add_month(cells, slots[at], months[at], tokens[at], events[at], versions[at])
+        sums = (tokens[at], events[at], versions[at])
+        _add_month(cells.matrix, slots[at], months[at], sums)
 
 
 def _add_month(
-    cells: AccountCells, slots: Int64s, months: Int64s, tokens: Int64s, events: Int64s, versions: Int64s
+    matrix: Int64s, slots: Int64s, months: Int64s, sums: tuple[Int64s, Int64s, Int64s]
 ) -> None:
-    matrix = cells.matrix
+    tokens, events, versions = sums
     for held in (matrix[slots, Cell.MONTH_START], matrix[slots, Cell.LAST_MONTH_START]):
         months = np.where(same_month(held, months), held, months)
     _begin_months(matrix, slots, months)
     for start, tokens_cell, events_cell, version_cell in (
         (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
-        (Cell.LAST_MONTH_START, Cell.LAST_MONTH_TOKENS, Cell.LAST_MONTH_EVENTS, Cell.LAST_MONTH_VERSION),
+        (
+            Cell.LAST_MONTH_START,
+            Cell.LAST_MONTH_TOKENS,
+            Cell.LAST_MONTH_EVENTS,
+            Cell.LAST_MONTH_VERSION,
+        ),
     ):
         at = matrix[slots, start] == months
         matrix[slots[at], tokens_cell] += tokens[at]
@@ -96,11 +102,16 @@ def _add_month(
 
 
 def _begin_months(matrix: Int64s, slots: Int64s, months: Int64s) -> None:
-    this, last = slice(Cell.MONTH_START, Cell.MONTH_VERSION + 1), slice(Cell.LAST_MONTH_START, Cell.LAST_MONTH_VERSION + 1)
+    this, last = (
+        slice(Cell.MONTH_START, Cell.MONTH_VERSION + 1),
+        slice(Cell.LAST_MONTH_START, Cell.LAST_MONTH_VERSION + 1),
+    )
     newer = months > matrix[slots, Cell.MONTH_START]
     matrix[slots[newer], last] = matrix[slots[newer], this]
     matrix[slots[newer], this] = 0
     matrix[slots[newer], Cell.MONTH_START] = months[newer]
-    between = (months < matrix[slots, Cell.MONTH_START]) & (months > matrix[slots, Cell.LAST_MONTH_START])
+    between = (months < matrix[slots, Cell.MONTH_START]) & (
+        months > matrix[slots, Cell.LAST_MONTH_START]
+    )
     matrix[slots[between], last] = 0
     matrix[slots[between], Cell.LAST_MONTH_START] = months[between]
