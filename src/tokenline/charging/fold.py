@@ -1,4 +1,4 @@
-"""Fold a chunk of usage, or one account command, into the state of its partition.
+r"""Fold a chunk of usage, or one account command, into the state of its partition.
 
     decode failed?   -> refused                     \\
     breaks a rule?   -> refused                      | dead letters
@@ -12,29 +12,49 @@ A refused event is not remembered, so sending it again after its account was app
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from tokenline.charging.partition import PartitionState
 from tokenline.charging.step import Commanded, Judged, Refused, Step, UsageChunk
 from tokenline.errors import BadData
 from tokenline.metering.calendar import month_starts, zone_of
 from tokenline.metering.identity import identities
-from tokenline.metering.judge import DETAILS, Judgement, arrow_int64s, int64_column, judge, token_matrix
+from tokenline.metering.judge import (
+    DETAILS,
+    Judgement,
+    arrow_int64s,
+    int64_column,
+    judge,
+    token_matrix,
+)
 from tokenline.metering.tally import lines_of
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import decide
 from tokenline.quota.usage import Counted, add_usage, roll_rates
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from tokenline.charging.partition import PartitionState
+
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
 UInt64s = npt.NDArray[np.uint64]
 
-IDENTITY_COLUMNS = ("tenant_id", "account_id", "source", "event_id", "gateway_id", "gateway_epoch", "gateway_seq")
+IDENTITY_COLUMNS = (
+    "tenant_id",
+    "account_id",
+    "source",
+    "event_id",
+    "gateway_id",
+    "gateway_epoch",
+    "gateway_seq",
+)
 LIMIT_FIELDS = {
     "month_tokens": Cell.MONTH_TOKENS_LIMIT,
     "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
@@ -63,11 +83,18 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         if fit.any():
             step.names = names[fit]
             state.seen.remember(step.names, as_of_ms)
-            batch = chunk.batch if fit.all() else chunk.batch.take(arrow_int64s(np.flatnonzero(fit)))
+            batch = (
+                chunk.batch if fit.all() else chunk.batch.take(arrow_int64s(np.flatnonzero(fit)))
+            )
             _count(state, step, batch, slots[fit], chunk.offsets[fit])
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
-        lo=chunk.lo, hi=chunk.hi, as_of_ms=as_of_ms, late=late, duplicate=duplicate, rejected=rejected
+        lo=chunk.lo,
+        hi=chunk.hi,
+        as_of_ms=as_of_ms,
+        late=late,
+        duplicate=duplicate,
+        rejected=rejected,
     )
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)
@@ -75,7 +102,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
 
 
 def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int) -> Step:
-    """Apply account commands up to offset `hi`: set limits and decide anew; the last of an account wins.
+    """Apply account commands up to `hi`: set limits and decide anew; the last of an account wins.
 
     A command that names no zone of this world, or a limit below -1, is refused and changes nothing.
     """
@@ -125,10 +152,14 @@ def _refused_command(command: Commanded, detail: str) -> Refused:
 
 def by_minute(chunk: UsageChunk) -> Iterator[UsageChunk]:
     """Split a chunk where its append minute moves on; most chunks come back as they are."""
-    refused = np.array([(one.offset, one.appended_ms) for one in chunk.refused], np.int64).reshape(-1, 2)
+    refused = np.array([(one.offset, one.appended_ms) for one in chunk.refused], np.int64).reshape(
+        -1, 2
+    )
     offsets = np.concatenate((chunk.offsets, refused[:, 0]))
     order = np.argsort(offsets, kind="stable")
-    newest = np.maximum.accumulate(np.concatenate((chunk.appended_ms, refused[:, 1]))[order] // 60_000)
+    newest = np.maximum.accumulate(
+        np.concatenate((chunk.appended_ms, refused[:, 1]))[order] // 60_000
+    )
     cuts = offsets[order][1:][np.diff(newest) > 0].tolist()
     if not cuts:
         yield chunk
@@ -167,7 +198,9 @@ def _judge(state: PartitionState, chunk: UsageChunk) -> tuple[Int8s, Int64s, UIn
     return verdict, slots, names
 
 
-def _count(state: PartitionState, step: Step, batch: pa.RecordBatch, slots: Int64s, offsets: Int64s) -> None:
+def _count(
+    state: PartitionState, step: Step, batch: pa.RecordBatch, slots: Int64s, offsets: Int64s
+) -> None:
     """Add events, all to be counted, to windows and cells, and decide."""
     totals, cells = token_matrix(batch).sum(axis=1), state.cells
     occurred_ms = int64_column(batch, "occurred_at")

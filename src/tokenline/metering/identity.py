@@ -1,12 +1,13 @@
 """Name each event by 128 bits of its identity, (source, event_id).
 
-XXH3-128 is fast and its output is fixed for ever, so names survive restarts and upgrades. It is not
-a defence: who chooses an event_id can repeat one anyway, and then the event counts once, as it should.
+XXH3-128 is fast and its output is fixed for ever, so names survive restarts and upgrades. It is
+not a defence: who chooses an event_id can repeat one anyway, and then the event counts once, as it
+should.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 UInt64s = npt.NDArray[np.uint64]
-
-
-Texts = pa.Array | Sequence[str]
+Texts: TypeAlias = "pa.Array | Sequence[str]"
 
 
 def identities(tenants: Texts, sources: Texts, event_ids: Texts) -> UInt64s:
-    """Return one row of two 64-bit words for each event; never (0, anything), which marks a free slot."""
+    """Return a row of two 64-bit words for each event; never (0, anything): that is a free slot."""
     tenants, sources, event_ids = (
         texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
         for texts in (tenants, sources, event_ids)

@@ -6,10 +6,9 @@ looks only at the record and its broker append time, so every replay judges alik
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenline.event import TOKEN_KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
@@ -47,7 +49,7 @@ DETAILS = {
     Judgement.ABSURD_COUNT: "a token count or other unit is above max_tokens_per_event",
     Judgement.FUTURE_TIME: "occurred_at is further ahead of the broker's clock than future_skew_s",
     Judgement.TOO_OLD: "occurred_at is more than max_age_days before the broker's clock",
-    Judgement.KEY_MISMATCH: "the record's key is not tenant_id/account_id, so another worker owns the account",
+    Judgement.KEY_MISMATCH: "the record's key is not tenant_id/account_id: another worker owns the account",
     Judgement.UNKNOWN_ACCOUNT: "no account of this name was applied before the event was charged",
 }
 
@@ -62,7 +64,9 @@ class Bounds:
     max_tokens: int
 
 
-def judge(batch: pa.RecordBatch, keys: Sequence[str | None], appended_ms: Int64s, bounds: Bounds) -> Int8s:
+def judge(
+    batch: pa.RecordBatch, keys: Sequence[str | None], appended_ms: Int64s, bounds: Bounds
+) -> Int8s:
     """Return a `Judgement` for each event; of several faults the one listed last below names it.
 
     `keys` are the Kafka keys as text, None where they were no UTF-8.
@@ -125,8 +129,11 @@ def _differ(keys: Sequence[str | None], expected: Sequence[str]) -> Bools:
 
 
 def _any_empty(batch: pa.RecordBatch) -> Bools:
-    lengths = [_numbers(pc.binary_length(batch.column(name)), np.dtype(np.int32)) for name in ID_COLUMNS]
-    return np.any(np.stack(lengths) == 0, axis=0)
+    lengths = [
+        _numbers(pc.binary_length(batch.column(name)), np.dtype(np.int32)) for name in ID_COLUMNS
+    ]
+    empty: Bools = np.any(np.stack(lengths) == 0, axis=0)
+    return empty
 
 
 def _rows_with(units: pa.MapArray, wrong: Bools) -> Bools:
