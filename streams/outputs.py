@@ -76,8 +76,7 @@ class Outputs:
         rows = 0
         for frame in frames:
             for part in frame.iter_slices(FLUSH_ROWS):
-                key = pl.concat_str("tenant_id", pl.lit("/"), "account_id").cast(pl.Binary)
-                keys = part.select(key).to_series().to_list()
+                keys = part.get_column("key").cast(pl.Binary).to_list()
                 values = self._columns.encode("account_window", part.to_arrow().combine_chunks().to_batches()[0])
                 await self._send(WINDOWS, zip(keys, values, strict=True))
                 rows += len(values)
@@ -180,12 +179,13 @@ def _window_rows(
     """Return `rows` with all columns of the `account_window` schema."""
     if rows.is_empty():
         return rows
-    names = [split_key(state.cells.keys[slot]) for slot in rows.get_column("slot")]
+    keys = pl.Series("key", [state.cells.keys[slot] for slot in rows.get_column("slot").to_list()])
+    names = keys.str.splitn("/", 2).struct.rename_fields(["tenant_id", "account_id"]).struct.unnest()
     blank = [pl.lit("").alias(name) for name in ("subscriber_id", "provider", "model") if name not in rows.columns]
     zero = [pl.lit(0, pl.Int64).alias(name) for name in TOKEN_KINDS if name not in rows.columns]
     return rows.with_columns(
-        pl.Series("tenant_id", [tenant for tenant, _ in names]),
-        pl.Series("account_id", [account for _, account in names]),
+        keys,
+        *names.get_columns(),
         *blank,
         *zero,
         pl.lit(grain).alias("grain"),
