@@ -49,7 +49,7 @@ DETAILS = {
     Judgement.ABSURD_COUNT: "a token count or other unit is above max_tokens_per_event",
     Judgement.FUTURE_TIME: "occurred_at is further ahead of the broker's clock than future_skew_s",
     Judgement.TOO_OLD: "occurred_at is more than max_age_days before the broker's clock",
-    Judgement.KEY_MISMATCH: "the record's key is not tenant_id/account_id: another worker owns the account",
+    Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id: another worker owns the account",
     Judgement.UNKNOWN_ACCOUNT: "no account of this name was applied before the event was charged",
 }
 
