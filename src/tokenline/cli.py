@@ -25,7 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-accounts_app = typer.Typer(help="Set which accounts exist and what each may use.", no_args_is_help=True)
+accounts_app = typer.Typer(
+    help="Set which accounts exist and what each may use.", no_args_is_help=True
+)
 migrate_app = typer.Typer(help="Bring the warehouse's tables up to date.", no_args_is_help=True)
 app.add_typer(accounts_app, name="accounts")
 app.add_typer(migrate_app, name="migrate")
@@ -33,7 +35,9 @@ app.add_typer(migrate_app, name="migrate")
 out = Console()
 err = Console(stderr=True, highlight=False)
 
-DataDir = Annotated[Path | None, typer.Option("--data", help="data directory of the embedded stack")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data", help="data directory of the embedded stack")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for programs")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 
@@ -107,7 +111,10 @@ def status(data: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         _print_json([asdict(one) for one in found])
     else:
-        _print_table(["component", "state", "pid", "port", "detail"], [list(asdict(one).values()) for one in found])
+        _print_table(
+            ["component", "state", "pid", "port", "detail"],
+            [list(asdict(one).values()) for one in found],
+        )
     raise typer.Exit(0 if all(one.state == "ready" for one in found) else 1)
 
 
@@ -130,7 +137,9 @@ def demo(
     seconds: Annotated[int, typer.Option(min=5, help="how long gateways send")] = 30,
     rate: Annotated[int, typer.Option(min=1, help="calls a second over all gateways")] = 250,
     accounts: Annotated[int, typer.Option(min=20, help="accounts that call")] = 500,
-    keep: Annotated[bool, typer.Option("--keep", help="leave the data directory and say where it is")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="leave the data directory and say where it is")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Show the whole line at work in a temporary directory, then prove that nothing was lost.
@@ -170,9 +179,13 @@ def prove(
 @app.command()
 def bench(
     json_file: JsonFile = None,
-    events: Annotated[int, typer.Option(min=10_000, help="events of the throughput runs")] = 2_000_000,
+    events: Annotated[
+        int, typer.Option(min=10_000, help="events of the throughput runs")
+    ] = 2_000_000,
     accounts: Annotated[int, typer.Option(min=100, help="accounts they are spread over")] = 100_000,
-    only: Annotated[str, typer.Option(help="comma-separated parts: charging, landing, latency, skew, memory")] = "",
+    only: Annotated[
+        str, typer.Option(help="comma-separated parts: charging, landing, latency, skew, memory")
+    ] = "",
 ) -> None:
     """Measure the line beside stock Faust and bare aiokafka, in one run.
 
@@ -189,7 +202,9 @@ def bench(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="one SELECT; views: v_usage, v_windows, v_decisions, …")],
+    query: Annotated[
+        str, typer.Argument(help="one SELECT; views: v_usage, v_windows, v_decisions, …")
+    ],
     fmt: Annotated[str, typer.Option("--format", help="table, json or csv")] = "table",
     data: DataDir = None,
 ) -> None:
@@ -199,7 +214,11 @@ def sql(
     """
     from tokenline.landing.queries import sql as ask  # noqa: PLC0415
 
-    formats: dict[str, Literal["table", "json", "csv"]] = {"table": "table", "json": "json", "csv": "csv"}
+    formats: dict[str, Literal["table", "json", "csv"]] = {
+        "table": "table",
+        "json": "json",
+        "csv": "csv",
+    }
     if fmt not in formats:
         raise TokenlineError(f"there is no format {fmt!r}; say table, json or csv")
     # Not through rich: a program or a pipe reads this.
@@ -223,15 +242,22 @@ def quota(
     if as_json:
         _print_json(view.to_dict())
     else:
-        _print_table(["what", "value"], [[name, _readable(name, value)] for name, value in view.to_dict().items()])
+        _print_table(
+            ["what", "value"],
+            [[name, _readable(name, value)] for name, value in view.to_dict().items()],
+        )
     if not view.known:
-        raise TokenlineError(f"account {account} was never applied; see `tokenline accounts apply --help`")
+        raise TokenlineError(
+            f"account {account} was never applied; see `tokenline accounts apply --help`"
+        )
 
 
 @app.command()
 def reconcile(
     data: DataDir = None,
-    wait: Annotated[float, typer.Option(min=0, help="seconds to wait until the line is quiet")] = 60,
+    wait: Annotated[
+        float, typer.Option(min=0, help="seconds to wait until the line is quiet")
+    ] = 60,
     as_json: Json = False,
 ) -> None:
     """Prove that nothing was lost or counted twice; exits 1 on any difference.
@@ -268,7 +294,11 @@ def emit(
 
     async def send() -> str:
         event = UsageEvent(
-            account_id=account, model=model, provider=provider, input_tokens=input_tokens, output_tokens=output_tokens
+            account_id=account,
+            model=model,
+            provider=provider,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
         )
         async with Emitter(line_settings(data), source="cli", gateway_id="cli") as emitter:
             return (await emitter.emit(event)).event_id
@@ -284,7 +314,13 @@ def show_settings(as_json: Json = False) -> None:
     """
     settings = Settings.from_env()
     rows = [
-        [variable(name), "***" if "password" in name and getattr(settings, name) else str(getattr(settings, name)), field.description]
+        [
+            variable(name),
+            "***"
+            if "password" in name and getattr(settings, name)
+            else str(getattr(settings, name)),
+            field.description,
+        ]
         for name, field in Settings.model_fields.items()
     ]
     if as_json:
@@ -297,8 +333,12 @@ def show_settings(as_json: Json = False) -> None:
 def accounts_apply(
     file: Annotated[Path, typer.Argument(help="TOML file; see README")],
     data: DataDir = None,
-    wait: Annotated[float, typer.Option(min=0, help="seconds to wait for charging; 0 does not wait")] = 30,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check the file and send nothing")] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="seconds to wait for charging; 0 does not wait")
+    ] = 30,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check the file and send nothing")
+    ] = False,
 ) -> None:
     """Publish an accounts file and wait until charging has taken it in.
 
@@ -314,7 +354,10 @@ def accounts_apply(
     with Progress(console=err, transient=True) as progress:
         bar = progress.add_task("accounts", total=len(commands))
         work = apply_accounts(
-            line_settings(data), commands, wait_s=wait, progress=lambda done: progress.update(bar, completed=done)
+            line_settings(data),
+            commands,
+            wait_s=wait,
+            progress=lambda done: progress.update(bar, completed=done),
         )
         count = asyncio.run(work)
     typer.echo(f"{count} accounts applied")
@@ -328,7 +371,13 @@ def migrate_plan(data: DataDir = None) -> None:
     """
     from tokenline.landing.migrate import plan  # noqa: PLC0415
 
-    _print_table(["file", "statement", "status"], [[f"{one.file:04d}_{one.name}", one.statement, one.status] for one in plan(line_settings(data))])
+    _print_table(
+        ["file", "statement", "status"],
+        [
+            [f"{one.file:04d}_{one.name}", one.statement, one.status]
+            for one in plan(line_settings(data))
+        ],
+    )
 
 
 @migrate_app.command("apply")
@@ -410,7 +459,11 @@ def _readable(name: str, value: Any) -> str:  # noqa: ANN401  any field of a vie
     if name.endswith("_ms") and isinstance(value, int):
         from datetime import UTC, datetime  # noqa: PLC0415
 
-        return datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds") if value > 0 else "never"
+        return (
+            datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
+            if value > 0
+            else "never"
+        )
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

@@ -28,7 +28,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Kafka
-    kafka_bootstrap: str = Field("127.0.0.1:19092", description="Kafka bootstrap servers, host:port, comma separated")
+    kafka_bootstrap: str = Field(
+        "127.0.0.1:19092", description="Kafka servers, host:port, comma separated"
+    )
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="Kafka security protocol"
     )
@@ -41,41 +43,71 @@ class Settings(BaseModel):
     kafka_cert_file: Path | None = Field(None, description="client certificate for TLS to Kafka")
     kafka_key_file: Path | None = Field(None, description="client key for TLS to Kafka")
     topic_prefix: str = Field("tokenline.", description="prefix of every topic")
-    partitions: int = Field(4, ge=1, le=4096, description="partitions of each keyed topic; fixed for the life of a line")
-    replication_factor: int = Field(1, ge=1, le=9, description="replicas of each topic; 3 in production")
-    session_timeout_ms: int = Field(8000, ge=1000, description="a worker silent for this long loses its partitions")
+    partitions: int = Field(
+        4, ge=1, le=4096, description="partitions of each keyed topic; fixed for a line's life"
+    )
+    replication_factor: int = Field(
+        1, ge=1, le=9, description="replicas of each topic; 3 in production"
+    )
+    session_timeout_ms: int = Field(
+        8000, ge=1000, description="a silent worker loses its partitions after this"
+    )
 
     # Schemas
-    schema_registry_url: str = Field("", description="Confluent-compatible registry; empty means the file registry")
+    schema_registry_url: str = Field(
+        "", description="Confluent-compatible registry; empty means the file registry"
+    )
     schema_registry_username: str = Field("", description="registry user")
     schema_registry_password: str = Field("", repr=False, description="registry password")
 
     # Charging
-    dedup_horizon_s: int = Field(3600, ge=60, le=86_400, description="an event older than this when appended is late")
+    dedup_horizon_s: int = Field(
+        3600, ge=60, le=86_400, description="an event so old when appended is late"
+    )
     future_skew_s: int = Field(300, ge=0, description="an event further in the future is refused")
     max_age_days: int = Field(90, ge=1, le=3000, description="an event older than this is refused")
-    max_tokens_per_event: int = Field(1_000_000_000, ge=1, description="a larger count of one kind is absurd and refused")
-    max_bad_in_a_row: int = Field(1000, ge=1, description="so many bad records in a row stop the worker")
+    max_tokens_per_event: int = Field(
+        1_000_000_000, ge=1, description="a larger count of a kind is refused"
+    )
+    max_bad_in_a_row: int = Field(
+        1000, ge=1, description="so many bad records in a row stop the worker"
+    )
     max_chunk_records: int = Field(10_000, ge=1, le=100_000, description="records folded at once")
-    heartbeat_ms: int = Field(1000, ge=100, description="how often charging tells guards that it is caught up")
+    heartbeat_ms: int = Field(
+        1000, ge=100, description="how often charging tells guards that it is caught up"
+    )
 
     # Landing and warehouse
     clickhouse_url: str = Field("http://127.0.0.1:18123", description="ClickHouse HTTP(S) address")
-    clickhouse_database: str = Field("tokenline", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database of all tables")
+    clickhouse_database: str = Field(
+        "tokenline", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database of all tables"
+    )
     clickhouse_username: str = Field("default", description="ClickHouse user")
     clickhouse_password: str = Field("", repr=False, description="ClickHouse password")
     clickhouse_ca_file: Path | None = Field(None, description="CA bundle for TLS to ClickHouse")
-    clickhouse_cluster: str = Field("", description="cluster for replicated tables; empty means a single node")
+    clickhouse_cluster: str = Field(
+        "", description="cluster for replicated tables; empty means a single node"
+    )
     landing_max_rows: int = Field(50_000, ge=1, description="rows of one insert")
-    landing_max_wait_ms: int = Field(1000, ge=10, description="a smaller batch is inserted after this long")
+    landing_max_wait_ms: int = Field(
+        1000, ge=10, description="a smaller batch is inserted after this long"
+    )
 
     # Workers
     health_host: str = Field("127.0.0.1", description="address of /healthz, /readyz, /metrics")
-    charging_health_port: int = Field(19101, ge=0, le=65535, description="health port of a charging worker; 0 picks a free one")
-    landing_health_port: int = Field(19102, ge=0, le=65535, description="health port of a landing worker; 0 picks a free one")
-    stall_s: int = Field(30, ge=1, description="lag without progress for this long is unhealthy")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
-    data_dir: Path = Field(Path(".tokenline"), description="where the embedded stack keeps its data")
+    charging_health_port: int = Field(
+        19101, ge=0, le=65535, description="charging's health port; 0 picks a free one"
+    )
+    landing_health_port: int = Field(
+        19102, ge=0, le=65535, description="landing's health port; 0 picks a free one"
+    )
+    stall_s: int = Field(30, ge=1, description="lag without progress so long is unhealthy")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least level logged"
+    )
+    data_dir: Path = Field(
+        Path(".tokenline"), description="where the embedded stack keeps its data"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -85,18 +117,26 @@ class Settings(BaseModel):
             SettingsError: a value is wrong or a `TOKENLINE_` variable is unknown; the text names it.
         """
         environ = os.environ if environ is None else environ
-        given = {name: environ[var] for name in cls.model_fields if environ.get(var := variable(name))}
+        given = {
+            name: environ[var] for name in cls.model_fields if environ.get(var := variable(name))
+        }
         unknown = sorted(
-            var for var in environ if var.startswith(PREFIX) and var.removeprefix(PREFIX).lower() not in cls.model_fields
+            var
+            for var in environ
+            if var.startswith(PREFIX) and var.removeprefix(PREFIX).lower() not in cls.model_fields
         )
         if unknown:
-            raise SettingsError(f"{unknown[0]} is not a setting of tokenline; see `tokenline settings`")
+            raise SettingsError(
+                f"{unknown[0]} is not a setting of tokenline; see `tokenline settings`"
+            )
         try:
             return cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "?"
-            raise SettingsError(f"{variable(name)}={given.get(name, '')!r}: {first['msg']}") from error
+            raise SettingsError(
+                f"{variable(name)}={given.get(name, '')!r}: {first['msg']}"
+            ) from error
 
     def topic(self, stem: str) -> str:
         """Return the full name of a topic, for example `tokenline.usage`."""

@@ -66,7 +66,11 @@ async def _stand_at_end(consumer: AIOKafkaConsumer, settings: Settings) -> None:
 
 
 async def _publish(
-    producer: AIOKafkaProducer, settings: Settings, codec: Codec, commands: Sequence[Fields], now_ms: int
+    producer: AIOKafkaProducer,
+    settings: Settings,
+    codec: Codec,
+    commands: Sequence[Fields],
+    now_ms: int,
 ) -> dict[tuple[str, str], int]:
     """Return the offset of each account's command."""
     due: dict[tuple[str, str], int] = {}
@@ -74,10 +78,14 @@ async def _publish(
         sent = []
         for fields in commands[first : first + SEND_AT_ONCE]:
             tenant, account = str(fields["tenant_id"]), str(fields["account_id"])
-            value = codec.encode("account_command", {**fields, "command_id": str(uuid.uuid4()), "issued_at": now_ms})
+            value = codec.encode(
+                "account_command", {**fields, "command_id": str(uuid.uuid4()), "issued_at": now_ms}
+            )
             key = account_key(tenant, account)
             partition = partition_of(key, settings.partitions)
-            future = await producer.send(settings.topic(COMMANDS), value, key=key, partition=partition)
+            future = await producer.send(
+                settings.topic(COMMANDS), value, key=key, partition=partition
+            )
             sent.append(((tenant, account), future))
         for name, future in sent:
             due[name] = (await future).offset
@@ -85,7 +93,10 @@ async def _publish(
 
 
 async def _until_decided(
-    consumer: AIOKafkaConsumer, codec: Codec, due: dict[tuple[str, str], int], progress: Callable[[int], None]
+    consumer: AIOKafkaConsumer,
+    codec: Codec,
+    due: dict[tuple[str, str], int],
+    progress: Callable[[int], None],
 ) -> None:
     total = len(due)
     while due:

@@ -1,14 +1,14 @@
 """Read the accounts file.
 
-    [plans.developer-15m]            # limits that accounts share; -1 or absent means none
-    month_tokens = 15_000_000
-    minute_requests = 60
+[plans.developer-15m]            # limits that accounts share; -1 or absent means none
+month_tokens = 15_000_000
+minute_requests = 60
 
-    [[accounts]]
-    id = "acme"                      # unique within its tenant
-    plan = "developer-15m"
-    time_zone = "Asia/Shanghai"      # its windows begin and end there
-    month_tokens = 20_000_000        # a limit of its own wins over the plan's
+[[accounts]]
+id = "acme"                      # unique within its tenant
+plan = "developer-15m"
+time_zone = "Asia/Shanghai"      # its windows begin and end there
+month_tokens = 20_000_000        # a limit of its own wins over the plan's
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class AccountsFile(BaseModel):
         zone_of(account.time_zone)
         if account.plan and account.plan not in self.plans:
             known = ", ".join(sorted(self.plans)) or "none"
-            raise BadData(f"account {account.id}: there is no plan {account.plan!r}; plans: {known}")
+            raise BadData(
+                f"account {account.id}: there is no plan {account.plan!r}; plans: {known}"
+            )
         plan = self.plans.get(account.plan, Limits())
         limits = {name: _first(getattr(account, name), getattr(plan, name)) for name in LIMITS}
         named = {

@@ -18,7 +18,9 @@ from tokenline.wire.kafka import account_key, client_options, partition_of
 from tokenline.wire.topics import COMMANDS, USAGE
 
 BATCH_EVENTS = 20_000
-MODELS = np.array(["qwen-max", "qwen-plus", "deepseek-chat", "deepseek-reasoner", "hunyuan-large", "pangu-pro"])
+MODELS = np.array(
+    ["qwen-max", "qwen-plus", "deepseek-chat", "deepseek-reasoner", "hunyuan-large", "pangu-pro"]
+)
 PROVIDERS = np.array(["alibaba", "alibaba", "deepseek", "deepseek", "tencent", "huawei"])
 Int64s = npt.NDArray[np.int64]
 
@@ -62,7 +64,9 @@ def _accounts(rng: np.random.Generator, load: Load, count: int) -> Int64s:
     return np.minimum(load.accounts ** rng.random(count), load.accounts - 1).astype(np.int64)
 
 
-def _batch(rng: np.random.Generator, load: Load, accounts: Int64s, first: int, now_ms: int) -> pa.RecordBatch:
+def _batch(
+    rng: np.random.Generator, load: Load, accounts: Int64s, first: int, now_ms: int
+) -> pa.RecordBatch:
     count = len(accounts)
     model = rng.integers(0, len(MODELS), count)
     names = {number: account_name(number) for number in np.unique(accounts).tolist()}
@@ -99,7 +103,11 @@ def _batch(rng: np.random.Generator, load: Load, accounts: Int64s, first: int, n
     empty_tags = pa.array([[]] * count, pa.map_(pa.string(), pa.string()))
     columns = {name: pa.array(values, pa.string()) for name, values in text.items()}
     columns |= {name: pa.array(values) for name, values in numbers.items()}
-    columns |= {"occurred_at": moment, "started_at": moment, "attempt": pa.array(np.ones(count, np.int32))}
+    columns |= {
+        "occurred_at": moment,
+        "started_at": moment,
+        "attempt": pa.array(np.ones(count, np.int32)),
+    }
     columns |= {"other_units": empty_units, "tags": empty_tags}
     return pa.RecordBatch.from_pydict(columns)
 
@@ -113,13 +121,23 @@ async def produce_usage(settings: Settings, codec: ColumnCodec, load: Load, now_
             await append(producer, settings, USAGE, keys, frames)
 
 
-async def produce_accounts(settings: Settings, codec: ColumnCodec, accounts: int, month_tokens: int, now_ms: int) -> None:
+async def produce_accounts(
+    settings: Settings, codec: ColumnCodec, accounts: int, month_tokens: int, now_ms: int
+) -> None:
     """Append one command for each account."""
     async with _producer(settings) as producer:
         for first in range(0, accounts, BATCH_EVENTS):
-            names = [account_name(number) for number in range(first, min(first + BATCH_EVENTS, accounts))]
+            names = [
+                account_name(number) for number in range(first, min(first + BATCH_EVENTS, accounts))
+            ]
             frames = codec.encode("account_command", commands(names, month_tokens, now_ms))
-            await append(producer, settings, COMMANDS, [account_key("default", name) for name in names], frames)
+            await append(
+                producer,
+                settings,
+                COMMANDS,
+                [account_key("default", name) for name in names],
+                frames,
+            )
 
 
 def commands(names: Sequence[str], month_tokens: int, now_ms: int) -> pa.RecordBatch:
@@ -141,7 +159,11 @@ def commands(names: Sequence[str], month_tokens: int, now_ms: int) -> pa.RecordB
 
 
 async def append(
-    producer: AIOKafkaProducer, settings: Settings, stem: str, keys: Sequence[bytes], frames: Sequence[bytes]
+    producer: AIOKafkaProducer,
+    settings: Settings,
+    stem: str,
+    keys: Sequence[bytes],
+    frames: Sequence[bytes],
 ) -> None:
     """Append records in whole batches, a batch a partition."""
     topic = settings.topic(stem)

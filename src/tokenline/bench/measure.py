@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -81,13 +82,20 @@ async def published_rate(settings: Settings, events: int) -> Rate:
     consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest")
     await consumer.start()
     codec = Codec(open_registry(settings))
-    consumer.assign([TopicPartition(settings.topic(CHARGED), number) for number in range(settings.partitions)])
+    consumer.assign(
+        [TopicPartition(settings.topic(CHARGED), number) for number in range(settings.partitions)]
+    )
     moments: list[tuple[int, int]] = []
     while sum(count for _, count in moments) < events:
         for records in (await consumer.getmany(timeout_ms=1000)).values():
             for record in records:
                 _, fields = codec.decode(record.value)
-                moments.append((record.timestamp, int(str(fields["hi_offset"])) - int(str(fields["lo_offset"])) + 1))
+                moments.append(
+                    (
+                        record.timestamp,
+                        int(str(fields["hi_offset"])) - int(str(fields["lo_offset"])) + 1,
+                    )
+                )
     await consumer.stop()
     moments.sort()
     # The first range only starts the watch: its events were folded before it.
@@ -101,7 +109,9 @@ async def prepare_probes(settings: Settings, count: int, log: Path) -> None:
     producer = AIOKafkaProducer(**client_options(settings), acks="all", max_batch_size=1 << 20)
     async with producer:
         frames = codec.encode("account_command", loads.commands(probes, 1, CLOCK.wall_ms()))
-        await loads.append(producer, settings, COMMANDS, [account_key("default", name) for name in probes], frames)
+        await loads.append(
+            producer, settings, COMMANDS, [account_key("default", name) for name in probes], frames
+        )
     with worker("charging", settings, log) as process:
         await until(process, lambda: metric(process, names.DECISIONS) >= count)
 
@@ -149,9 +159,14 @@ async def latencies_ms(settings: Settings, rate: int, seconds: float, offset: in
     sent_s: dict[str, float] = {}
     found: list[float] = []
     consumer = AIOKafkaConsumer(
-        settings.topic(DECISIONS), **client_options(settings), auto_offset_reset="latest", fetch_max_wait_ms=10
+        settings.topic(DECISIONS),
+        **client_options(settings),
+        auto_offset_reset="latest",
+        fetch_max_wait_ms=10,
     )
-    producer = AIOKafkaProducer(**client_options(settings), acks="all", enable_idempotence=True, compression_type="zstd")
+    producer = AIOKafkaProducer(
+        **client_options(settings), acks="all", enable_idempotence=True, compression_type="zstd"
+    )
     async with producer, consumer:
         await consumer.seek_to_end()
         listener = asyncio.create_task(_listen(consumer, codec, sent_s, found))
@@ -161,7 +176,9 @@ async def latencies_ms(settings: Settings, rate: int, seconds: float, offset: in
     return found
 
 
-async def _listen(consumer: AIOKafkaConsumer, codec: Codec, sent_s: dict[str, float], found: list[float]) -> None:
+async def _listen(
+    consumer: AIOKafkaConsumer, codec: Codec, sent_s: dict[str, float], found: list[float]
+) -> None:
     async for record in consumer:
         if record.value is None:
             continue
@@ -192,11 +209,15 @@ async def _emit(
             names[i] = probe_name(probe)
             probe += 1
         at = batch.schema.get_field_index("account_id")
-        frames = columns.encode("usage_event", batch.set_column(at, "account_id", loads.pa.array(names)))
+        frames = columns.encode("usage_event", batch.set_column(at, "account_id", pa.array(names)))
         for first in range(0, len(names), slice_events):
             await asyncio.sleep(max(began + turn * LATENCY_BATCH_S - time.perf_counter(), 0))
             turn += 1
-            for name, frame in zip(names[first : first + slice_events], frames[first : first + slice_events], strict=True):
+            for name, frame in zip(
+                names[first : first + slice_events],
+                frames[first : first + slice_events],
+                strict=True,
+            ):
                 if name.startswith("probe-"):
                     sent_s[name] = time.perf_counter()
                 await producer.send(settings.topic(USAGE), frame, key=account_key("default", name))
@@ -215,12 +236,16 @@ def rss_bytes(process: WorkerProcess) -> int:
 def metric(process: WorkerProcess, name: str) -> float:
     """Return the sum of a metric over its labels; 0 while the worker does not answer yet."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{process.port}/metrics", timeout=5
+        ) as answer:
             text = answer.read().decode()
     except OSError:
         return 0.0
     families = text_string_to_metric_families(text)
-    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+    return sum(
+        sample.value for family in families for sample in family.samples if sample.name == name
+    )
 
 
 def judged(process: WorkerProcess) -> float:

@@ -1,7 +1,7 @@
 """Run what people would use instead, on the same topic: stock Faust with a table, and bare aiokafka.
 
-    python -m tokenline.bench.rivals stock SECONDS      prints events a second
-    python -m tokenline.bench.rivals bare EVENTS
+python -m tokenline.bench.rivals stock SECONDS      prints events a second
+python -m tokenline.bench.rivals bare EVENTS
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ def run_stock(settings: Settings, seconds: float) -> None:
         topic_disable_leader=True,
     )
     totals = app.Table("totals", default=int, partitions=settings.partitions)
-    topic = app.topic(settings.topic(USAGE), value_serializer="raw", value_type=bytes, key_serializer="raw")
+    topic = app.topic(
+        settings.topic(USAGE), value_serializer="raw", value_type=bytes, key_serializer="raw"
+    )
 
     @app.agent(topic)
     async def sum_tokens(stream: Any) -> None:
         began, events = 0.0, 0
         async for frame in stream:
-            _, event = codec.decode(frame)
+            event: dict[str, Any] = codec.decode(frame)[1]
             totals[event["account_id"]] += event["input_tokens"] + event["output_tokens"]
             began = began or time.perf_counter()
             events += 1
@@ -51,7 +53,9 @@ def run_stock(settings: Settings, seconds: float) -> None:
                 print("", events / (time.perf_counter() - began), flush=True)
                 os._exit(0)
 
-    faust.Worker(app, loglevel="ERROR", quiet=True, redirect_stdouts=False, daemon=True).execute_from_commandline()
+    faust.Worker(
+        app, loglevel="ERROR", quiet=True, redirect_stdouts=False, daemon=True
+    ).execute_from_commandline()
 
 
 async def run_bare(settings: Settings, events: int) -> None:
@@ -60,7 +64,9 @@ async def run_bare(settings: Settings, events: int) -> None:
         **client_options(settings), auto_offset_reset="earliest", max_partition_fetch_bytes=4 << 20
     )
     await consumer.start()
-    consumer.assign([TopicPartition(settings.topic(USAGE), number) for number in range(settings.partitions)])
+    consumer.assign(
+        [TopicPartition(settings.topic(USAGE), number) for number in range(settings.partitions)]
+    )
     seen, began = 0, 0.0
     while seen < events:
         fetched = await consumer.getmany(timeout_ms=1000, max_records=10_000)

@@ -59,14 +59,35 @@ class Bar:
 
 BARS = (
     Bar("charging events/s", lambda r: r.get("charging_events_per_s"), 60_000),
-    Bar("charging / stock Faust", lambda r: _ratio(r, "charging_events_per_s", "stock_faust_events_per_s"), 35),
-    Bar("charging / bare aiokafka", lambda r: _ratio(r, "charging_events_per_s", "bare_consumer_events_per_s"), 0.25),
+    Bar(
+        "charging / stock Faust",
+        lambda r: _ratio(r, "charging_events_per_s", "stock_faust_events_per_s"),
+        35,
+    ),
+    Bar(
+        "charging / bare aiokafka",
+        lambda r: _ratio(r, "charging_events_per_s", "bare_consumer_events_per_s"),
+        0.25,
+    ),
     Bar("landing events/s", lambda r: r.get("landing_events_per_s"), 120_000),
     Bar("recovery rows/s", lambda r: r.get("recovery_rows_per_s"), 100_000),
     Bar("event to decision p99 ms at 5,000/s", lambda r: _p99(r, "5000"), 100, at_most=True),
-    Bar("worker bytes at 1M accounts", lambda r: r.get("worker_rss_bytes_1m_accounts"), 1.5e9, at_most=True),
-    Bar("one account with a quarter / zipf", lambda r: _ratio(r, "hot_account_events_per_s", "skew_base_events_per_s"), 0.7),
-    Bar("10,000 subscribers of one / zipf", lambda r: _ratio(r, "subscribers_events_per_s", "skew_base_events_per_s"), 0.7),
+    Bar(
+        "worker bytes at 1M accounts",
+        lambda r: r.get("worker_rss_bytes_1m_accounts"),
+        1.5e9,
+        at_most=True,
+    ),
+    Bar(
+        "one account with a quarter / zipf",
+        lambda r: _ratio(r, "hot_account_events_per_s", "skew_base_events_per_s"),
+        0.7,
+    ),
+    Bar(
+        "10,000 subscribers of one / zipf",
+        lambda r: _ratio(r, "subscribers_events_per_s", "skew_base_events_per_s"),
+        0.7,
+    ),
 )
 
 
@@ -82,7 +103,9 @@ class Room:
     def line(self, part: str) -> Settings:
         """Return settings of a line of the part's own."""
         name = part.replace("-", "_")
-        return self.settings.model_copy(update={"topic_prefix": f"{part}.", "clickhouse_database": f"bench_{name}"})
+        return self.settings.model_copy(
+            update={"topic_prefix": f"{part}.", "clickhouse_database": f"bench_{name}"}
+        )
 
     def log(self, part: str) -> Path:
         """Return where the workers of a part log."""
@@ -90,7 +113,9 @@ class Room:
 
     async def produce(self, settings: Settings, load: loads.Load) -> None:
         """Put a load on the part's usage topic."""
-        await loads.produce_usage(settings, ColumnCodec(open_registry(settings)), load, measure.CLOCK.wall_ms())
+        await loads.produce_usage(
+            settings, ColumnCodec(open_registry(settings)), load, measure.CLOCK.wall_ms()
+        )
 
     def tell(self, name: str, value: float) -> None:
         """Keep a figure and show it."""
@@ -105,7 +130,13 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
         SettingsError: a part is unknown.
         PlatformError: a worker or rival failed.
     """
-    parts = {"charging": _charging, "landing": _landing, "latency": _latency, "skew": _skew, "memory": _memory}
+    parts = {
+        "charging": _charging,
+        "landing": _landing,
+        "latency": _latency,
+        "skew": _skew,
+        "memory": _memory,
+    }
     unknown = [part for part in options.only if part not in parts]
     if unknown:
         raise SettingsError(f"there is no part {unknown[0]!r}; parts: {', '.join(parts)}")
@@ -115,7 +146,11 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
                 console.print(f"[bold]{name}[/]")
                 asyncio.run(part(room))
         result = room.result
-    result["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+    result["machine"] = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
     result["missed"] = [bar.what for bar in BARS if bar.missed(result)]
     console.print(_bars(result))
     return result
@@ -127,7 +162,9 @@ async def _charging(room: Room) -> None:
     await room.produce(settings, loads.Load(events=options.events, accounts=options.accounts))
     rate = await measure.charging_rate(settings, options.events, room.log("charging"))
     room.tell("charging_events_per_s", rate.per_s)
-    room.tell("bare_consumer_events_per_s", measure.rival_rate(settings, "bare", str(options.events)))
+    room.tell(
+        "bare_consumer_events_per_s", measure.rival_rate(settings, "bare", str(options.events))
+    )
     room.tell("stock_faust_events_per_s", measure.rival_rate(settings, "stock", str(STOCK_S)))
 
 
@@ -135,16 +172,23 @@ async def _landing(room: Room) -> None:
     settings = room.line("bench-charging")
     if "charging_events_per_s" not in room.result:
         await measure.prepare(settings, room.options.accounts, room.log("charging"))
-        await room.produce(settings, loads.Load(events=room.options.events, accounts=room.options.accounts))
+        await room.produce(
+            settings, loads.Load(events=room.options.events, accounts=room.options.accounts)
+        )
         await measure.charging_rate(settings, room.options.events, room.log("charging"))
     await asyncio.to_thread(migrate, settings)
-    room.tell("landing_events_per_s", (await measure.landing_rate(settings, room.options.events, room.log("landing"))).per_s)
+    room.tell(
+        "landing_events_per_s",
+        (await measure.landing_rate(settings, room.options.events, room.log("landing"))).per_s,
+    )
 
 
 async def _latency(room: Room) -> None:
     settings = room.line("bench-latency")
     await measure.prepare(settings, 1_000, room.log("latency"))
-    await measure.prepare_probes(settings, sum(LATENCY_RATES) * int(LATENCY_S) // 50 + 1_000, room.log("latency"))
+    await measure.prepare_probes(
+        settings, sum(LATENCY_RATES) * int(LATENCY_S) // 50 + 1_000, room.log("latency")
+    )
     room.result["decision_latency_ms"] = {}
     offset = 0
     with measure.worker("charging", settings, room.log("latency")) as process:
@@ -152,17 +196,28 @@ async def _latency(room: Room) -> None:
         for rate in LATENCY_RATES:
             found = sorted(await measure.latencies_ms(settings, rate, LATENCY_S, offset))
             offset += rate * int(LATENCY_S) // 50 + 500
-            figures = {"p50": _percentile(found, 50), "p99": _percentile(found, 99), "samples": len(found)}
+            figures = {
+                "p50": _percentile(found, 50),
+                "p99": _percentile(found, 99),
+                "samples": len(found),
+            }
             room.result["decision_latency_ms"][str(rate)] = figures
-            room.console.print(f"  event to decision at {rate:,}/s          p50 {figures['p50']} ms, p99 {figures['p99']} ms, {len(found)} cut-offs")
+            told = f"p50 {figures['p50']} ms, p99 {figures['p99']} ms, {len(found)} cut-offs"
+            room.console.print(f"  event to decision at {rate:,}/s          {told}")
 
 
 async def _skew(room: Room) -> None:
-    for name, spread in (("skew_base", "zipf"), ("hot_account", "hot"), ("subscribers", "subscribers")):
+    for name, spread in (
+        ("skew_base", "zipf"),
+        ("hot_account", "hot"),
+        ("subscribers", "subscribers"),
+    ):
         settings = room.line(f"bench-{name.replace('_', '-')}").model_copy(update={"partitions": 1})
         accounts = 1 if spread == "subscribers" else 20_000
         await measure.prepare(settings, accounts, room.log(name))
-        await room.produce(settings, loads.Load(events=SKEW_EVENTS, accounts=accounts, spread=spread))
+        await room.produce(
+            settings, loads.Load(events=SKEW_EVENTS, accounts=accounts, spread=spread)
+        )
         rate = await measure.charging_rate(settings, SKEW_EVENTS, room.log(name))
         room.tell(f"{name}_events_per_s", rate.per_s)
 
@@ -173,7 +228,9 @@ async def _memory(room: Room) -> None:
     await room.produce(settings, loads.Load(events=200_000, accounts=MEMORY_ACCOUNTS))
     with measure.worker("charging", settings, room.log("memory")) as process:
         await measure.until(process, lambda: measure.judged(process) >= 200_000)
-        rows, span_s = (measure.metric(process, name) for name in (names.RECOVERY_ROWS, names.RECOVERY_SPAN))
+        rows, span_s = (
+            measure.metric(process, name) for name in (names.RECOVERY_ROWS, names.RECOVERY_SPAN)
+        )
         room.tell("worker_rss_bytes_1m_accounts", measure.rss_bytes(process))
         room.tell("recovery_rows_per_s", rows / span_s)
 
@@ -182,11 +239,18 @@ async def _memory(room: Room) -> None:
 def _room(options: BenchOptions, console: Console) -> Iterator[Room]:
     with tempfile.TemporaryDirectory(prefix="tokenline-bench-", ignore_cleanup_errors=True) as name:
         data_dir = Path(name)
-        broker, warehouse = EmbeddedKafka(data_dir / "kafka"), EmbeddedWarehouse(data_dir / "warehouse")
+        broker, warehouse = (
+            EmbeddedKafka(data_dir / "kafka"),
+            EmbeddedWarehouse(data_dir / "warehouse"),
+        )
         try:
             broker.start()
             warehouse.start()
-            given = {"kafka_bootstrap": broker.bootstrap, "clickhouse_url": warehouse.url, "data_dir": data_dir}
+            given = {
+                "kafka_bootstrap": broker.bootstrap,
+                "clickhouse_url": warehouse.url,
+                "data_dir": data_dir,
+            }
             yield Room(Settings.from_env().model_copy(update=given), options, console)
         finally:
             warehouse.stop()
@@ -200,7 +264,9 @@ def _bars(result: Mapping[str, Any]) -> Table:
         if value is not None:
             sign = "<=" if bar.at_most else ">="
             shown = f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
-            table.add_row(bar.what, shown, f"{sign} {bar.bound:,g}", "missed" if bar.missed(result) else "met")
+            table.add_row(
+                bar.what, shown, f"{sign} {bar.bound:,g}", "missed" if bar.missed(result) else "met"
+            )
     return table
 
 
@@ -214,4 +280,8 @@ def _p99(result: Mapping[str, Any], rate: str) -> float | None:
 
 
 def _percentile(ordered: list[float], percent: int) -> float:
-    return round(ordered[min(len(ordered) * percent // 100, len(ordered) - 1)], 1) if ordered else float("inf")
+    return (
+        round(ordered[min(len(ordered) * percent // 100, len(ordered) - 1)], 1)
+        if ordered
+        else float("inf")
+    )

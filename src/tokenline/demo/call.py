@@ -53,7 +53,9 @@ class Call:
             input_tokens=self.input_tokens,
             cache_read_tokens=self.cached_tokens,
             output_tokens=0 if outcome == "upstream_error" else int(self.output_tokens * share),
-            reasoning_tokens=0 if outcome == "upstream_error" else int(self.reasoning_tokens * share),
+            reasoning_tokens=0
+            if outcome == "upstream_error"
+            else int(self.reasoning_tokens * share),
             usage_source="reported" if outcome == "completed" else "partial",
             outcome=outcome,
         )
@@ -67,7 +69,9 @@ def draw_call(rng: random.Random, accounts: int) -> Call:
     reasons = model == "deepseek-reasoner"
     prompt = int(rng.lognormvariate(6.3, 1.0)) + 1
     cached = int(prompt * rng.random()) if rng.random() < 0.3 else 0
-    fault: Fault = rng.choices(("none", "duplicate", "late", "unknown_account"), (0.965, 0.02, 0.01, 0.005))[0]
+    fault: Fault = rng.choices(
+        ("none", "duplicate", "late", "unknown_account"), (0.965, 0.02, 0.01, 0.005)
+    )[0]
     return Call(
         account="nobody" if fault == "unknown_account" else account_name(number),
         subscriber=f"user-{rng.randrange(4)}",

@@ -41,7 +41,10 @@ class Crowd:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for process in self._processes.values():
             if process.poll() is None:
@@ -58,7 +61,9 @@ class Crowd:
         """
         for name, process in self._processes.items():
             if process.poll():
-                raise PlatformError(f"gateway {name} ended with {process.returncode}: {self._log_end(name)}")
+                raise PlatformError(
+                    f"gateway {name} ended with {process.returncode}: {self._log_end(name)}"
+                )
         return any(process.poll() is None for process in self._processes.values())
 
     def wait(self, seconds: float) -> None:
@@ -106,7 +111,9 @@ class Crowd:
             listener.join(GRACE_S)
         silent = [name for name in self._names if not self._last.get(name, {}).get("final")]
         if silent:
-            raise PlatformError(f"gateway {silent[0]} gave no final count: {self._log_end(silent[0])}")
+            raise PlatformError(
+                f"gateway {silent[0]} gave no final count: {self._log_end(silent[0])}"
+            )
         return [self._last[name] for name in self._names]
 
     def _launch(self, name: str) -> None:

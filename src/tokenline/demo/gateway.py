@@ -68,7 +68,9 @@ class Gateway:
     async def run(self) -> None:
         """Start calls at the rate until the time is over or SIGTERM comes, then let the open ones end."""
         began = self.clock.monotonic_s()
-        while (elapsed := self.clock.monotonic_s() - began) < self.seconds and not self.asked_to_stop.is_set():
+        while (
+            elapsed := self.clock.monotonic_s() - began
+        ) < self.seconds and not self.asked_to_stop.is_set():
             busy = elapsed % BURST_EVERY_S < 0.5
             await asyncio.sleep(self.rng.expovariate(self.rate * (BURST_FACTOR if busy else 0.7)))
             task = asyncio.create_task(self._call(draw_call(self.rng, self.accounts)))
@@ -123,9 +125,16 @@ class Gateway:
             "occurred_at": event.occurred_at,
             "input_tokens": -5,
         }
-        frames = (b"\x00\x00\x00\x00\x01truncated", b'{"tokens": 5}', b"", self.codec.encode("usage_event", negative))
+        frames = (
+            b"\x00\x00\x00\x00\x01truncated",
+            b'{"tokens": 5}',
+            b"",
+            self.codec.encode("usage_event", negative),
+        )
         try:
-            await self.raw.send_and_wait(self.settings.topic(USAGE), self.rng.choice(frames), key=key)
+            await self.raw.send_and_wait(
+                self.settings.topic(USAGE), self.rng.choice(frames), key=key
+            )
         except KafkaError:
             # The broker is away: a bad record that was not sent is no loss.
             return
@@ -138,7 +147,9 @@ async def main(name: str, rate: float, seconds: float, accounts: int) -> None:
     codec = Codec(open_registry(settings))
     async with (
         # An outage of the broker is ridden out on disk: a gateway does not stop serving for it.
-        Emitter(settings, source="demo", gateway_id=name, gateway_version="0.1.0", on_outage="spool") as emitter,
+        Emitter(
+            settings, source="demo", gateway_id=name, gateway_version="0.1.0", on_outage="spool"
+        ) as emitter,
         Guard(settings, on_unknown="open") as guard,
         AIOKafkaProducer(**client_options(settings), acks="all") as raw,
     ):
@@ -161,7 +172,11 @@ async def _tell(gateway: Gateway) -> None:
 
 def _print(gateway: Gateway, *, final: bool) -> None:
     counts = gateway.counts
-    line = {"gateway": gateway.name, "final": final, **{name: getattr(counts, name) for name in Counts.__slots__}}
+    line = {
+        "gateway": gateway.name,
+        "final": final,
+        **{name: getattr(counts, name) for name in Counts.__slots__},
+    }
     line["latency_ms"] = list(gateway.guard.latency) if final else []
     print(json.dumps(line), flush=True)
 

@@ -43,7 +43,11 @@ def account_name(number: int) -> str:
 def sample_accounts(count: int) -> AccountsFile:
     """Return `count` accounts over all plans."""
     accounts = [
-        Account(id=account_name(number), plan=PATTERN[number % len(PATTERN)], time_zone=ZONES[number % len(ZONES)])
+        Account(
+            id=account_name(number),
+            plan=PATTERN[number % len(PATTERN)],
+            time_zone=ZONES[number % len(ZONES)],
+        )
         for number in range(count)
     ]
     return AccountsFile(plans=PLANS, accounts=accounts)
@@ -53,7 +57,9 @@ def topped_up(file: AccountsFile, names: list[str], extra_tokens: int) -> Accoun
     """Return a file with only `names`, each with `extra_tokens` on top of its plan."""
     chosen = [account for account in file.accounts if account.id in names]
     grown = [
-        account.model_copy(update={"month_tokens": (file.plans[account.plan].month_tokens or 0) + extra_tokens})
+        account.model_copy(
+            update={"month_tokens": (file.plans[account.plan].month_tokens or 0) + extra_tokens}
+        )
         for account in chosen
     ]
     return AccountsFile(plans=file.plans, accounts=grown)

@@ -50,7 +50,12 @@ def run_prove(options: ProveOptions, console: Console) -> dict[str, Any]:
     given = {"data_dir": data_dir, "session_timeout_ms": SESSION_TIMEOUT_MS}
     settings = Settings.from_env().model_copy(update=given)
     try:
-        with Stack(settings, data_dir, free_ports=True, say=lambda line: console.print(f"  {line}", style="dim", markup=False)) as stack:
+        with Stack(
+            settings,
+            data_dir,
+            free_ports=True,
+            say=lambda line: console.print(f"  {line}", style="dim", markup=False),
+        ) as stack:
             return _rounds(options, stack, console)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
@@ -69,7 +74,10 @@ def _rounds(options: ProveOptions, stack: Stack, console: Console) -> dict[str, 
             name = crowd.kill_one(rng) if victim == "gateway" else _kill(stack, victim)
             back_s = round(clock.monotonic_s() - began_s, 1)
             kills.append({"round": number, "killed": name, "back_s": back_s})
-            console.print(f"  round {number:>2}: kill -9 {name:<10} back after {back_s} s, {crowd.counts().get('emitted', 0):,} events so far")
+            sent = crowd.counts().get("emitted", 0)
+            console.print(
+                f"  round {number:>2}: kill -9 {name:<10} back after {back_s} s, {sent:,} events so far"
+            )
         crowd.wait(options.pause_s)
         crowd.stop_calling()
     report = reconcile(stack.settings, RECONCILE_WAIT_S)
@@ -90,7 +98,9 @@ def _kill(stack: Stack, name: str) -> str:
         if states[name].state == "ready" and states[name].pid != before:
             return name
         _nap(0.2)
-    raise PlatformError(f"{name} did not come back within {BACK_WITHIN_S:g} s: see {stack.data_dir / 'logs'}")
+    raise PlatformError(
+        f"{name} did not come back within {BACK_WITHIN_S:g} s: see {stack.data_dir / 'logs'}"
+    )
 
 
 def _nap(seconds: float) -> None:

@@ -67,9 +67,16 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     """
     data_dir = Path(tempfile.mkdtemp(prefix="tokenline-demo-"))
     settings = Settings.from_env().model_copy(update={"data_dir": data_dir})
-    console.print("[bold]tokenline demo[/]: a real Kafka, a real ClickHouse engine, two workers, three gateways")
+    console.print(
+        "[bold]tokenline demo[/]: a real Kafka, a real ClickHouse engine, two workers, three gateways"
+    )
     try:
-        with Stack(settings, data_dir, free_ports=True, say=lambda line: console.print(f"  {line}", style="dim", markup=False)) as stack:
+        with Stack(
+            settings,
+            data_dir,
+            free_ports=True,
+            say=lambda line: console.print(f"  {line}", style="dim", markup=False),
+        ) as stack:
             return _play(options, stack.settings, console)
     finally:
         if options.keep:
@@ -85,7 +92,10 @@ def _play(options: DemoOptions, settings: Settings, console: Console) -> dict[st
     clock = SystemClock()
     picture = Picture(settings, options.seconds, clock)
     topped: list[str] = []
-    with Crowd(settings, GATEWAYS, options) as crowd, Live(picture, console=console, refresh_per_second=4) as live:
+    with (
+        Crowd(settings, GATEWAYS, options) as crowd,
+        Live(picture, console=console, refresh_per_second=4) as live,
+    ):
         began_s = clock.monotonic_s()
         while crowd.running:
             picture.update(crowd.counts())
@@ -128,7 +138,10 @@ def _result(settings: Settings, report: Report, finals: list[Mapping[str, Any]])
         "calls": sum(int(final["calls"]) for final in finals),
         "refused": sum(int(final["refused"]) for final in finals),
         "stopped_mid_stream": sum(int(final["stopped"]) for final in finals),
-        "decision_latency_ms": {"p50": _percentile(latencies, 50), "p99": _percentile(latencies, 99)},
+        "decision_latency_ms": {
+            "p50": _percentile(latencies, 50),
+            "p99": _percentile(latencies, 99),
+        },
         "overshoot_tokens": _number(settings, OVERSHOOT),
         "conservation": report.ok,
     }

@@ -57,14 +57,24 @@ class Picture:
 
     def _lines(self) -> list[tuple[str, str]]:
         counts, charging = self._counts, self._charging
+
+        def judged(kind: str) -> float:
+            return charging.get(f"{names.EVENTS}{{{kind}}}", 0)
+
         count = charging.get(f"{names.DECISION_LATENCY}_count", 0)
         mean_ms = 1000 * charging.get(f"{names.DECISION_LATENCY}_sum", 0) / count if count else 0
         return [
             ("events", f"{counts.get('emitted', 0):,}  ({self._rates.get('emitted', 0):,.0f}/s)"),
             ("tokens", f"{counts.get('tokens', 0):,}  ({self._rates.get('tokens', 0):,.0f}/s)"),
-            ("calls open / refused / stopped", f"{counts.get('open_calls', 0)} / {counts.get('refused', 0)} / {counts.get('stopped', 0)}"),
+            (
+                "calls open / refused / stopped",
+                f"{counts.get('open_calls', 0)} / {counts.get('refused', 0)} / {counts.get('stopped', 0)}",
+            ),
             ("cut-offs decided", f"{charging.get(f'{names.DECISIONS}{{cut}}', 0):,.0f}"),
-            ("duplicates / late", f"{charging.get(f'{names.EVENTS}{{duplicate}}', 0):,.0f} / {charging.get(f'{names.EVENTS}{{late}}', 0):,.0f}"),
+            (
+                "duplicates / late",
+                f"{judged('duplicate'):,.0f} / {judged('late'):,.0f}",
+            ),
             ("dead letters", f"{charging.get(names.DEAD_LETTERS, 0):,.0f}"),
             ("charging lag", f"{charging.get(names.LAG, 0):,.0f} records"),
             ("event to published step", f"{mean_ms:,.1f} ms mean"),
@@ -93,6 +103,12 @@ def summary(result: Mapping[str, Any]) -> RenderableType:
     """Return the result as a table."""
     table = Table("what", "value", title="demo")
     for name, value in result.items():
-        shown = json.dumps(value) if isinstance(value, dict) else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        shown = (
+            json.dumps(value)
+            if isinstance(value, dict)
+            else f"{value:,}"
+            if isinstance(value, int) and not isinstance(value, bool)
+            else str(value)
+        )
         table.add_row(name.replace("_", " "), shown)
     return table
