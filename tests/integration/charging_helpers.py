@@ -527,19 +527,28 @@ RUBBISH = (
 
 
 async def prepared(line, accounts=40, month_tokens=-1):
-    """Apply the accounts of a load."""
-    await line.apply(
-        *(command(account_name(number), month_tokens=month_tokens) for number in range(accounts))
-    )
+    """Apply the accounts of a load and return a worker that knows them all."""
+    names = [account_name(number) for number in range(accounts)]
+    await line.apply(*(command(name, month_tokens=month_tokens) for name in names))
+    worker = await line.started()
+    await line.until(lambda: last_decisions(line.books).keys() >= set(names), what="accounts known")
+    return worker
 
 
 def main():
-    """Be a charging worker that ends itself, as kill -9 would, at the point named first."""
+    """Be a charging worker that ends itself, as kill -9 would, at the point named first.
+
+    `point@FILE` gets everything loaded and waits for FILE before it becomes a worker.
+    """
     import charging_points
 
+    import streams.charging  # noqa: F401  loading takes seconds
     from tokenline.platform import worker
 
-    charging_points.arm(sys.argv[1])
+    point, _, gate = sys.argv[1].partition("@")
+    charging_points.arm(point)
+    while gate and not Path(gate).exists():
+        time.sleep(0.02)
     os._exit(worker.main(sys.argv[2:]))
 
 

@@ -32,8 +32,7 @@ def settings(kafka, tmp_path):
 async def test_kill_9_again_and_again_under_load(settings, tmp_path):
     rng, took = random.Random(3), []
     async with Line(settings, tmp_path) as line:
-        await prepared(line, month_tokens=300_000)
-        worker = await line.started()
+        worker = await prepared(line, month_tokens=300_000)
         async with Load(line):
             for _ in range(5):
                 await asyncio.sleep(rng.uniform(0.05, 1.0))
@@ -49,8 +48,7 @@ async def test_kill_9_again_and_again_under_load(settings, tmp_path):
 
 async def test_a_worker_stopped_past_its_session_cannot_change_a_total(settings, tmp_path):
     async with Line(settings, tmp_path) as line:
-        await prepared(line, month_tokens=300_000)
-        zombie = await line.started()
+        zombie = await prepared(line, month_tokens=300_000)
         replacement = line.worker()
         async with Load(line):
             await line.charging(BACK_WITHIN_S)
@@ -67,12 +65,10 @@ async def test_a_worker_stopped_past_its_session_cannot_change_a_total(settings,
 
 async def test_workers_join_and_die_under_load(settings, tmp_path):
     async with Line(settings, tmp_path) as line:
-        await prepared(line, month_tokens=300_000)
-        first, second = line.worker(), line.worker()
-        first.spawn()
-        second.spawn()
-        await asyncio.gather(ready(first), ready(second))
+        first, second = await prepared(line, 200, month_tokens=300_000), line.worker()
         async with Load(line, accounts=200):
+            second.spawn()
+            await ready(second)
             await line.charging(BACK_WITHIN_S)
             third = await line.started()
             await line.charging(BACK_WITHIN_S)
@@ -86,12 +82,14 @@ async def test_workers_join_and_die_under_load(settings, tmp_path):
 async def test_a_crash_at_each_exact_point_changes_nothing(settings, tmp_path):
     points = [name for name in charging_points.POINTS if name != "stall"]
     async with Line(settings, tmp_path) as line:
-        await prepared(line, month_tokens=300_000)
+        worker = await prepared(line, 20, month_tokens=300_000)
         async with Load(line, accounts=20):
-            for point in points:
-                victim = line.worker(point=point)
-                victim.spawn()
-                assert await ended(victim, 30) == charging_points.EXIT, point
-            await line.started()
+            victims = [line.worker(point=f"{point}@{tmp_path / point}") for point in points]
+            victims[0].spawn()
+            worker.kill()
+            for point, victim, following in zip(points, victims, [*victims[1:], line.worker()], strict=True):
+                (tmp_path / point).touch()
+                following.spawn()  # it loads meanwhile
+                assert await ended(victim, 60) == charging_points.EXIT, point
             await line.charging(BACK_WITHIN_S)
         await line.settled()

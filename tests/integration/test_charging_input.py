@@ -44,6 +44,11 @@ def reasons(line):
     return sorted(letter["reason"] for letter in line.books.dead)
 
 
+def state_of(line, account):
+    """Return the state of the decision in force."""
+    return last_decisions(line.books)[account]["state"]
+
+
 async def test_every_kind_of_input_in_one_worker(settings, tmp_path):
     async with Line(settings, tmp_path) as line:
         accounts = [account_name(number) for number in range(8)]
@@ -178,13 +183,13 @@ async def test_thresholds_are_told_once_and_at_once_across_restarts(settings, tm
         worker.kill()
         await line.started()
         await line.send([usage(account, input_tokens=1)] * 3)
-        await line.settled()
+        await line.charging()
         began = time.monotonic()
         await line.send([usage(account, input_tokens=200)])
-        await line.until(lambda: last_decisions(line.books)[account]["state"] == "cut", 5, "cut")
+        await line.until(lambda: state_of(line, account) == "cut", 5, "cut")
         took = time.monotonic() - began
         assert took < 1, f"{took:.2f} s from the crossing to the cut"
         await line.settled()
-        rows = sorted(line.books.decisions, key=lambda row: row["version"])
-        told = [row["threshold_percent"] for row in rows if row["threshold_percent"]]
+        told = {row["version"]: row["threshold_percent"] for row in line.books.decisions}
+        told = [percent for _, percent in sorted(told.items()) if percent]
         assert told == [50, 80, 100]
