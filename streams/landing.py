@@ -80,7 +80,7 @@ class LandingWorker:
         self._tables: dict[str, TableFlow] = {}
         self._generation = -1
 
-    async def land_usage(self, stream: Any) -> None:  # noqa: ANN401  Faust ships no types
+    async def land_usage(self, stream: Any) -> None:
         """Hand charged ranges to the flow of their partition."""
         async for event in stream.noack().events():
             generation = event.message.generation_id
@@ -97,7 +97,7 @@ class LandingWorker:
     ) -> Callable[[Any], Awaitable[None]]:
         """Return an agent that hands micro-batches to the flow of `table`."""
 
-        async def land(stream: Any) -> None:  # noqa: ANN401  as above
+        async def land(stream: Any) -> None:
             flow = self._tables[table] = TableFlow(self._tools, table, insert)
             async for event in stream.noack().events():
                 await flow.offer(MicroBatch(event, self.progress))
@@ -178,7 +178,7 @@ def register(
         land = worker.land_table(table, insert)
         app.agent(raw_topic(app, settings, stem), name=f"landing-{stem}", concurrency=1)(land)
 
-    async def disown(_: Any, revoked: set[TP], **__: Any) -> None:  # noqa: ANN401  as above
+    async def disown(_: Any, revoked: set[TP], **__: Any) -> None:
         worker.forget(revoked)
         await worker.drop_usage()
 

@@ -411,8 +411,8 @@ def test_every_other_topic_lands_in_its_table(line):
 
 def _main():
     """Be the landing worker, with a death or a long sleep at one step."""
-    from streams import landing  # noqa: PLC0415  only the child needs Faust
-    from tokenline.platform.worker import run  # noqa: PLC0415
+    from streams import landing
+    from tokenline.platform.worker import run
 
     wanted, _, count = os.environ["LANDING_DIE"].partition(":")
     seen = 0
