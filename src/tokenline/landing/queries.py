@@ -76,51 +76,24 @@ def quota(
     )
     plan, zone, limit = set_to or ("", "UTC", -1)
     start_ms, end_ms = spans_at(zone, now_ms // MINUTE_MS * MINUTE_MS).month
-    month = who | {"start": start_ms, "end": end_ms}
-    used = asker.row(
-        "SELECT total_tokens FROM {db}.v_month_counters WHERE tenant_id = %(tenant)s "
-        "AND account_id = %(account)s AND toUnixTimestamp64Milli(window_start) = %(start)s",
-        month,
-    )
-    late = asker.row(
-        "SELECT sum(total_tokens) FROM {db}.v_usage "
-        "WHERE tenant_id = %(tenant)s AND account_id = %(account)s AND late = 1 "
-        "AND occurred_at >= fromUnixTimestamp64Milli(%(start)s, 'UTC') "
-        "AND occurred_at < fromUnixTimestamp64Milli(%(end)s, 'UTC')",
-        month,
-    )
-    decided = asker.row(
-        "SELECT state, rule, reason, toUnixTimestamp64Milli(resets_at) FROM {db}.v_decisions "
-        "WHERE tenant_id = %(tenant)s AND account_id = %(account)s AND subscriber_id = '' "
-        "ORDER BY version DESC LIMIT 1",
-        who,
-    )
-    landed = asker.row(
-        "SELECT toUnixTimestamp64Milli(max(as_of)) FROM {db}.seals "
-        "WHERE topic = %(topic)s AND partition = %(partition)s",
-        {
-            "topic": settings.topic("usage"),
-            "partition": partition_of(account_key(tenant, account), settings.partitions),
-        },
-    )
+    used, late_used = _used_in_month(asker, who | {"start": start_ms, "end": end_ms})
+    state, rule, reason, resets_at_ms = _state_now(asker, who, now_ms)
+    as_of_ms = _landed_until_ms(asker, settings, tenant, account)
     asker.close()
-    state, rule, reason, resets_at_ms = decided or ("open", "", "", 0)
-    if resets_at_ms and now_ms >= resets_at_ms:
-        state, rule, reason, resets_at_ms = "open", "", "window_reset", 0
     return QuotaView(
         tenant_id=tenant,
         account_id=account,
         known=set_to is not None,
         plan=plan,
-        used=int(used[0]) if used else 0,
+        used=used,
         limit=int(limit),
-        late_used=int(late[0]) if late else 0,
+        late_used=late_used,
         state=state,
         rule=rule,
         reason=reason,
         month_start_ms=start_ms,
         resets_at_ms=resets_at_ms or end_ms,
-        as_of_ms=int(landed[0]) if landed else 0,
+        as_of_ms=as_of_ms,
     )
 
 
@@ -168,6 +141,47 @@ class Asker:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _used_in_month(asker: Asker, month: dict[str, Any]) -> tuple[int, int]:
+    """Return tokens counted in the month, and those of late events."""
+    used = asker.row(
+        "SELECT total_tokens FROM {db}.v_month_counters WHERE tenant_id = %(tenant)s "
+        "AND account_id = %(account)s AND toUnixTimestamp64Milli(window_start) = %(start)s",
+        month,
+    )
+    late = asker.row(
+        "SELECT sum(total_tokens) FROM {db}.v_usage "
+        "WHERE tenant_id = %(tenant)s AND account_id = %(account)s AND late = 1 "
+        "AND occurred_at >= fromUnixTimestamp64Milli(%(start)s, 'UTC') "
+        "AND occurred_at < fromUnixTimestamp64Milli(%(end)s, 'UTC')",
+        month,
+    )
+    return int(used[0]) if used else 0, int(late[0]) if late else 0
+
+
+def _state_now(asker: Asker, who: dict[str, Any], now_ms: int) -> tuple[str, str, str, int]:
+    """Return state, rule, reason and reset of the newest decision; a window that ended is open."""
+    decided = asker.row(
+        "SELECT state, rule, reason, toUnixTimestamp64Milli(resets_at) FROM {db}.v_decisions "
+        "WHERE tenant_id = %(tenant)s AND account_id = %(account)s AND subscriber_id = '' "
+        "ORDER BY version DESC LIMIT 1",
+        who,
+    )
+    state, rule, reason, resets_at_ms = decided or ("open", "", "", 0)
+    if resets_at_ms and now_ms >= resets_at_ms:
+        return "open", "", "window_reset", 0
+    return state, rule, reason, resets_at_ms
+
+
+def _landed_until_ms(asker: Asker, settings: Settings, tenant: str, account: str) -> int:
+    partition = partition_of(account_key(tenant, account), settings.partitions)
+    landed = asker.row(
+        "SELECT toUnixTimestamp64Milli(max(as_of)) FROM {db}.seals "
+        "WHERE topic = %(topic)s AND partition = %(partition)s",
+        {"topic": settings.topic("usage"), "partition": partition},
+    )
+    return int(landed[0]) if landed else 0
 
 
 _SIDES = """
