@@ -83,8 +83,6 @@ def month_start_ms(zone: str, moment_ms: int) -> int:
     return int(start.astimezone(UTC).timestamp()) * 1000
 
 
-def _add(
-    sums: dict[tuple[Any, ...], tuple[int, int]], key: tuple[Any, ...], tokens: int
-) -> None:
+def _add(sums: dict[tuple[Any, ...], tuple[int, int]], key: tuple[Any, ...], tokens: int) -> None:
     events, total = sums[key]
     sums[key] = (events + 1, total + tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +34,7 @@ def charged(records, bounds=None, plan=(), in_flight=0):
     line = PaperLine(journal, books, in_flight)
     line.command(COMMANDS)
     bounds = bounds or [0, len(records)]
-    for turn, (lo, hi) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for turn, (lo, hi) in enumerate(itertools.pairwise(bounds)):
         line.charge(records[lo:hi])
         event_after = plan[turn % len(plan)] if plan else ""
         if event_after == "rest":

@@ -165,7 +165,7 @@ def test_pages_are_kept_once_when_their_cycles_are_acknowledged(monkeypatch):
 
 
 def test_no_step_writes_more_than_a_few_pages(monkeypatch):
-    journal, line = long_line(monkeypatch, 200, 20, 100, in_flight=8)
+    journal, _line = long_line(monkeypatch, 200, 20, 100, in_flight=8)
     steps, pages = [], 0
     for key, value in journal.records:
         pages += value is not None and b"/page/" in key

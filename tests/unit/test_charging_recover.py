@@ -100,7 +100,7 @@ def test_a_late_write_is_dead_even_when_it_follows_only_an_opening():
     old.charge(records[10:13])
     new.charge(records[10:11])
 
-    live, dead = live_records(journal.survivors())
+    _live, dead = live_records(journal.survivors())
 
     assert dead
     assert facts(reread(journal).state) == facts(new.state)
