@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import faust
 import structlog
@@ -23,6 +22,9 @@ from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput, TokenlineError
 from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Role = Literal["charging", "landing"]
 

@@ -1,9 +1,9 @@
 """Charge: follow usage and commands, one writer an account, every step durable before it is told.
 
-    fetch -> inbox -> fold -> journal batch --ack--> publish outputs --ack--> commit offset
-                                 |                        |                       |
-    crash here:          nothing happened       published again           skipped by offset
-                                                from the journal          (next_offsets)
+fetch -> inbox -> fold -> journal batch --ack--> publish outputs --ack--> commit offset
+                             |                        |                       |
+crash here:          nothing happened       published again           skipped by offset
+                                            from the journal          (next_offsets)
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from faust.types.tuples import TP
 
 from streams.ends import LogEnds
 from streams.metrics import ChargingMetrics
@@ -35,11 +33,16 @@ from tokenline.charging.step import Commanded, Flush, Refused, Step, UsageChunk
 from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput
 from tokenline.metering.judge import Bounds
-from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import COMMANDS, USAGE
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaProducer
+    from faust.types.tuples import TP
+
+    from tokenline.settings import Settings
 
 STEPS_IN_FLIGHT = 8
 INBOX_CHUNKS = 4
@@ -79,7 +82,9 @@ class PartitionLine:
         self._worker = worker
         self.partition = partition
         self.log = JournalLog(worker.settings, worker.journal, partition)
-        self.outputs = Outputs(worker.settings, worker.codec, worker.columns, worker.producer, partition)
+        self.outputs = Outputs(
+            worker.settings, worker.codec, worker.columns, worker.producer, partition
+        )
         self.inbox: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_CHUNKS)
         self._commits: asyncio.Queue[Commit | Callable[[], Any]] = asyncio.Queue(STEPS_IN_FLIGHT)
         self.state = PartitionState(worker.bounds)
@@ -165,9 +170,14 @@ class PartitionLine:
             )
             if await self.log.open_epoch(self._writer.opening(self.state)):
                 break
-            log.info("another worker wrote while this one read; reading again", partition=self.partition)
+            log.info(
+                "another worker wrote while this one read; reading again", partition=self.partition
+            )
         await self._publish_again(found)
-        self.published_next, self.published_ms = self.state.next_offsets["usage"], self.state.minute_ms
+        self.published_next, self.published_ms = (
+            self.state.next_offsets["usage"],
+            self.state.minute_ms,
+        )
         self._worker.metrics.recovered(found.rows, began, clock.monotonic_s())
         log.info(
             "partition open",
@@ -210,7 +220,9 @@ class PartitionLine:
         if not records or records[0].offset == due:
             return records
         topic = self._worker.settings.topic(delivery.stem)
-        missed = await read_range(self._worker.settings, topic, self.partition, due, records[0].offset)
+        missed = await read_range(
+            self._worker.settings, topic, self.partition, due, records[0].offset
+        )
         return [*missed, *records]
 
     def _usage_steps(self, records: Sequence[Any]) -> Any:
@@ -236,7 +248,9 @@ class PartitionLine:
 
     def _stop_when_poisoned(self, chunk: UsageChunk) -> None:
         unreadable = len(chunk.refused)
-        self._unreadable_in_a_row = 0 if len(chunk.offsets) else self._unreadable_in_a_row + unreadable
+        self._unreadable_in_a_row = (
+            0 if len(chunk.offsets) else self._unreadable_in_a_row + unreadable
+        )
         if self._unreadable_in_a_row >= self._worker.settings.max_bad_in_a_row:
             raise PoisonedInput(
                 f"{self._unreadable_in_a_row} records in a row of partition {self.partition} cannot be decoded "
@@ -313,7 +327,10 @@ class ChargingWorker:
 
     async def start(self) -> None:
         """Connect the two producers, and what looks after the ends."""
-        self.journal, self.producer = journal_producer(self.settings), output_producer(self.settings)
+        self.journal, self.producer = (
+            journal_producer(self.settings),
+            output_producer(self.settings),
+        )
         await asyncio.gather(self.journal.start(), self.producer.start(), self.ends.start())
 
     async def stop(self) -> None:
@@ -336,7 +353,9 @@ class ChargingWorker:
             line = self.lines[partition] = PartitionLine(self, partition)
             line.start()
 
-    async def deliver(self, stem: str, partition: int, records: Sequence[Any], done: Callable[[], Any]) -> None:
+    async def deliver(
+        self, stem: str, partition: int, records: Sequence[Any], done: Callable[[], Any]
+    ) -> None:
         """Hand a micro-batch to its partition; waits while that one is busy. Not ours: dropped."""
         line = self.lines.get(partition)
         if line is not None:
@@ -363,13 +382,18 @@ class ChargingWorker:
 
     def ready(self, app: LineApp) -> bool:
         """Say whether every partition assigned to this process is open."""
-        return bool(app.consumer.assignment()) and all(line.ready.is_set() for line in self.lines.values())
+        return bool(app.consumer.assignment()) and all(
+            line.ready.is_set() for line in self.lines.values()
+        )
 
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first usage offset not yet published, and its lag."""
         usage = self.settings.topic(USAGE)
         return {
-            f"{usage}/{partition}": (line.published_next, max(self.ends.of(partition) - line.published_next, 0))
+            f"{usage}/{partition}": (
+                line.published_next,
+                max(self.ends.of(partition) - line.published_next, 0),
+            )
             for partition, line in self.lines.items()
         }
 
@@ -384,7 +408,9 @@ class ChargingWorker:
             keys=_texts(list(map(KEY, kept))),
             offsets=np.fromiter(map(OFFSET, kept), np.int64, len(kept)),
             appended_ms=np.fromiter(map(TIMESTAMP, kept), np.int64, len(kept)),
-            refused=[_refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures],
+            refused=[
+                _refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures
+            ],
         )
 
     def decode_commands(self, records: Sequence[Any]) -> tuple[list[Commanded], list[Refused]]:
@@ -394,7 +420,9 @@ class ChargingWorker:
             Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
             for i, fields in zip(decoded.kept, decoded.batch.to_pylist(), strict=True)
         ]
-        return commands, [_refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures]
+        return commands, [
+            _refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures
+        ]
 
 
 def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:

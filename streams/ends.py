@@ -7,12 +7,16 @@ fresh. So the end is asked for, and by another client.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tokenline.settings import Settings
 
 REQUEST_TIMEOUT_MS = 5_000
 
@@ -29,7 +33,9 @@ class LogEnds:
     async def start(self) -> None:
         """Connect."""
         self._client = AIOKafkaConsumer(
-            **client_options(self._settings), request_timeout_ms=REQUEST_TIMEOUT_MS, enable_auto_commit=False
+            **client_options(self._settings),
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            enable_auto_commit=False,
         )
         await self._client.start()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tokenline.clock import Clock
+if TYPE_CHECKING:
+    from tokenline.clock import Clock
 
 # Name of a topic partition -> (first offset not yet done, records behind the end).
 Positions = Mapping[str, tuple[int, int]]
@@ -63,7 +65,11 @@ class HealthServer:
         """
         app = web.Application()
         app.add_routes(
-            [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)]
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+            ]
         )
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()

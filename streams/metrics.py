@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tokenline import metric_names as names
-from tokenline.charging.step import Step
+
+if TYPE_CHECKING:
+    from tokenline.charging.step import Step
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -15,23 +19,45 @@ class ChargingMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.events = Counter(names.EVENTS, "usage events, by judgement", ["judgement"], registry=self.registry)
+        self.events = Counter(
+            names.EVENTS, "usage events, by judgement", ["judgement"], registry=self.registry
+        )
         self.tokens = Counter(names.TOKENS, "tokens counted", registry=self.registry)
-        self.dead_letters = Counter(names.DEAD_LETTERS, "records refused", ["reason"], registry=self.registry)
-        self.decisions = Counter(names.DECISIONS, "decisions published", ["state"], registry=self.registry)
+        self.dead_letters = Counter(
+            names.DEAD_LETTERS, "records refused", ["reason"], registry=self.registry
+        )
+        self.decisions = Counter(
+            names.DECISIONS, "decisions published", ["state"], registry=self.registry
+        )
         self.latency = Histogram(
-            names.DECISION_LATENCY, "append to published step", buckets=SECONDS, registry=self.registry
+            names.DECISION_LATENCY,
+            "append to published step",
+            buckets=SECONDS,
+            registry=self.registry,
         )
-        self.lag = Gauge(names.LAG, "records behind the end", ["topic", "partition"], registry=self.registry)
+        self.lag = Gauge(
+            names.LAG, "records behind the end", ["topic", "partition"], registry=self.registry
+        )
         self.next_offset = Gauge(
-            names.NEXT_OFFSET, "first offset not yet done", ["topic", "partition"], registry=self.registry
+            names.NEXT_OFFSET,
+            "first offset not yet done",
+            ["topic", "partition"],
+            registry=self.registry,
         )
-        self.freshness = Gauge(names.FRESHNESS, "age of the newest record charged", registry=self.registry)
+        self.freshness = Gauge(
+            names.FRESHNESS, "age of the newest record charged", registry=self.registry
+        )
         self.state_rows = Gauge(names.STATE_ROWS, "accounts held", registry=self.registry)
-        self.recovery_rows = Counter(names.RECOVERY_ROWS, "journal rows read back", registry=self.registry)
-        self.recovery_span = Gauge(names.RECOVERY_SPAN, "first start to last end", registry=self.registry)
+        self.recovery_rows = Counter(
+            names.RECOVERY_ROWS, "journal rows read back", registry=self.registry
+        )
+        self.recovery_span = Gauge(
+            names.RECOVERY_SPAN, "first start to last end", registry=self.registry
+        )
         self._recovery_began_s = 0.0
-        self.flushed_rows = Counter(names.FLUSHED_ROWS, "window rows published", registry=self.registry)
+        self.flushed_rows = Counter(
+            names.FLUSHED_ROWS, "window rows published", registry=self.registry
+        )
 
     def charged(self, step: Step, wall_ms: int) -> None:
         """Take in one published step."""

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from aiokafka import AIOKafkaProducer
 
 from tokenline.charging.journal import Message, Record
-from tokenline.charging.partition import PartitionState
-from tokenline.charging.step import Flush, Refused, Step
 from tokenline.event import TOKEN_KINDS
-from tokenline.quota.decide import Decided
-from tokenline.settings import Settings
-from tokenline.wire.avro import Codec
-from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import client_options
-from tokenline.wire.topics import CHARGED, DEAD_LETTERS, DECISIONS, WINDOWS, decision_key, heartbeat_key
+from tokenline.wire.topics import (
+    CHARGED,
+    DEAD_LETTERS,
+    DECISIONS,
+    WINDOWS,
+    decision_key,
+    heartbeat_key,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from tokenline.charging.partition import PartitionState
+    from tokenline.charging.step import Flush, Refused, Step
+    from tokenline.quota.decide import Decided
+    from tokenline.settings import Settings
+    from tokenline.wire.avro import Codec
+    from tokenline.wire.columns import ColumnCodec
 
 FLUSH_ROWS = 2_000
 RawRecord = Any
@@ -44,7 +54,12 @@ class Outputs:
     """Encode and publish for one partition."""
 
     def __init__(
-        self, settings: Settings, codec: Codec, columns: ColumnCodec, producer: AIOKafkaProducer, partition: int
+        self,
+        settings: Settings,
+        codec: Codec,
+        columns: ColumnCodec,
+        producer: AIOKafkaProducer,
+        partition: int,
     ) -> None:
         self._settings = settings
         self._codec = codec
@@ -52,11 +67,20 @@ class Outputs:
         self._producer = producer
         self._partition = partition
 
-    def messages(self, state: PartitionState, step: Step, records: Sequence[RawRecord]) -> list[Message]:
+    def messages(
+        self, state: PartitionState, step: Step, records: Sequence[RawRecord]
+    ) -> list[Message]:
         """Return what must be published once `step`, made of `records`, is durable; cut-offs first."""
         raw = {record.offset: record for record in records} if step.refused else {}
-        found = [message for decided in step.decisions for message in self._decision(state, step, decided)]
-        found += [self._dead_letter(step.cause[0], refused, raw[refused.offset]) for refused in step.refused]
+        found = [
+            message
+            for decided in step.decisions
+            for message in self._decision(state, step, decided)
+        ]
+        found += [
+            self._dead_letter(step.cause[0], refused, raw[refused.offset])
+            for refused in step.refused
+        ]
         if step.judged is not None:
             found.append(self._charged(state, step))
         return found
@@ -64,7 +88,10 @@ class Outputs:
     async def publish(self, messages: Iterable[Message]) -> None:
         """Send the messages, each topic in order, and return when all are acknowledged."""
         by_topic = groupby(sorted(messages, key=_topic_of), key=_topic_of)
-        sends = [(topic, [(message.key, message.value) for message in group]) for topic, group in by_topic]
+        sends = [
+            (topic, [(message.key, message.value) for message in group])
+            for topic, group in by_topic
+        ]
         await asyncio.gather(*(self._send(topic, records) for topic, records in sends))
 
     async def publish_flush(self, state: PartitionState, flush: Flush) -> int:
@@ -77,22 +104,30 @@ class Outputs:
         for frame in frames:
             for part in frame.iter_slices(FLUSH_ROWS):
                 keys = part.get_column("key").cast(pl.Binary).to_list()
-                values = self._columns.encode("account_window", part.to_arrow().combine_chunks().to_batches()[0])
+                values = self._columns.encode(
+                    "account_window", part.to_arrow().combine_chunks().to_batches()[0]
+                )
                 await self._send(WINDOWS, zip(keys, values, strict=True))
                 rows += len(values)
         return rows
 
     async def publish_heartbeat(self, next_offset: int, as_of_ms: int, epoch: int) -> None:
         """Tell guards that everything appended before `as_of_ms` is decided."""
-        fields = {"partition": self._partition, "as_of": as_of_ms, "next_offset": next_offset, "epoch": epoch}
+        fields = {
+            "partition": self._partition,
+            "as_of": as_of_ms,
+            "next_offset": next_offset,
+            "epoch": epoch,
+        }
         value = self._codec.encode("charging_heartbeat", fields)
         await self._send(DECISIONS, [(heartbeat_key(self._partition, epoch), value)])
 
     async def _send(self, stem: str, records: Iterable[Record]) -> None:
         topic = self._settings.topic(stem)
-        sent = []
-        for batch in self._batches(records):
-            sent.append(await self._producer.send_batch(batch, topic, partition=self._partition))
+        sent = [
+            await self._producer.send_batch(batch, topic, partition=self._partition)
+            for batch in self._batches(records)
+        ]
         await asyncio.gather(*sent)
 
     def _batches(self, records: Iterable[Record]) -> Iterator[Any]:
@@ -160,7 +195,9 @@ class Outputs:
             "duplicate_offsets": judged.duplicate,
             "rejected_offsets": judged.rejected,
         }
-        return Message(CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields))
+        return Message(
+            CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields)
+        )
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -180,8 +217,14 @@ def _window_rows(
     if rows.is_empty():
         return rows
     keys = pl.Series("key", [state.cells.keys[slot] for slot in rows.get_column("slot").to_list()])
-    names = keys.str.splitn("/", 2).struct.rename_fields(["tenant_id", "account_id"]).struct.unnest()
-    blank = [pl.lit("").alias(name) for name in ("subscriber_id", "provider", "model") if name not in rows.columns]
+    names = (
+        keys.str.splitn("/", 2).struct.rename_fields(["tenant_id", "account_id"]).struct.unnest()
+    )
+    blank = [
+        pl.lit("").alias(name)
+        for name in ("subscriber_id", "provider", "model")
+        if name not in rows.columns
+    ]
     zero = [pl.lit(0, pl.Int64).alias(name) for name in TOKEN_KINDS if name not in rows.columns]
     return rows.with_columns(
         keys,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
+
+if TYPE_CHECKING:
+    from tokenline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 
-async def read_range(settings: Settings, topic: str, partition: int, lo: int, end: int) -> list[Any]:
+async def read_range(
+    settings: Settings, topic: str, partition: int, lo: int, end: int
+) -> list[Any]:
     """Return the records of offsets `lo` to `end - 1` that exist.
 
     None exist where a transaction left its markers, or where retention was shorter than the line was
@@ -26,7 +30,13 @@ async def read_range(settings: Settings, topic: str, partition: int, lo: int, en
         consumer.assign([tp])
         first = (await consumer.beginning_offsets([tp]))[tp]
         if first > lo:
-            log.error("records were deleted before they were read", topic=topic, partition=partition, lo=lo, first=first)
+            log.error(
+                "records were deleted before they were read",
+                topic=topic,
+                partition=partition,
+                lo=lo,
+                first=first,
+            )
         consumer.seek(tp, max(lo, first))
         records: list[Any] = []
         while await consumer.position(tp) < end:

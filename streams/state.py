@@ -13,18 +13,21 @@ it only an older one that woke up late, its words are dead already, and this wor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.charging.journal import Record, epoch_of
 from tokenline.errors import BrokenLog, FencedOut
-from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
 from tokenline.wire.topics import STATE, STATE_MAX_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokenline.settings import Settings
 
 FETCH_MAX_BYTES = 4 * STATE_MAX_BYTES
 
@@ -116,7 +119,9 @@ class JournalLog:
         batch = self.producer.create_batch()
         for key, value in records:
             if batch.append(key=key, value=value, timestamp=None) is None:
-                raise BrokenLog(f"a step of {len(records)} records is larger than {STATE_MAX_BYTES} bytes")
+                raise BrokenLog(
+                    f"a step of {len(records)} records is larger than {STATE_MAX_BYTES} bytes"
+                )
         sent = await self.producer.send_batch(batch, self.topic, partition=self.partition)
         return asyncio.ensure_future(_base_offset(sent))
 

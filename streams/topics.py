@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streams.transport import LineApp, PassThrough
-from tokenline.settings import Settings
+
+if TYPE_CHECKING:
+    from tokenline.settings import Settings
 
 
 def raw_topic(app: LineApp, settings: Settings, stem: str) -> Any:

@@ -9,15 +9,18 @@ offset is never past work that is done (guards 1, 11, 13 of reference/faust.md).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faust
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
-from faust.types.tuples import TP
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+
+    from faust.types.tuples import TP
 
 FETCH_WAIT_MS = 10
 
@@ -43,7 +46,10 @@ class MicroBatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._done: dict[TP, int] = {}
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+    async def getmany(
+        self,
+        timeout: float,  # noqa: ASYNC109  Faust's signature
+    ) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Fetch once and yield each partition's records as one message.
 
         What a rebalance interrupts is fetched again by whoever owns the partition next.
@@ -80,7 +86,9 @@ class MicroBatchConsumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
 
     def _filter_tps_with_pending_acks(self, topics: Iterable[Any] | None = None) -> Iterator[TP]:
-        return (tp for tp in list(self._done) if topics is None or tp in topics or tp.topic in topics)
+        return (
+            tp for tp in list(self._done) if topics is None or tp in topics or tp.topic in topics
+        )
 
     def _new_offset(self, tp: TP) -> int | None:
         return self._done.get(tp)
@@ -185,7 +193,7 @@ class PassThrough(faust.Schema):
     def loads_key(self, app: Any, message: Any, **_: Any) -> None:
         """Return nothing: each record keeps its own key."""
 
-    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:  # noqa: ARG002  Faust's signature
         """Return the list of records."""
         return message.value
 
