@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import faust
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
@@ -121,11 +122,20 @@ class MicroBatchTransport(driver.Transport):
     Consumer = MicroBatchConsumer
 
 
+class PromptTables(TableManager):
+    """Start without the second that Faust waits for tables to turn up: there are none."""
+
+    async def on_start(self) -> None:
+        """Let the conductor subscribe, and rebalances begin."""
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class LineApp(faust.App):
     """Be a Faust app whose topics deliver micro-batches, with work that runs beside the agents."""
 
     def __init__(self, *args: Any, fatal: Callable[[BaseException], None], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, TableManager=PromptTables, **kwargs)
         self._fatal = fatal
         self._kept: list[Any] = []
         self._starts: list[Callable[[], Awaitable[None]]] = []
