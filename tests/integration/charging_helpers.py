@@ -1,39 +1,42 @@
-"""Load the line, follow all that charging publishes, and say whether it is exact.
+"""Run and load the line, and follow all that charging publishes; `charging_oracle` judges it.
 
-The oracle shares no code with charging: it judges the usage topic in plain Python and compares
-integers. Run as a program, this file is a charging worker that ends itself at a named point.
+Run as a program, this file is a charging worker that ends itself at a named point.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import random
 import sys
 import time
 import uuid
-from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from charging_oracle import (
+    CODEC,
+    ZONE,
+    Books,
+    Unflushed,
+    charged_to,
+    check,
+    differences,
+    event_of,
+    key_of,
+    last_decisions,
+    uncharged,
+)
 
-from tokenline.event import TOKEN_KINDS, UsageEvent
+from tokenline.event import UsageEvent
 from tokenline.platform.processes import free_port
 from tokenline.platform.worker_process import WorkerProcess
-from tokenline.wire.avro import Codec
-from tokenline.wire.kafka import account_key, client_options, partition_of
-from tokenline.wire.registry import FileRegistry
+from tokenline.wire.kafka import client_options, partition_of
 from tokenline.wire.topics import ensure_topics
 
-CODEC = Codec(FileRegistry())
 FOLLOWED = ("usage", "charged", "windows", "decisions", "dead-letters", "commands")
-ZONE = "Asia/Shanghai"
-HORIZON_MS, FUTURE_MS = 3_600_000, 300_000
 SETTLE_S = 30
 LIMITS = ("month", "minute", "hour", "day")
 THIS = str(Path(__file__).resolve())
@@ -44,7 +47,12 @@ def usage(account, *, gateway="gw-1", seq=0, tenant="default", **fields):
     now = time.time_ns() // 1_000_000
     fields = {"source": "gw", "provider": "p", "model": "m", "occurred_at": now} | fields
     event = UsageEvent(account_id=account, tenant_id=tenant, **fields)
-    stamp = {"gateway_id": gateway, "gateway_version": "1", "gateway_epoch": "e1", "gateway_seq": seq}
+    stamp = {
+        "gateway_id": gateway,
+        "gateway_version": "1",
+        "gateway_epoch": "e1",
+        "gateway_seq": seq,
+    }
     return event.record() | stamp
 
 
@@ -61,21 +69,6 @@ def command(account, *, month_tokens=-1, zone=ZONE, tenant="default", **limits):
         "issued_at": time.time_ns() // 1_000_000,
         **limits,
     }
-
-
-@dataclass
-class Books:
-    """Hold everything the topics say, decoded."""
-
-    usage: dict = field(default_factory=dict)  # (partition, offset) -> record
-    decoded: dict = field(default_factory=dict)  # (partition, offset) -> event or None
-    charged: list = field(default_factory=list)
-    windows: list = field(default_factory=list)
-    decisions: list = field(default_factory=list)
-    heartbeats: list = field(default_factory=list)
-    dead: list = field(default_factory=list)
-    applied: list = field(default_factory=list)
-    moments: dict = field(default_factory=dict)  # id(decision) -> append time
 
 
 class Line:
@@ -161,7 +154,7 @@ class Line:
         books = self.books
         if stem == "usage":
             at = record.partition, record.offset
-            books.usage[at], books.decoded[at] = record, _event(record)
+            books.usage[at], books.decoded[at] = record, event_of(record)
             return
         if record.value is None:
             return
@@ -219,9 +212,9 @@ class Line:
         """Send one event an account of every partition; return the seconds until all are charged."""
         began = time.monotonic()
         await self.follow()
-        ends = {tp: end for tp, end in (await self._ends("usage")).items()}
+        ends = await self._ends("usage")
         await self.until(
-            lambda: all(_charged_to(self.books, tp.partition) >= end for tp, end in ends.items()),
+            lambda: all(charged_to(self.books, tp.partition) >= end for tp, end in ends.items()),
             within_s,
             "charging works on",
         )
@@ -231,15 +224,6 @@ class Line:
         return await self._follower.end_offsets(
             [tp for tp in self._tps if tp.topic == self.settings.topic(stem)]
         )
-
-
-class Unflushed(AssertionError):
-    """The judgement is right, totals are not published yet (or wrong)."""
-
-
-def key_of(record):
-    """Return the Kafka key of an event or a command."""
-    return account_key(record["tenant_id"], record["account_id"])
 
 
 def frame(event):
@@ -259,215 +243,6 @@ async def ended(worker, within_s=20):
         assert time.monotonic() < deadline, f"still running: {worker.log.read_text()[-3000:]}"
         await asyncio.sleep(0.05)
     return worker.process.returncode
-
-
-# The oracle
-
-
-def _event(record):
-    try:
-        name, fields = CODEC.decode(record.value)
-    except Exception:  # noqa: BLE001  whatever cannot be read is one thing here
-        return None
-    return fields if name == "usage_event" else None
-
-
-def _charged_to(books, partition):
-    ranges = [r for r in books.charged if r["partition"] == partition]
-    return max((r["hi_offset"] + 1 for r in ranges), default=0)
-
-
-def uncharged(books, partitions):
-    """Return the usage offsets no charged range covers."""
-    covered = {number: set() for number in range(partitions)}
-    for r in books.charged:
-        covered[r["partition"]].update(range(r["lo_offset"], r["hi_offset"] + 1))
-    return [at for at in books.usage if at[1] not in covered[at[0]]]
-
-
-def verdicts(books):
-    """Return what charging said of each offset; published twice, it must have said the same."""
-    found = {}
-    for r in books.charged:
-        special = {
-            offset: name
-            for name in ("late", "duplicate", "rejected")
-            for offset in r[f"{name}_offsets"]
-        }
-        for offset in range(r["lo_offset"], r["hi_offset"] + 1):
-            at, verdict = (r["partition"], offset), special.get(offset, "counted")
-            assert found.setdefault(at, verdict) == verdict, f"{at}: {found[at]}, then {verdict}"
-    return found
-
-
-def expected(books, said):
-    """Judge every usage record as charging must; accounts become known when charging first knew."""
-    seen, found = set(), {}
-    for at in sorted(books.usage):
-        record, event = books.usage[at], books.decoded[at]
-        found[at] = _judge(record, event, seen, said.get(at))
-    return found
-
-
-def _judge(record, event, seen, said):
-    if event is None or record.key != key_of(event):
-        return "rejected"
-    age = record.timestamp - event["occurred_at"]
-    if age < -FUTURE_MS or any(event[kind] < 0 for kind in TOKEN_KINDS):
-        return "rejected"
-    if event["account_id"].startswith("unknown") and said == "rejected":
-        return "rejected"  # when an account becomes known is charging's to say
-    if age > HORIZON_MS:
-        return "late"
-    name = event["tenant_id"], event["source"], event["event_id"]
-    if name in seen:
-        return "duplicate"
-    seen.add(name)
-    return "counted"
-
-
-def newest(rows, key, content):
-    """Return the row of the highest version for each key; equal versions must say the same."""
-    found = {}
-    for row in rows:
-        held = found.get(key(row))
-        if held is not None and held["version"] == row["version"]:
-            same = content(held) == content(row)
-            assert same, f"{key(row)} version {row['version']}: {content(held)} and {content(row)}"
-        if held is None or row["version"] > held["version"]:
-            found[key(row)] = row
-    return found
-
-
-def _window_key(row):
-    names = ("tenant_id", "account_id", "subscriber_id", "provider", "model", "window_start")
-    return tuple(row[name] for name in names)
-
-
-def _sums(row):
-    return Counter({name: row[name] for name in ("events", "total_tokens", *TOKEN_KINDS)})
-
-
-def window_totals(books):
-    """Return the minute windows as a reader of v_windows sees them."""
-    rows = [row for row in books.windows if row["grain"] == "minute"]
-    segments = newest(rows, lambda row: (*_window_key(row), row["segment_start"]), _sums)
-    totals = defaultdict(Counter)
-    for key, row in segments.items():
-        totals[key[:-1]].update(_sums(row))
-    return {key: +total for key, total in totals.items()}
-
-
-def month_totals(books):
-    """Return (events, tokens) of each account and month."""
-    rows = [row for row in books.windows if row["grain"] == "month"]
-
-    def key(row):
-        return row["tenant_id"], row["account_id"], row["window_start"]
-
-    def content(row):
-        return row["events"], row["total_tokens"]
-
-    return {at: content(row) for at, row in newest(rows, key, content).items()}
-
-
-def counted_events(books, said):
-    """Return the events that count."""
-    return [books.decoded[at] for at, verdict in said.items() if verdict == "counted"]
-
-
-def expected_windows(events):
-    """Return what the minute windows must be."""
-    totals = defaultdict(Counter)
-    for event in events:
-        key = _window_key(event | {"window_start": event["occurred_at"] // 60_000 * 60_000})
-        kinds = {kind: event[kind] for kind in TOKEN_KINDS}
-        totals[key].update(kinds | {"events": 1, "total_tokens": sum(kinds.values())})
-    return {key: +total for key, total in totals.items()}
-
-
-def expected_months(events):
-    """Return what the month counters must be."""
-    totals = defaultdict(lambda: (0, 0))
-    for event in events:
-        key = event["tenant_id"], event["account_id"], month_start(event["occurred_at"])
-        number, tokens = totals[key]
-        totals[key] = number + 1, tokens + sum(event[kind] for kind in TOKEN_KINDS)
-    return dict(totals)
-
-
-def month_start(moment_ms):
-    """Return the first moment of a month in the zone of all test accounts."""
-    local = datetime.fromtimestamp(moment_ms / 1000, ZoneInfo(ZONE))
-    first = local.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return int(first.timestamp() * 1000)
-
-
-def differences(books):
-    """Return for each place where totals differ: key, expected, found; at most ten."""
-    events = counted_events(books, verdicts(books))
-    found = []
-    for want, have in (
-        (expected_windows(events), window_totals(books)),
-        (expected_months(events), month_totals(books)),
-    ):
-        keys = sorted(want.keys() | have.keys())
-        found += [(key, want.get(key), have.get(key)) for key in keys if want.get(key) != have.get(key)]
-    return found[:10]
-
-
-def check(books):
-    """Compare everything with everything, in integers.
-
-    Raises:
-        Unflushed: only totals differ.
-        AssertionError: charging judged wrongly or contradicted itself.
-    """
-    said = verdicts(books)
-    assert said.keys() == books.usage.keys()
-    wanted = expected(books, said)
-    wrong = [(at, wanted[at], said[at]) for at in said if wanted[at] != said[at]]
-    assert not wrong, f"{len(wrong)} judged wrongly, as {wrong[:5]}"
-    check_dead(books, said)
-    check_decisions(books)
-    if found := differences(books):
-        raise Unflushed(found)
-
-
-def check_dead(books, said):
-    """Every rejected record is in the dead letters with its own bytes, and nothing else is."""
-    letters = [letter for letter in books.dead if letter["topic"].endswith(".usage")]
-    rejected = {at for at, verdict in said.items() if verdict == "rejected"}
-    assert {(letter["partition"], letter["offset"]) for letter in letters} == rejected
-    for letter in letters:
-        record = books.usage[letter["partition"], letter["offset"]]
-        assert base64.b64decode(letter["value_base64"]) == (record.value or b"")
-        assert base64.b64decode(letter["key_base64"]) == (record.key or b"")
-
-
-def check_decisions(books):
-    """Versions have no gaps, each says one thing, and each threshold of a month is told once."""
-    by_account = defaultdict(dict)
-    for row in books.decisions:
-        content = {name: value for name, value in row.items() if name != "epoch"}
-        held = by_account[row["tenant_id"], row["account_id"]].setdefault(row["version"], content)
-        assert held == content, f"version {row['version']} was {held}, then {content}"
-    for account, rows in by_account.items():
-        assert sorted(rows) == list(range(1, len(rows) + 1)), f"{account}: {sorted(rows)}"
-        told = Counter(row["threshold_percent"] for row in rows.values())
-        repeated = {percent: times for percent, times in told.items() if percent and times > 1}
-        assert not repeated, f"{account} was told thresholds again: {repeated}"
-
-
-def last_decisions(books):
-    """Return the decision in force for each account."""
-    found = {}
-    for row in sorted(books.decisions, key=lambda row: row["version"]):
-        found[row["account_id"]] = row
-    return found
-
-
-# Load
 
 
 @dataclass

@@ -64,9 +64,9 @@ def _published():
 
 def _half_flushed():
     """Some windows of a flush are published, the others are not."""
-    from streams import outputs
+    from streams import charging, outputs
 
-    outputs.FLUSH_ROWS = 3
+    charging.IDLE_FLUSH_S, outputs.FLUSH_ROWS = 0.3, 3
     _after(outputs.Outputs, "_send", times=2, when=lambda _, __, stem, ___: stem == "windows")
 
 
@@ -80,7 +80,7 @@ def _in_page_cycle():
     def has_page(_, __, records):
         return any(b"/page/" in key for key, _ in records)
 
-    _after(JournalLog, "append", times=40, when=has_page)
+    _after(JournalLog, "append", times=12, when=has_page)
 
 
 def _opened():

@@ -83,12 +83,16 @@ async def test_a_crash_at_each_exact_point_changes_nothing(settings, tmp_path):
     points = [name for name in charging_points.POINTS if name != "stall"]
     async with Line(settings, tmp_path) as line:
         worker = await prepared(line, 20, month_tokens=300_000)
-        async with Load(line, accounts=20):
+        async with Load(line, accounts=20) as load:
             victims = [line.worker(point=f"{point}@{tmp_path / point}") for point in points]
             victims[0].spawn()
             worker.kill()
-            for point, victim, following in zip(points, victims, [*victims[1:], line.worker()], strict=True):
+            for point, victim, following in zip(
+                points, victims, [*victims[1:], line.worker()], strict=True
+            ):
                 (tmp_path / point).touch()
+                # A flush comes when the line is quiet, or else with the minute.
+                load.pause_s = 1.0 if point == "half-flushed" else 0.02
                 following.spawn()  # it loads meanwhile
                 assert await ended(victim, 60) == charging_points.EXIT, point
             await line.charging(BACK_WITHIN_S)

@@ -7,19 +7,8 @@ import os
 import time
 
 import pytest
-from charging_helpers import (
-    CODEC,
-    RUBBISH,
-    Line,
-    account_name,
-    command,
-    ended,
-    frame,
-    key_of,
-    last_decisions,
-    usage,
-    verdicts,
-)
+from charging_helpers import RUBBISH, Line, account_name, command, ended, frame, usage
+from charging_oracle import CODEC, key_of, last_decisions, verdicts
 
 from tokenline.platform.worker_process import ask_health
 from tokenline.settings import Settings
@@ -91,7 +80,13 @@ async def late_future_and_misdirected(line, account):
     said = [verdict for at, verdict in sorted(verdicts(line.books).items())]
     assert len(said) == known + 8
     assert said.count("late") == 1
-    assert reasons(line) == ["future_time", "key_mismatch", "key_mismatch", "key_mismatch", "negative_count"]
+    assert reasons(line) == [
+        "future_time",
+        "key_mismatch",
+        "key_mismatch",
+        "key_mismatch",
+        "negative_count",
+    ]
 
 
 def negative(account):
@@ -110,7 +105,11 @@ async def unknown_then_applied(line):
     await line.send(events)
     await line.settled()
     decision = last_decisions(line.books)["unknown-1"]
-    assert (decision["state"], decision["used"], decision["threshold_percent"]) == ("warned", 500, 50)
+    assert (decision["state"], decision["used"], decision["threshold_percent"]) == (
+        "warned",
+        500,
+        50,
+    )
 
 
 async def unreadable(line, account):

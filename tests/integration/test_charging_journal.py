@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from charging_helpers import command, frame, key_of, usage
+from charging_helpers import command, frame, usage
+from charging_oracle import key_of
 
 from tokenline.charging.fold import fold_commands, fold_usage
 from tokenline.charging.journal import JournalWriter
