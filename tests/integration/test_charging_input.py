@@ -177,8 +177,8 @@ async def test_thresholds_are_told_once_and_at_once_across_restarts(settings, tm
         worker = await line.started()
         for tokens, state in ((400, "open"), (150, "warned"), (100, "warned"), (200, "warned")):
             await line.send([usage(account, input_tokens=tokens)])
-            await line.settled()
-            assert last_decisions(line.books)[account]["state"] == state
+            await line.charging()
+            await line.until(lambda want=state: state_of(line, account) == want, what=state)
         worker.kill()
         await line.started()
         await line.send([usage(account, input_tokens=1)] * 3)
