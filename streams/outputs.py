@@ -96,19 +96,10 @@ class Outputs:
 
     async def publish_flush(self, state: PartitionState, flush: Flush) -> int:
         """Publish totals as `account_window` records; gives other work a turn between slices."""
-        frames = (
-            _window_rows(state, flush.windows, "minute", flush.segment_start_ms, self._partition),
-            _window_rows(state, flush.months, "month", 0, self._partition),
-        )
         rows = 0
-        for frame in frames:
-            for part in frame.iter_slices(FLUSH_ROWS):
-                keys = part.get_column("key").cast(pl.Binary).to_list()
-                values = self._columns.encode(
-                    "account_window", part.to_arrow().combine_chunks().to_batches()[0]
-                )
-                await self._send(WINDOWS, zip(keys, values, strict=True))
-                rows += len(values)
+        for records in encode_windows(self._columns, state, flush, self._partition):
+            await self._send(WINDOWS, records)
+            rows += len(records)
         return rows
 
     async def publish_heartbeat(self, next_offset: int, as_of_ms: int, epoch: int) -> None:
@@ -198,6 +189,20 @@ class Outputs:
         return Message(
             CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields)
         )
+
+
+def encode_windows(
+    columns: ColumnCodec, state: PartitionState, flush: Flush, partition: int
+) -> Iterator[list[Record]]:
+    """Yield the totals as keys and `account_window` values, FLUSH_ROWS at a time."""
+    for frame in (
+        _window_rows(state, flush.windows, "minute", flush.segment_start_ms, partition),
+        _window_rows(state, flush.months, "month", 0, partition),
+    ):
+        for part in frame.iter_slices(FLUSH_ROWS):
+            keys = part.get_column("key").cast(pl.Binary).to_list()
+            batch = part.to_arrow().combine_chunks().to_batches()[0]
+            yield list(zip(keys, columns.encode("account_window", batch), strict=True))
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -17,7 +17,12 @@ KEYS = {
 
 def run(*arguments, timeout):
     return subprocess.run(
-        [TOKENLINE, *arguments], capture_output=True, text=True, timeout=timeout, check=False, env=os.environ
+        [TOKENLINE, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=os.environ,
     )
 
 
@@ -25,7 +30,18 @@ def run(*arguments, timeout):
 def test_the_demo_balances_its_books(tmp_path):
     file = tmp_path / "demo.json"
 
-    done = run("demo", "--seconds", "10", "--rate", "120", "--accounts", "60", "--json", str(file), timeout=200)
+    done = run(
+        "demo",
+        "--seconds",
+        "10",
+        "--rate",
+        "120",
+        "--accounts",
+        "60",
+        "--json",
+        str(file),
+        timeout=200,
+    )
 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads(file.read_text())
@@ -42,7 +58,9 @@ def test_kill_9_of_each_part_under_load_loses_nothing(tmp_path):
     """A worker of each kind, a gateway, the warehouse and the broker die while gateways send."""
     file = tmp_path / "prove.json"
 
-    done = run("prove", "--rounds", "7", "--pause", "2", "--rate", "80", "--json", str(file), timeout=260)
+    done = run(
+        "prove", "--rounds", "7", "--pause", "2", "--rate", "80", "--json", str(file), timeout=260
+    )
 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads(file.read_text())

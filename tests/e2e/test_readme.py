@@ -44,7 +44,9 @@ def test_every_command_is_in_the_readme_and_has_an_example():
 
     assert len(names) > 10
     for name in names:
-        assert f"tokenline {name}" in README or f"`worker {name}" in README or f"/ `{name}`" in README, name
+        assert (
+            f"tokenline {name}" in README or f"`worker {name}" in README or f"/ `{name}`" in README
+        ), name
         told = run(f"tokenline {name} --help", ROOT).stdout
         assert "Example:" in told or "Commands:" in told, name
 
@@ -66,16 +68,25 @@ def test_the_accounts_example_is_an_accounts_file(tmp_path):
 
     [command] = read_accounts(file).commands()
     assert command["account_id"] == "acme"
-    assert command["month_tokens"] == tomllib.loads(blocks("toml")[0])["plans"]["developer-15m"]["month_tokens"]
+    assert (
+        command["month_tokens"]
+        == tomllib.loads(blocks("toml")[0])["plans"]["developer-15m"]["month_tokens"]
+    )
 
 
 @pytest.mark.timeout(240)
 def test_the_second_terminal_works_as_written(tmp_path):
     """`up`, then each line of the README's second terminal, in order."""
     (tmp_path / "accounts.toml").write_text(blocks("toml")[0])
-    up_line, terminal = (next(b for b in blocks("sh") if word in b) for word in ("tokenline up", "accounts apply"))
+    up_line, terminal = (
+        next(b for b in blocks("sh") if word in b) for word in ("tokenline up", "accounts apply")
+    )
     # The embedded line's default ports may be taken on a shared machine.
-    program = [shutil.which("tokenline", path=str(Path(sys.executable).parent)), *up_line.split()[3:], "--free-ports"]
+    program = [
+        shutil.which("tokenline", path=str(Path(sys.executable).parent)),
+        *up_line.split()[3:],
+        "--free-ports",
+    ]
     with (tmp_path / "up.log").open("w") as log:
         stack = subprocess.Popen(program, cwd=tmp_path, stdout=log, stderr=log)
     try:
@@ -106,7 +117,9 @@ def wait_until_ready(folder):
 
 
 def wait_until_landed(folder):
-    query = 'tokenline sql "SELECT sum(total_tokens) AS t FROM v_windows" --format json --data ./line'
+    query = (
+        'tokenline sql "SELECT sum(total_tokens) AS t FROM v_windows" --format json --data ./line'
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         done = run(query, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tokenline.metering.identity import identities
+from tokenline.metering.identity import FEW_ROWS, identities
 from tokenline.metering.seen import GENERATIONS, Generation, SeenEvents, repeats
 
 HORIZON = 4000
@@ -145,3 +145,12 @@ def test_no_identity_looks_like_a_free_slot(monkeypatch):
 
 def test_no_events_have_no_identities():
     assert identities([], [], []).shape == (0, 2)
+
+
+def test_few_and_many_events_get_the_same_names():
+    """Few rows are named one by one and many as columns; a restart must not see a difference."""
+    ids = [f"e{number}-é" for number in range(FEW_ROWS + 5)]
+    many = identities(["t/1"] * len(ids), ["größe"] * len(ids), ids)
+    few = np.concatenate([identities(["t/1"], ["größe"], [one]) for one in ids])
+
+    assert (many == few).all()

@@ -152,6 +152,10 @@ def _refused_command(command: Commanded, detail: str) -> Refused:
 
 def by_minute(chunk: UsageChunk) -> Iterator[UsageChunk]:
     """Split a chunk where its append minute moves on; most chunks come back as they are."""
+    minutes = chunk.appended_ms // 60_000
+    if not chunk.refused and (minutes == minutes[0]).all():
+        yield chunk
+        return
     refused = np.array([(one.offset, one.appended_ms) for one in chunk.refused], np.int64).reshape(
         -1, 2
     )

@@ -25,6 +25,7 @@ Int8s = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
 
 DAY_MS = 86_400_000
+FEW_ROWS = 128  # fewer are quicker one by one
 ID_COLUMNS = ("tenant_id", "source", "event_id", "account_id", "gateway_id", "provider", "model")
 
 
@@ -71,28 +72,45 @@ def judge(
 
     `keys` are the Kafka keys as text, None where they were no UTF-8.
     """
+    verdict = np.zeros(len(batch), np.int8)
+    _judge_times(verdict, appended_ms - int64_column(batch, "occurred_at"), bounds)
+    _judge_amounts(verdict, batch, bounds.max_tokens)
+    expected = account_keys(batch)
+    if keys != expected:
+        verdict[_differ(keys, expected)] = Judgement.KEY_MISMATCH
+    for name in ID_COLUMNS:
+        starts = _text_starts(batch.column(name))
+        verdict[starts[1:] == starts[:-1]] = Judgement.EMPTY_ID
+    return verdict
+
+
+def _judge_times(verdict: Int8s, age_ms: Int64s, bounds: Bounds) -> None:
+    # Nearly every chunk is young: three comparisons of an extreme spare three of the whole.
+    if age_ms.max(initial=0) > bounds.horizon_ms:
+        verdict[age_ms > bounds.horizon_ms] = Judgement.LATE
+        verdict[age_ms > bounds.max_age_ms] = Judgement.TOO_OLD
+    if age_ms.min(initial=0) < -bounds.future_skew_ms:
+        verdict[age_ms < -bounds.future_skew_ms] = Judgement.FUTURE_TIME
+
+
+def _judge_amounts(verdict: Int8s, batch: pa.RecordBatch, max_tokens: int) -> None:
     tokens, units = token_matrix(batch), batch.column("other_units")
     amounts = int64s(units.items)
-    age_ms = appended_ms - int64_column(batch, "occurred_at")
-    verdict = np.zeros(len(batch), np.int8)
-    verdict[age_ms > bounds.horizon_ms] = Judgement.LATE
-    for fault, rows in (
-        (Judgement.TOO_OLD, age_ms > bounds.max_age_ms),
-        (Judgement.FUTURE_TIME, age_ms < -bounds.future_skew_ms),
-        (Judgement.ABSURD_COUNT, (tokens > bounds.max_tokens).any(axis=1)),
-        (Judgement.ABSURD_COUNT, _rows_with(units, amounts > bounds.max_tokens)),
-        (Judgement.NEGATIVE_COUNT, (tokens < 0).any(axis=1)),
-        (Judgement.NEGATIVE_COUNT, _rows_with(units, amounts < 0)),
-        (Judgement.KEY_MISMATCH, _differ(keys, account_keys(batch))),
-        (Judgement.EMPTY_ID, _any_empty(batch)),
-    ):
-        verdict[rows] = fault
-    return verdict
+    if tokens.max(initial=0) > max_tokens or amounts.max(initial=0) > max_tokens:
+        verdict[(tokens > max_tokens).any(axis=1)] = Judgement.ABSURD_COUNT
+        verdict[_rows_with(units, amounts > max_tokens)] = Judgement.ABSURD_COUNT
+    if tokens.min(initial=0) < 0 or amounts.min(initial=0) < 0:
+        verdict[(tokens < 0).any(axis=1)] = Judgement.NEGATIVE_COUNT
+        verdict[_rows_with(units, amounts < 0)] = Judgement.NEGATIVE_COUNT
 
 
 def account_keys(batch: pa.RecordBatch) -> list[str]:
     """Return `tenant/account` of each event, which is its Kafka key."""
-    keys = pc.binary_join_element_wise(batch.column("tenant_id"), batch.column("account_id"), "/")
+    tenants, accounts = batch.column("tenant_id"), batch.column("account_id")
+    if len(batch) < FEW_ROWS:
+        pairs = zip(tenants.to_pylist(), accounts.to_pylist(), strict=True)
+        return [f"{tenant}/{account}" for tenant, account in pairs]
+    keys = pc.binary_join_element_wise(tenants, accounts, "/")
     texts: list[str] = keys.to_pylist()
     return texts
 
@@ -122,18 +140,13 @@ def token_matrix(batch: pa.RecordBatch) -> Int64s:
 
 
 def _differ(keys: Sequence[str | None], expected: Sequence[str]) -> Bools:
-    if keys == expected:
-        return np.zeros(len(expected), np.bool_)
     pairs = zip(keys, expected, strict=True)
     return np.fromiter((key != wanted for key, wanted in pairs), np.bool_, len(expected))
 
 
-def _any_empty(batch: pa.RecordBatch) -> Bools:
-    lengths = [
-        _numbers(pc.binary_length(batch.column(name)), np.dtype(np.int32)) for name in ID_COLUMNS
-    ]
-    empty: Bools = np.any(np.stack(lengths) == 0, axis=0)
-    return empty
+def _text_starts(texts: pa.Array) -> npt.NDArray[np.int32]:
+    """Return where each text begins and, last, where all end; equal neighbours are an empty text."""
+    return np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1, 4 * texts.offset)
 
 
 def _rows_with(units: pa.MapArray, wrong: Bools) -> Bools:

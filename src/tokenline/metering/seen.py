@@ -141,8 +141,11 @@ class SeenEvents:
 
 def repeats(names: UInt64s) -> Bools:
     """Say for each name whether it stands earlier in the same array."""
+    repeated = np.zeros(len(names), np.bool_)
+    halves = np.sort(names[:, 0])
+    if not (halves[1:] == halves[:-1]).any():
+        return repeated
     order = np.lexsort((np.arange(len(names)), names[:, 1], names[:, 0]))
     ordered = names[order]
-    repeated = np.zeros(len(names), np.bool_)
     repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
     return repeated

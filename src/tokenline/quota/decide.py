@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import Spans, spans_at
-from tokenline.quota.cells import AccountCells, Cell, same_month
+from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, same_month
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +135,8 @@ def _stand(cells: AccountCells, slots: Int64s, spans: Spans) -> _Standing:
     for number, limit_cell, used_cell, window in RATE_RULES:
         end_ms = getattr(spans, window)[1]
         ceiling = rows[:, limit_cell]
+        if ceiling.max(initial=NO_LIMIT) < 0:
+            continue
         later = (ceiling >= 0) & (rows[:, used_cell] >= ceiling) & (end_ms > resets)
         rule[later], resets[later] = int(number), end_ms
     percent = np.zeros(len(slots), np.int64)

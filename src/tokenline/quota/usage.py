@@ -43,7 +43,12 @@ def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
     for _, _, tokens_cell, requests_cell in RATES:
         cells.matrix[slots, tokens_cell] += tokens
         cells.matrix[slots, requests_cell] += events
-    _add_months(cells, counted)
+    if (counted.months_ms == counted.months_ms[0]).all():
+        versions = np.maximum.reduceat(counted.offsets[order], starts)
+        months_ms = np.full(len(slots), counted.months_ms[0], np.int64)
+        _add_month(cells.matrix, slots, months_ms, (tokens, events, versions))
+    else:
+        _add_months(cells, counted)
     return slots
 
 
@@ -55,6 +60,8 @@ def roll_rates(cells: AccountCells, slots: Int64s, minute_ms: int) -> None:
         for name, start_cell, tokens_cell, requests_cell in RATES:
             start = getattr(spans, name)[0]
             gone = slots[(rows[:, Cell.ZONE] == code) & (rows[:, start_cell] != start)]
+            if not gone.size:
+                continue
             cells.matrix[gone, start_cell] = start
             cells.matrix[gone, tokens_cell] = 0
             cells.matrix[gone, requests_cell] = 0
@@ -96,6 +103,8 @@ def _add_month(
         ),
     ):
         at = matrix[slots, start] == months
+        if not at.any():
+            continue
         matrix[slots[at], tokens_cell] += tokens[at]
         matrix[slots[at], events_cell] += events[at]
         matrix[slots[at], version_cell] = np.maximum(matrix[slots[at], version_cell], versions[at])
@@ -107,11 +116,13 @@ def _begin_months(matrix: Int64s, slots: Int64s, months: Int64s) -> None:
         slice(Cell.LAST_MONTH_START, Cell.LAST_MONTH_VERSION + 1),
     )
     newer = months > matrix[slots, Cell.MONTH_START]
-    matrix[slots[newer], last] = matrix[slots[newer], this]
-    matrix[slots[newer], this] = 0
-    matrix[slots[newer], Cell.MONTH_START] = months[newer]
+    if newer.any():
+        matrix[slots[newer], last] = matrix[slots[newer], this]
+        matrix[slots[newer], this] = 0
+        matrix[slots[newer], Cell.MONTH_START] = months[newer]
     between = (months < matrix[slots, Cell.MONTH_START]) & (
         months > matrix[slots, Cell.LAST_MONTH_START]
     )
-    matrix[slots[between], last] = 0
-    matrix[slots[between], Cell.LAST_MONTH_START] = months[between]
+    if between.any():
+        matrix[slots[between], last] = 0
+        matrix[slots[between], Cell.LAST_MONTH_START] = months[between]

@@ -1,0 +1,65 @@
+"""Decode what a fetch brought, ten thousand records at a time; what cannot be read is refused, not raised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from tokenline.charging.step import Commanded, Refused, UsageChunk
+from tokenline.wire.columns import ColumnCodec
+
+# Fields of a record, taken by C code: there are ten thousand in a chunk.
+KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "timestamp"))
+
+
+def decode_usage(columns: ColumnCodec, records: Sequence[Any]) -> UsageChunk:
+    """Decode a run of usage records; what cannot be read is refused, not raised."""
+    decoded = columns.decode("usage_event", list(map(VALUE, records)))
+    kept = records if len(decoded.kept) == len(records) else [records[i] for i in decoded.kept]
+    return UsageChunk(
+        lo=records[0].offset,
+        hi=records[-1].offset,
+        batch=decoded.batch,
+        keys=_texts(list(map(KEY, kept))),
+        offsets=np.fromiter(map(OFFSET, kept), np.int64, len(kept)),
+        appended_ms=np.fromiter(map(TIMESTAMP, kept), np.int64, len(kept)),
+        refused=[
+            _refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures
+        ],
+    )
+
+
+def decode_commands(
+    columns: ColumnCodec, records: Sequence[Any]
+) -> tuple[list[Commanded], list[Refused]]:
+    """Decode a run of account commands."""
+    decoded = columns.decode("account_command", [record.value for record in records])
+    commands = [
+        Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
+        for i, fields in zip(decoded.kept, decoded.batch.to_pylist(), strict=True)
+    ]
+    return commands, [
+        _refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures
+    ]
+
+
+def _refused(record: Any, reason: str, detail: str) -> Refused:
+    return Refused(offset=record.offset, appended_ms=record.timestamp, reason=reason, detail=detail)
+
+
+def _texts(keys: list[bytes | None]) -> list[str | None]:
+    """Decode all keys at once; one by one only when one of them is no text."""
+    try:
+        return list(map(bytes.decode, keys))  # type: ignore[arg-type]  # None raises, and is looked at below
+    except (TypeError, UnicodeDecodeError):
+        return [_text(key) for key in keys]
+
+
+def _text(key: bytes | None) -> str | None:
+    try:
+        return None if key is None else key.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,54 @@
+"""Do everything once before the first record, so that no gateway waits for a library to load itself."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from streams.intake import decode_usage
+from streams.outputs import encode_windows
+from tokenline.charging.fold import fold_commands, fold_usage
+from tokenline.charging.journal import JournalWriter
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.step import Commanded
+
+if TYPE_CHECKING:
+    from streams.charging import ChargingWorker
+
+MINUTE_MS = 60_000
+NOW_MS = 1_790_000_000_000
+
+
+def warm_up(worker: ChargingWorker) -> None:
+    """Charge a made-up account on a state of its own; nothing of it is written or sent.
+
+    The first minute flushed cost 1.4 s of a worker's loop, the first chunk as much.
+    """
+    state = PartitionState(worker.bounds)
+    limits = dict.fromkeys(("minute_tokens", "hour_tokens", "day_tokens", "minute_requests"), -1)
+    limits |= {"month_tokens": 1, "hour_requests": -1, "day_requests": -1}
+    fields = {"tenant_id": "t", "account_id": "a", "time_zone": "Asia/Shanghai", **limits}
+    fold_commands(state, [Commanded(offset=0, appended_ms=NOW_MS, fields=fields)], 0)
+    writer = JournalWriter(1, MINUTE_MS)
+    for offset in range(2):
+        record = _record(worker, offset, NOW_MS + offset * MINUTE_MS)
+        step = fold_usage(state, decode_usage(worker.columns, [record]))
+        writer.records(state, step, [])
+        if step.flush is not None:
+            list(encode_windows(worker.columns, state, step.flush, 0))
+
+
+def _record(worker: ChargingWorker, offset: int, now_ms: int) -> SimpleNamespace:
+    event = {
+        "source": "warm-up",
+        "event_id": str(offset),
+        "account_id": "a",
+        "tenant_id": "t",
+        "gateway_id": "g",
+        "provider": "p",
+        "model": "m",
+        "occurred_at": now_ms,
+        "input_tokens": 1,
+    }
+    value = worker.codec.encode("usage_event", event)
+    return SimpleNamespace(offset=offset, timestamp=now_ms, key=b"t/a", value=value)
