@@ -444,6 +444,3 @@ def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:
     app.on_partitions_revoked.connect(hold)
     app.run_beside(worker.start, worker.stop, worker.send_heartbeats)
     return worker
-
-
-__all__ = ["ChargingWorker", "FencedOut", "register"]

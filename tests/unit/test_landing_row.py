@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from tokenline.errors import BrokenLog
+from tokenline.event import TOKEN_KINDS
 from tokenline.landing.row import (
     LEDGER_SCHEMA,
-    TOKEN_COLUMNS,
     Events,
     Verdict,
     codes_of,
@@ -66,7 +66,7 @@ def test_copies_are_no_ledger_rows_and_the_rest_are():
 
 
 def test_the_total_is_the_sum_over_all_kinds():
-    kinds = {name: 10**at for at, name in enumerate(TOKEN_COLUMNS)}
+    kinds = {name: 10**at for at, name in enumerate(TOKEN_KINDS)}
     rows = ledger_rows(events(["a"], **kinds))
 
     assert rows.column("total_tokens").to_pylist() == [1_111_111_111]

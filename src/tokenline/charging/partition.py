@@ -61,7 +61,6 @@ class PartitionState:
     published_seq: int = 0
     cells: AccountCells = field(default_factory=AccountCells)
     totals: Totals = field(default_factory=Totals)
-    bad_in_a_row: int = 0
     seen: SeenEvents = field(init=False)
     tally: Tally = field(init=False)
     _dirty_months: list[Int64s] = field(default_factory=list)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenline.errors import BrokenLog
+from tokenline.event import TOKEN_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,18 +24,6 @@ Int64s = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
 
-TOKEN_COLUMNS = (
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "audio_input_tokens",
-    "audio_output_tokens",
-    "image_input_tokens",
-    "image_output_tokens",
-)
 _MS = pa.timestamp("ms", "UTC")
 _STRING = pa.string()
 _INT = pa.int64()
@@ -65,7 +54,7 @@ _EVENT_FIELDS = (
     ),
     ("occurred_at", _MS),
     ("started_at", _MS),
-    *((name, _INT) for name in TOKEN_COLUMNS),
+    *((name, _INT) for name in TOKEN_KINDS),
     ("other_units", pa.map_(_STRING, _INT)),
     *((name, _STRING) for name in ("usage_source", "outcome", "hold_id", "corrects")),
     ("tags", pa.map_(_STRING, _STRING)),
@@ -174,7 +163,7 @@ def duplicate_rows(events: Events) -> pa.Table:
 def total_tokens(batch: pa.RecordBatch) -> Int64s:
     """Return the sum over the disjoint kinds of each event."""
     total = np.zeros(batch.num_rows, np.int64)
-    for name in TOKEN_COLUMNS:
+    for name in TOKEN_KINDS:
         total += batch.column(name).to_numpy()
     return total
 
