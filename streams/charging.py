@@ -198,8 +198,7 @@ class PartitionLine:
             flush = Flush(
                 segment_start_ms=tally.segment_start_ms,
                 through_offset=self.state.flushed_offset,
-                windows=tally.rows(),
-                months=tally.rows().clear(),
+                tally=tally,
             )
             await self._publish_flush(flush, closed=True)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tokenline.wire.avro import Codec
     from tokenline.wire.columns import ColumnCodec
 
-FLUSH_ROWS = 2_000
+FLUSH_ROWS = 500
 RawRecord = Any
 
 
@@ -96,8 +96,10 @@ class Outputs:
 
     async def publish_flush(self, state: PartitionState, flush: Flush) -> int:
         """Publish totals as `account_window` records; gives other work a turn between slices."""
+        # Sums of a whole minute are the longest work there is: a cut-off must not wait for them.
+        frames = await asyncio.to_thread(window_frames, state, flush, self._partition)
         rows = 0
-        for records in encode_windows(self._columns, state, flush, self._partition):
+        for records in encode_windows(self._columns, frames):
             await self._send(WINDOWS, records)
             rows += len(records)
         return rows
@@ -191,14 +193,17 @@ class Outputs:
         )
 
 
-def encode_windows(
-    columns: ColumnCodec, state: PartitionState, flush: Flush, partition: int
-) -> Iterator[list[Record]]:
-    """Yield the totals as keys and `account_window` values, FLUSH_ROWS at a time."""
-    for frame in (
+def window_frames(state: PartitionState, flush: Flush, partition: int) -> list[pl.DataFrame]:
+    """Return the totals with all columns of `account_window` and the Kafka key; safe in a thread."""
+    return [
         _window_rows(state, flush.windows, "minute", flush.segment_start_ms, partition),
         _window_rows(state, flush.months, "month", 0, partition),
-    ):
+    ]
+
+
+def encode_windows(columns: ColumnCodec, frames: Iterable[pl.DataFrame]) -> Iterator[list[Record]]:
+    """Yield totals as keys and `account_window` values, FLUSH_ROWS at a time."""
+    for frame in frames:
         for part in frame.iter_slices(FLUSH_ROWS):
             keys = part.get_column("key").cast(pl.Binary).to_list()
             batch = part.to_arrow().combine_chunks().to_batches()[0]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from faust.types.tuples import TP
 
-FETCH_WAIT_MS = 10
+FETCH_WAIT_MS = int(__import__("os").environ.get("FW", "10"))
+FETCH_MIN_BYTES = int(__import__("os").environ.get("FB", "1"))
 
 
 class PromptConsumerThread(driver.AIOKafkaConsumerThread):
@@ -34,6 +35,7 @@ class PromptConsumerThread(driver.AIOKafkaConsumerThread):
         # One fetch is in flight a broker: a partition that was just read waits until the poll that is
         # out for the others returns. Faust makes that up to 1.5 s on a quiet line.
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        consumer._fetch_min_bytes = FETCH_MIN_BYTES
         # Commands and usage of an account must reach one worker. Faust deals partitions of all topics
         # out in turn when it has no tables; by range, partition p of each topic goes to one member.
         consumer._partition_assignment_strategy = (RangePartitionAssignor,)

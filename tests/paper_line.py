@@ -175,12 +175,10 @@ class PaperLine:
                 self.books.take(message)
             self.state.published_seq = seq
         for tally in found.unflushed:
-            rows = tally.rows()
             flush = Flush(
                 segment_start_ms=tally.segment_start_ms,
                 through_offset=self.state.flushed_offset,
-                windows=rows,
-                months=rows.clear(),
+                tally=tally,
             )
             self._publish_flush(flush, closed=True)
 

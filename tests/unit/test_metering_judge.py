@@ -11,10 +11,14 @@ from tokenline.event import TOKEN_KINDS
 from tokenline.metering.judge import DETAILS, ID_COLUMNS, Judgement, judge, token_matrix
 
 
+def judged(batch, keys, moments):
+    return judge(batch, token_matrix(batch), keys, moments, BOUNDS)
+
+
 def verdicts(events, keys=None, appended_ms=NOON):
     keys = [key_of(one) for one in events] if keys is None else keys
     moments = np.full(len(events), appended_ms, np.int64)
-    return [Judgement(v) for v in judge(batch_of(events), keys, moments, BOUNDS)]
+    return [Judgement(v) for v in judged(batch_of(events), keys, moments)]
 
 
 def verdict(key="t/a", **fields):
@@ -116,13 +120,13 @@ def test_units_of_a_slice_are_its_own_and_not_its_neighbours():
             part = whole.slice(start, length)
             keys, moments = ["t/a"] * len(part), np.full(len(part), NOON, np.int64)
             expected = [[4, 0, 0, 4, 0, 4][i] for i in range(start, start + len(part))]
-            assert judge(part, keys, moments, BOUNDS).tolist() == expected
+            assert judged(part, keys, moments).tolist() == expected
 
 
 def test_a_batch_that_was_filtered_is_judged_like_any_other():
     whole = batch_of([event(other_units={"a": -1}), event(), event(other_units={"b": -1})])
     part = whole.filter(pa.array([False, True, True]))
-    found = judge(part, ["t/a"] * 2, np.full(2, NOON, np.int64), BOUNDS)
+    found = judged(part, ["t/a"] * 2, np.full(2, NOON, np.int64))
     assert found.tolist() == [0, Judgement.NEGATIVE_COUNT]
 
 

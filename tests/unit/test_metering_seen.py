@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tokenline.metering.identity import FEW_ROWS, identities
-from tokenline.metering.seen import GENERATIONS, Generation, SeenEvents, repeats
+from tokenline.metering.seen import FEW_NAMES, GENERATIONS, Generation, SeenEvents, repeats
 
 HORIZON = 4000
 SPAN = HORIZON // GENERATIONS
@@ -154,3 +154,27 @@ def test_few_and_many_events_get_the_same_names():
     few = np.concatenate([identities(["t/1"], ["größe"], [one]) for one in ids])
 
     assert (many == few).all()
+
+
+def test_few_names_and_many_find_each_other():
+    generation, sizes = Generation(), (3, FEW_NAMES * 5, FEW_NAMES - 1, 1, FEW_NAMES)
+    end = 0
+    for turn in range(20):
+        size = sizes[turn % len(sizes)]
+        generation.add(names_of(range(end, end + size)))
+        end += size
+        asked = names_of(range(end + 50))
+        few = np.concatenate([generation.find(asked[i : i + 7]) for i in range(0, len(asked), 7)])
+        assert few.tolist() == generation.find(asked).tolist() == [True] * end + [False] * 50
+    generation.pack()
+    assert all(generation.find(names_of(range(i, i + 9))).all() for i in range(0, end - 9, 9))
+
+
+def test_few_names_that_claim_one_slot_are_all_found():
+    capacity = 1031
+    names = np.array([[7 + capacity * i, 3 + i % 3] for i in range(400)], np.uint64)
+    generation = Generation(capacity)
+    for i in range(0, 400, 5):
+        generation.add(names[i : i + 5])
+    assert generation.find(names).all()
+    assert not generation.find(names + np.uint64(capacity * 1000)).any()

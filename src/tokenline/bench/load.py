@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +70,7 @@ def _batch(
     model = rng.integers(0, len(MODELS), count)
     names = {number: account_name(number) for number in np.unique(accounts).tolist()}
     subscribers = rng.integers(0, 10_000 if load.spread == "subscribers" else 3, count)
-    run = uuid.UUID(int=load.seed << 64 | 4 << 76).hex[:12]
+    run = f"{load.seed:012x}"
     text = {
         "tenant_id": ["default"] * count,
         "source": ["bench"] * count,

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from tokenline import metric_names as names
 from tokenline.bench import load as loads
+from tokenline.bench.latency import probe_name
 from tokenline.clock import SystemClock
 from tokenline.errors import PlatformError
 from tokenline.landing.queries import sql
@@ -31,10 +31,9 @@ from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import account_key, client_options
 from tokenline.wire.registry import open_registry
-from tokenline.wire.topics import CHARGED, COMMANDS, DECISIONS, USAGE, ensure_topics
+from tokenline.wire.topics import CHARGED, COMMANDS, ensure_topics
 
 CLOCK = SystemClock()
-LATENCY_BATCH_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,84 +147,6 @@ def rival_rate(settings: Settings, name: str, argument: str) -> float:
     if done.returncode:
         raise PlatformError(f"the {name} rival failed: {done.stderr[-500:]}")
     return float(done.stdout.split()[-1])
-
-
-async def latencies_ms(settings: Settings, rate: int, seconds: float, offset: int) -> list[float]:
-    """Emit at `rate` and return, for each cut-off caused, milliseconds from event to decision.
-
-    One event in fifty goes to an account of its own whose allowance is one token, so it is cut by it.
-    """
-    codec, columns = Codec(open_registry(settings)), ColumnCodec(open_registry(settings))
-    sent_s: dict[str, float] = {}
-    found: list[float] = []
-    consumer = AIOKafkaConsumer(
-        settings.topic(DECISIONS),
-        **client_options(settings),
-        auto_offset_reset="latest",
-        fetch_max_wait_ms=10,
-    )
-    producer = AIOKafkaProducer(
-        **client_options(settings), acks="all", enable_idempotence=True, compression_type="zstd"
-    )
-    async with producer, consumer:
-        await consumer.seek_to_end()
-        listener = asyncio.create_task(_listen(consumer, codec, sent_s, found))
-        await _emit(producer, settings, columns, rate, seconds, offset, sent_s)
-        await asyncio.sleep(2)
-        listener.cancel()
-    return found
-
-
-async def _listen(
-    consumer: AIOKafkaConsumer, codec: Codec, sent_s: dict[str, float], found: list[float]
-) -> None:
-    async for record in consumer:
-        if record.value is None:
-            continue
-        name, fields = codec.decode(record.value)
-        if name == "quota_decision" and fields["state"] == "cut":
-            began = sent_s.pop(str(fields["account_id"]), None)
-            if began is not None:
-                found.append((time.perf_counter() - began) * 1000)
-
-
-async def _emit(
-    producer: AIOKafkaProducer,
-    settings: Settings,
-    columns: ColumnCodec,
-    rate: int,
-    seconds: float,
-    offset: int,
-    sent_s: dict[str, float],
-) -> None:
-    slice_events = max(int(rate * LATENCY_BATCH_S), 1)
-    slices = int(seconds / LATENCY_BATCH_S)
-    load = loads.Load(events=slice_events * slices, accounts=1000, seed=offset + rate)
-    began = time.perf_counter()
-    turn, probe = 0, offset
-    for _, batch in loads.batches(load, CLOCK.wall_ms()):
-        names = batch.column("account_id").to_pylist()
-        for i in range(0, len(names), 50):
-            names[i] = probe_name(probe)
-            probe += 1
-        at = batch.schema.get_field_index("account_id")
-        frames = columns.encode("usage_event", batch.set_column(at, "account_id", pa.array(names)))
-        for first in range(0, len(names), slice_events):
-            await asyncio.sleep(max(began + turn * LATENCY_BATCH_S - time.perf_counter(), 0))
-            turn += 1
-            for name, frame in zip(
-                names[first : first + slice_events],
-                frames[first : first + slice_events],
-                strict=True,
-            ):
-                if name.startswith("probe-"):
-                    sent_s[name] = time.perf_counter()
-                await producer.send(settings.topic(USAGE), frame, key=account_key("default", name))
-
-
-def probe_name(number: int) -> str:
-    """Return the name of an account that one event cuts off."""
-    return f"probe-{number:07d}"
 
 
 def rss_bytes(process: WorkerProcess) -> int:

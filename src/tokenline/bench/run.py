@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tokenline import metric_names as names
+from tokenline.bench import latency, measure
 from tokenline.bench import load as loads
-from tokenline.bench import measure
 from tokenline.errors import SettingsError
 from tokenline.landing.migrate import apply as migrate
 from tokenline.platform.kafka import EmbeddedKafka
@@ -194,7 +194,7 @@ async def _latency(room: Room) -> None:
     with measure.worker("charging", settings, room.log("latency")) as process:
         process.await_ready(60)
         for rate in LATENCY_RATES:
-            found = sorted(await measure.latencies_ms(settings, rate, LATENCY_S, offset))
+            found = sorted(await latency.latencies_ms(settings, rate, LATENCY_S, offset))
             offset += rate * int(LATENCY_S) // 50 + 500
             figures = {
                 "p50": _percentile(found, 50),

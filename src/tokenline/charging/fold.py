@@ -75,7 +75,8 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     late: list[int] = []
     duplicate: list[int] = []
     if len(chunk.offsets):
-        verdict, slots, names = _judge(state, chunk)
+        tokens = token_matrix(chunk.batch)
+        verdict, slots, names = _judge(state, chunk, tokens)
         step.refused += _refusals(verdict, chunk)
         late = chunk.offsets[verdict == Judgement.LATE].tolist()
         duplicate = chunk.offsets[verdict == Judgement.DUPLICATE].tolist()
@@ -86,7 +87,8 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
             batch = (
                 chunk.batch if fit.all() else chunk.batch.take(arrow_int64s(np.flatnonzero(fit)))
             )
-            _count(state, step, batch, slots[fit], chunk.offsets[fit])
+            totals = tokens[fit].sum(axis=1)
+            _count(state, step, batch, totals, slots[fit], chunk.offsets[fit])
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
         lo=chunk.lo,
@@ -190,10 +192,12 @@ def _newest_ms(chunk: UsageChunk) -> int:
     return max([newest, *(refused.appended_ms for refused in chunk.refused)])
 
 
-def _judge(state: PartitionState, chunk: UsageChunk) -> tuple[Int8s, Int64s, UInt64s]:
+def _judge(
+    state: PartitionState, chunk: UsageChunk, tokens: Int64s
+) -> tuple[Int8s, Int64s, UInt64s]:
     """Judge every event, also by account and history; return judgements, slots and names."""
     batch = chunk.batch
-    verdict = judge(batch, chunk.keys, chunk.appended_ms, state.bounds)
+    verdict = judge(batch, tokens, chunk.keys, chunk.appended_ms, state.bounds)
     slots = state.cells.slots(chunk.keys)
     verdict[(slots < 0) & (verdict <= Judgement.DUPLICATE)] = Judgement.UNKNOWN_ACCOUNT
     names = identities(*(batch.column(name) for name in ("tenant_id", "source", "event_id")))
@@ -203,10 +207,15 @@ def _judge(state: PartitionState, chunk: UsageChunk) -> tuple[Int8s, Int64s, UIn
 
 
 def _count(
-    state: PartitionState, step: Step, batch: pa.RecordBatch, slots: Int64s, offsets: Int64s
+    state: PartitionState,
+    step: Step,
+    batch: pa.RecordBatch,
+    totals: Int64s,
+    slots: Int64s,
+    offsets: Int64s,
 ) -> None:
     """Add events, all to be counted, to windows and cells, and decide."""
-    totals, cells = token_matrix(batch).sum(axis=1), state.cells
+    cells = state.cells
     occurred_ms = int64_column(batch, "occurred_at")
     months_ms = month_starts(cells.zones, cells.matrix[slots, Cell.ZONE], occurred_ms)
     step.lines = lines_of(batch, slots, offsets, totals)

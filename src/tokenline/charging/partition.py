@@ -84,19 +84,20 @@ class PartitionState:
         """Return the totals changed since the last flush, or None; the caller publishes them."""
         if not self.tally.dirty and not self._dirty_months:
             return None
-        return self._flush()
+        return self._flush(self.tally.snapshot())
 
     def _close_minute(self) -> Flush | None:
         """Return a flush even if nothing changed: only then is the minute known to be published."""
-        return self._flush() if self.minute_ms else None
+        return self._flush(self.tally) if self.minute_ms else None
 
-    def _flush(self) -> Flush:
-        windows = self.tally.rows() if self.tally.dirty else pl.DataFrame()
+    def _flush(self, tally: Tally) -> Flush:
+        if not self.tally.dirty:
+            tally = Tally(self.tally.segment_start_ms)
         self.tally.dirty = False
         return Flush(
-            segment_start_ms=self.tally.segment_start_ms,
+            segment_start_ms=tally.segment_start_ms,
             through_offset=self.next_offsets["usage"] - 1,
-            windows=windows,
+            tally=tally,
             months=self._month_rows(),
         )
 

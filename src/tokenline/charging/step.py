@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import polars as pl
     import pyarrow as pa
 
+    from tokenline.metering.tally import Tally
     from tokenline.quota.decide import Decided
 
 Int64s = npt.NDArray[np.int64]
@@ -74,15 +75,21 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flush:
-    """Hold absolute totals ready to be published: windows of one append minute, months of accounts.
+    """Hold absolute totals to be published: windows of one append minute, months of accounts.
 
-    They include every event up to `through_offset` of the usage topic.
+    They include every event up to `through_offset` of the usage topic. Nothing is added to `tally`
+    any more, so another thread may sum it while the next minute is counted.
     """
 
     segment_start_ms: int
     through_offset: int
-    windows: pl.DataFrame
-    months: pl.DataFrame
+    tally: Tally
+    months: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+    @property
+    def windows(self) -> pl.DataFrame:
+        """Return the totals of every window touched, one row each; sums what is not summed yet."""
+        return self.tally.rows()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -66,15 +66,20 @@ class Bounds:
 
 
 def judge(
-    batch: pa.RecordBatch, keys: Sequence[str | None], appended_ms: Int64s, bounds: Bounds
+    batch: pa.RecordBatch,
+    tokens: Int64s,
+    keys: Sequence[str | None],
+    appended_ms: Int64s,
+    bounds: Bounds,
 ) -> Int8s:
     """Return a `Judgement` for each event; of several faults the one listed last below names it.
 
-    `keys` are the Kafka keys as text, None where they were no UTF-8.
+    `tokens` is the `token_matrix` of the batch; `keys` are the Kafka keys as text, None where they
+    were no UTF-8.
     """
     verdict = np.zeros(len(batch), np.int8)
     _judge_times(verdict, appended_ms - int64_column(batch, "occurred_at"), bounds)
-    _judge_amounts(verdict, batch, bounds.max_tokens)
+    _judge_amounts(verdict, tokens, batch.column("other_units"), bounds.max_tokens)
     expected = account_keys(batch)
     if keys != expected:
         verdict[_differ(keys, expected)] = Judgement.KEY_MISMATCH
@@ -93,8 +98,7 @@ def _judge_times(verdict: Int8s, age_ms: Int64s, bounds: Bounds) -> None:
         verdict[age_ms < -bounds.future_skew_ms] = Judgement.FUTURE_TIME
 
 
-def _judge_amounts(verdict: Int8s, batch: pa.RecordBatch, max_tokens: int) -> None:
-    tokens, units = token_matrix(batch), batch.column("other_units")
+def _judge_amounts(verdict: Int8s, tokens: Int64s, units: pa.MapArray, max_tokens: int) -> None:
     amounts = int64s(units.items)
     if tokens.max(initial=0) > max_tokens or amounts.max(initial=0) > max_tokens:
         verdict[(tokens > max_tokens).any(axis=1)] = Judgement.ABSURD_COUNT
