@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 
 from streams.ends import LogEnds
 from streams.intake import decode_commands, decode_usage
+from streams.memory import give_back
 from streams.metrics import ChargingMetrics
 from streams.outputs import Outputs, output_producer
 from streams.reread import read_range
@@ -30,7 +31,7 @@ from streams.warm import warm_up
 from tokenline.charging.fold import by_minute, fold_commands, fold_usage
 from tokenline.charging.journal import JournalWriter, Message
 from tokenline.charging.partition import PartitionState
-from tokenline.charging.recover import Recovered, recover
+from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Flush, Step, UsageChunk
 from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput
@@ -161,9 +162,8 @@ class PartitionLine:
         """Read the journal, open the next epoch and publish what the last owner may not have."""
         clock, began = self._worker.clock, self._worker.clock.monotonic_s()
         while True:
-            survivors = await self.log.read()
             self.state = PartitionState(self._worker.bounds)
-            found = await asyncio.to_thread(recover, self.state, survivors)
+            found = await self._recover()
             self._writer = JournalWriter(
                 self.state.epoch,
                 self._worker.bounds.horizon_ms + self._worker.bounds.future_skew_ms + 120_000,
@@ -189,6 +189,13 @@ class PartitionLine:
             rows=found.rows,
             seconds=round(clock.monotonic_s() - began, 3),
         )
+
+    async def _recover(self) -> Recovered:
+        recovery = Recovery(self.state)
+        await self.log.read(recovery.take)
+        found = await asyncio.to_thread(recovery.finish)
+        await asyncio.to_thread(give_back)
+        return found
 
     async def _publish_again(self, found: Recovered) -> None:
         for seq, messages in found.out:

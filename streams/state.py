@@ -25,11 +25,12 @@ from tokenline.wire.kafka import client_options
 from tokenline.wire.topics import STATE, STATE_MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tokenline.settings import Settings
 
-FETCH_MAX_BYTES = 4 * STATE_MAX_BYTES
+# A journal shrinks to a tenth on the wire, and a fetch is unpacked as one. A larger batch comes whole.
+FETCH_MAX_BYTES = 1 << 20
 
 
 def journal_producer(settings: Settings) -> AIOKafkaProducer:
@@ -60,10 +61,10 @@ class JournalLog:
         """Return the full topic name."""
         return self.settings.topic(STATE)
 
-    async def read(self) -> dict[bytes, tuple[int, bytes]]:
-        """Return the last value of each key with its offset, and stand at the end."""
+    async def read(self, take: Callable[[int, bytes, bytes | None], None]) -> None:
+        """Hand offset, key and value of each record to `take`, in a thread, and stand at the end."""
         async with self._reader() as consumer:
-            return await self._read_to_end(consumer)
+            await self._read_to_end(consumer, take)
 
     async def open_epoch(self, records: Sequence[Record]) -> bool:
         """Append the records that open an epoch; False when somebody wrote since `read`."""
@@ -125,24 +126,22 @@ class JournalLog:
         sent = await self.producer.send_batch(batch, self.topic, partition=self.partition)
         return asyncio.ensure_future(_base_offset(sent))
 
-    async def _read_to_end(self, consumer: AIOKafkaConsumer) -> dict[bytes, tuple[int, bytes]]:
+    async def _read_to_end(
+        self, consumer: AIOKafkaConsumer, take: Callable[[int, bytes, bytes | None], None]
+    ) -> None:
         tp = TopicPartition(self.topic, self.partition)
         consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
         await consumer.seek_to_beginning(tp)
-        survivors: dict[bytes, tuple[int, bytes]] = {}
         while await consumer.position(tp) < end:
-            for record in (await consumer.getmany(tp, timeout_ms=500)).get(tp, []):
-                _take(survivors, record)
+            records = (await consumer.getmany(tp, timeout_ms=500)).get(tp, [])
+            await asyncio.to_thread(_hand_over, records, take)
         self.next_offset = await consumer.position(tp)
-        return survivors
 
 
-def _take(survivors: dict[bytes, tuple[int, bytes]], record: Any) -> None:
-    if record.value is None:
-        survivors.pop(record.key, None)
-    else:
-        survivors[record.key] = (record.offset, record.value)
+def _hand_over(records: Sequence[Any], take: Callable[[int, bytes, bytes | None], None]) -> None:
+    for record in records:
+        take(record.offset, record.key, record.value)
 
 
 async def _base_offset(sent: asyncio.Future[Any]) -> int:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from tests.strategies import BOUNDS, Record, chunk_of
 from tokenline.charging.fold import by_minute, fold_commands, fold_usage
 from tokenline.charging.journal import JournalWriter, Message, epoch_of
 from tokenline.charging.partition import PartitionState
-from tokenline.charging.recover import Recovered, recover
+from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Commanded, Flush, Step
 
 WINDOW_KEY = ("slot", "subscriber_id", "provider", "model", "window_start")
@@ -38,6 +39,22 @@ class Journal:
             else:
                 last[key] = (offset, value)
         return last
+
+
+def recover(state: PartitionState, survivors: Mapping[bytes, tuple[int, bytes]]) -> Recovered:
+    """Read a journal of which compaction has left only the last value of each key."""
+    recovery = Recovery(state)
+    for key, (offset, value) in sorted(survivors.items(), key=itemgetter(1)):
+        recovery.take(offset, key, value)
+    return recovery.finish()
+
+
+def recover_all(state: PartitionState, journal: Journal) -> Recovered:
+    """Read a journal that compaction has not touched."""
+    recovery = Recovery(state)
+    for offset, (key, value) in enumerate(journal.records):
+        recovery.take(offset, key, value)
+    return recovery.finish()
 
 
 class Books:

@@ -10,10 +10,10 @@ import pytest
 from charging_helpers import command, frame, usage
 from charging_oracle import key_of
 
+from tests.paper_line import recover
 from tokenline.charging.fold import fold_commands, fold_usage
 from tokenline.charging.journal import JournalWriter
 from tokenline.charging.partition import PartitionState
-from tokenline.charging.recover import recover
 from tokenline.charging.step import Commanded, UsageChunk
 from tokenline.metering.judge import Bounds
 from tokenline.wire.columns import ColumnCodec

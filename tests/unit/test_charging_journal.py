@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.paper_line import Books, Journal, PaperLine
+from tests.paper_line import Books, Journal, PaperLine, recover
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
 from tokenline.charging import journal as journal_module
 from tokenline.charging.journal import (
@@ -23,7 +23,6 @@ from tokenline.charging.journal import (
     unpack_seen,
 )
 from tokenline.charging.partition import PartitionState
-from tokenline.charging.recover import recover
 from tokenline.errors import BrokenLog
 from tokenline.quota.cells import WIDTH
 

@@ -6,12 +6,11 @@ import random
 
 import pytest
 
-from tests.paper_line import Books, Journal, PaperLine, facts
+from tests.paper_line import Books, Journal, PaperLine, facts, recover, recover_all
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
 from tokenline.charging import journal as journal_module
 from tokenline.charging.journal import live_records
 from tokenline.charging.partition import PartitionState
-from tokenline.charging.recover import recover
 
 ACCOUNTS = [f"a{i}" for i in range(11)]
 
@@ -88,6 +87,7 @@ def test_no_record_of_a_fenced_owner_changes_what_is_recovered(seed):
             at += size
         assert not owners[-1].fenced
         assert facts(reread(_copy(journal)).state) == facts(owners[-1].state)
+    _assert_compaction_changes_nothing(journal)
 
 
 def test_a_late_write_is_dead_even_when_it_follows_only_an_opening():
@@ -159,6 +159,30 @@ def test_recover_of_nothing_is_an_empty_state_of_epoch_one():
     found = recover(state, {})
 
     assert (state.epoch, len(state.cells), found.out, found.unflushed) == (1, 0, [], [])
+
+
+def _assert_compaction_changes_nothing(journal):
+    whole, compacted = PartitionState(BOUNDS), PartitionState(BOUNDS)
+    found = [recover_all(whole, journal), recover(compacted, journal.survivors())]
+
+    assert facts(whole) == facts(compacted)
+    assert whole.epoch == compacted.epoch
+    for name in ("out", "stale_keys", "timed_keys"):
+        assert getattr(found[0], name) == getattr(found[1], name)
+    assert len(found[0].unflushed) == len(found[1].unflushed)
+
+
+def test_of_messages_only_those_not_yet_published_come_back():
+    journal = Journal()
+    line = PaperLine(journal, Books(), in_flight=3)
+    line.command(commands())
+    for one in usage(20):
+        line.charge([one])
+
+    out = recover(PartitionState(BOUNDS), journal.survivors()).out
+
+    assert [seq for seq, _ in out] == [line.state.seq - 3 + i for i in range(4)]
+    _assert_compaction_changes_nothing(journal)
 
 
 def _copy(journal):

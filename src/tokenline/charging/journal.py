@@ -272,6 +272,11 @@ def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
     return b"".join(parts)
 
 
+def out_seq(value: bytes) -> int:
+    """Return the step whose messages `unpack_out` would return."""
+    return int(struct.unpack_from("<BQ", value)[1])
+
+
 def unpack_out(value: bytes) -> tuple[int, list[Message]]:
     """Return what `pack_out` was given."""
     _, seq, count = struct.unpack_from("<BQI", value)

@@ -130,17 +130,18 @@ class PartitionState:
             return pl.DataFrame()
         slots = np.unique(np.concatenate(self._dirty_months))
         self._dirty_months = []
-        rows = self.cells.matrix[slots]
+        rows = self.cells.matrix
         frames = [_months_of(slots, rows, columns) for columns in MONTH_COLUMNS.values()]
         return pl.concat(frames)
 
 
 def _months_of(slots: Int64s, rows: Int64s, columns: tuple[Cell, Cell, Cell, Cell]) -> pl.DataFrame:
     start, tokens, events, version = columns
-    used = rows[:, events] > 0
+    # After a recovery `slots` may be all accounts; few of them have used anything.
+    used = slots[rows[slots, events] > 0]
     return pl.DataFrame(
         {
-            "slot": slots[used],
+            "slot": used,
             "window_start": rows[used, start],
             "total_tokens": rows[used, tokens],
             "events": rows[used, events],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +14,9 @@ import numpy.typing as npt
 
 from tokenline.charging.journal import (
     Message,
-    Record,
     epoch_of,
     live_records,
+    out_seq,
     unpack_out,
     unpack_part,
     unpack_rows,
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Int64s = npt.NDArray[np.int64]
+
+HEADS = (b"open", b"head")
+ROWS = (b"rows", b"page")
 
 
 @dataclass(slots=True)
@@ -53,63 +59,120 @@ class _Rows:
     """Gather account rows that arrive in any order of slots."""
 
     matrix: Int64s = field(default_factory=lambda: np.zeros((1024, WIDTH), np.int64))
-    keys: dict[int, str] = field(default_factory=dict)
+    keys: list[str | None] = field(default_factory=list)
+    end: int = 0
 
     def take(self, value: bytes) -> int:
         first_new, names, slots, rows = unpack_rows(value)
-        self.keys.update(enumerate(names, start=first_new))
-        top = int(slots.max(initial=-1)) + 1
-        if top > len(self.matrix):
-            grown = np.zeros((max(top, 2 * len(self.matrix)), WIDTH), np.int64)
+        self._name(first_new, names)
+        self.end = max(self.end, int(slots.max(initial=-1)) + 1)
+        if self.end > len(self.matrix):
+            grown = np.zeros((max(self.end, 2 * len(self.matrix)), WIDTH), np.int64)
             grown[: len(self.matrix)] = self.matrix
             self.matrix = grown
         self.matrix[slots] = rows
         return len(slots)
 
+    def _name(self, first: int, names: list[str]) -> None:
+        end = first + len(names)
+        self.keys.extend(repeat(None, end - len(self.keys)))
+        # A slot keeps its name for ever. Keeping the first text, and not the newest, frees this one whole.
+        if None in self.keys[first:end]:
+            self.keys[first:end] = names
 
-def recover(state: PartitionState, survivors: Mapping[bytes, tuple[int, bytes]]) -> Recovered:
-    """Fill an empty `state` from the last value of each key, and enter the next epoch.
 
-    Raises:
-        BrokenLog: a slot has no name, or the records are of another format.
+class Recovery:
+    """Fill an empty `state` while its journal is read, and enter the next epoch.
+
+    Account rows are put in their places at once and let go of, and so are messages that were
+    published: together they are several times larger than the state. All else is small, and waits
+    until it is known what is the last of its key.
     """
-    live, dead = live_records(survivors)
-    found = Recovered(state, stale_keys=dead)
-    rows = _Rows()
-    parts: dict[int, list[pa.RecordBatch]] = {}
-    for key, value in live:
-        _take(found, rows, parts, key, value)
-    _fill_cells(state, rows)
-    _fill_tallies(found, parts)
-    state.mark_months_since(state.flushed_offset)
-    found.out = sorted((seq, out) for seq, out in found.out if seq > state.published_seq)
-    state.epoch += 1
-    return found
+
+    def __init__(self, state: PartitionState) -> None:
+        self._found = Recovered(state)
+        self._rows = _Rows()
+        self._parts: dict[int, list[pa.RecordBatch]] = {}
+        self._survivors: dict[bytes, tuple[int, bytes]] = {}
+        self._out: deque[tuple[int, bytes]] = deque()
+        self._newest = 0
+
+    def take(self, offset: int, key: bytes, value: bytes | None) -> None:
+        """Take in the next record, in offset order; None removes what the key held.
+
+        Raises:
+            BrokenLog: the record is of another format.
+        """
+        if value is None:
+            self._survivors.pop(key, None)
+            return
+        epoch, kind = epoch_of(key), _kind(key)
+        self._newest = max(self._newest, epoch)
+        # Behind a newer opening nothing is history (see `live_records`).
+        if epoch == self._newest:
+            if kind in ROWS:
+                self._found.rows += self._rows.take(value)
+            elif kind == b"out":
+                self._out.append((out_seq(value), key))
+            elif kind == b"head":
+                self._forget_published(json.loads(value)["published_seq"])
+        self._survivors[key] = (offset, b"" if kind in ROWS else value)
+
+    def _forget_published(self, published_seq: int) -> None:
+        """Empty the records of messages nobody will ask for; their keys are still to be removed.
+
+        A message an account, each a few small objects, would leave holes all over the memory that
+        the accounts' names lie in.
+        """
+        while self._out and self._out[0][0] <= published_seq:
+            key = self._out.popleft()[1]
+            offset, value = self._survivors.get(key, (0, b""))
+            if value and out_seq(value) <= published_seq:
+                self._survivors[key] = (offset, b"")
+
+    def finish(self) -> Recovered:
+        """Return what was found; no record may follow.
+
+        Raises:
+            BrokenLog: a slot has no name, or a record is of an unknown kind or format.
+        """
+        found, state = self._found, self._found.state
+        live, found.stale_keys = live_records(self._survivors)
+        # The newest head first: it says which messages were published.
+        for key, value in live:
+            if _kind(key) in HEADS:
+                _take_head(state, json.loads(value), epoch_of(key))
+        for key, value in live:
+            self._take_live(key, value)
+        _fill_cells(state, self._rows)
+        _fill_tallies(found, self._parts)
+        state.mark_months_since(state.flushed_offset)
+        found.out.sort(key=itemgetter(0))
+        state.epoch += 1
+        return found
+
+    def _take_live(self, key: bytes, value: bytes) -> None:
+        found, kind = self._found, _kind(key)
+        if kind == b"seen":
+            minute_ms, names = unpack_seen(value)
+            found.state.seen.remember(names, minute_ms)
+            found.timed_keys.setdefault(minute_ms, []).append(key)
+        elif kind == b"part":
+            minute_ms, lines = unpack_part(value)
+            self._parts.setdefault(minute_ms, []).append(lines)
+            found.timed_keys.setdefault(minute_ms, []).append(key)
+        elif kind == b"out":
+            found.stale_keys.append(key)
+            if value and out_seq(value) > found.state.published_seq:
+                found.out.append(unpack_out(value))
+        elif kind in ROWS or kind in HEADS:
+            found.stale_keys.append(key)
+        else:
+            raise BrokenLog(f"the journal holds a record of unknown kind {key!r}")
 
 
-def _take(
-    found: Recovered, rows: _Rows, parts: dict[int, list[pa.RecordBatch]], key: bytes, value: bytes
-) -> None:
-    state, kind = found.state, key.split(b"/")[1]
-    if kind == b"seen":
-        minute_ms, names = unpack_seen(value)
-        state.seen.remember(names, minute_ms)
-        found.timed_keys.setdefault(minute_ms, []).append(key)
-        return
-    if kind == b"part":
-        minute_ms, lines = unpack_part(value)
-        parts.setdefault(minute_ms, []).append(lines)
-        found.timed_keys.setdefault(minute_ms, []).append(key)
-        return
-    found.stale_keys.append(key)
-    if kind in (b"rows", b"page"):
-        found.rows += rows.take(value)
-    elif kind == b"out":
-        found.out.append(unpack_out(value))
-    elif kind in (b"open", b"head"):
-        _take_head(state, json.loads(value), epoch_of(key))
-    else:
-        raise BrokenLog(f"the journal holds a record of unknown kind {key!r}")
+def _kind(key: bytes) -> bytes:
+    return key.split(b"/")[1]
 
 
 def _take_head(state: PartitionState, head: Mapping[str, object], epoch: int) -> None:
@@ -127,11 +190,10 @@ def _take_head(state: PartitionState, head: Mapping[str, object], epoch: int) ->
 
 
 def _fill_cells(state: PartitionState, rows: _Rows) -> None:
-    count = len(rows.keys)
-    if sorted(rows.keys) != list(range(count)):
+    keys = [key for key in rows.keys if key is not None]
+    if len(keys) != len(rows.keys) or rows.end > len(keys):
         raise BrokenLog("the journal names account slots with gaps; it was cut or edited")
-    state.cells.extend([rows.keys[slot] for slot in range(count)])
-    state.cells.matrix[:] = rows.matrix[:count]
+    state.cells.adopt(keys, rows.matrix)
 
 
 def _fill_tallies(found: Recovered, parts: dict[int, list[pa.RecordBatch]]) -> None:
@@ -148,6 +210,3 @@ def _fill_tallies(found: Recovered, parts: dict[int, list[pa.RecordBatch]]) -> N
             found.unflushed.append(tally)
     if state.tally.segment_start_ms != state.minute_ms:
         state.tally = Tally(state.minute_ms)
-
-
-__all__ = ["Record", "Recovered", "recover"]

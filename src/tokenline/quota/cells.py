@@ -114,6 +114,14 @@ class AccountCells:
             self._slots[key] = slot
         self.keys.extend(keys)
 
+    def adopt(self, keys: list[str], matrix: Int64s) -> None:
+        """Take over all rows of a journal as they lie, without a copy; there were none before.
+
+        `matrix` has a row for each of `keys`, or more: those are room to grow.
+        """
+        self._matrix, self.keys = matrix, keys
+        self._slots = {key: slot for slot, key in enumerate(keys)}
+
     def zone_code(self, zone: str) -> int:
         """Return the code of a zone, remembering a new one."""
         if zone not in self.zones:
