@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from faust.types.tuples import TP
 
-FETCH_WAIT_MS = int(__import__("os").environ.get("FW", "10"))
-FETCH_MIN_BYTES = int(__import__("os").environ.get("FB", "1"))
+FETCH_WAIT_MS = 25
+FETCH_MIN_BYTES = 256 * 1024
 
 
 class PromptConsumerThread(driver.AIOKafkaConsumerThread):
@@ -33,7 +33,9 @@ class PromptConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # One fetch is in flight a broker: a partition that was just read waits until the poll that is
-        # out for the others returns. Faust makes that up to 1.5 s on a quiet line.
+        # out for the others returns. Faust makes that up to 1.5 s on a quiet line. A step costs the
+        # same 2 ms for one event as for fifty, so taking each event at once leaves no time for any:
+        # the broker gathers for 25 ms, or until there is plenty (at 5,000/s p99 207 ms without, 83 with).
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         consumer._fetch_min_bytes = FETCH_MIN_BYTES
         # Commands and usage of an account must reach one worker. Faust deals partitions of all topics
