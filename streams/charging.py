@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 STEPS_IN_FLIGHT = 8
 INBOX_CHUNKS = 4
-IDLE_FLUSH_S = 2.0
 DRAIN_S = 5.0
 GC_OBJECTS = 100_000
 SWITCH_S = 0.0005
@@ -298,9 +297,10 @@ class PartitionLine:
 
     async def _flush_when_idle(self) -> None:
         """Publish the open minute's totals when the partition has been quiet for a while."""
+        quiet_s = self._worker.settings.idle_flush_ms / 1000
         while True:
             seq = self.state.seq
-            await asyncio.sleep(IDLE_FLUSH_S)
+            await asyncio.sleep(quiet_s)
             if self.idle and self.state.seq == seq and self.state.published_seq == seq:
                 # Flushes go out in the order they were taken: the journal keeps only how far the last one went.
                 async with self._flushing:

@@ -6,6 +6,7 @@ a server take `private_kafka` or `private_warehouse`. Unit tests ask for none of
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -16,6 +17,26 @@ import pytest
 from tokenline.platform.kafka import EmbeddedKafka
 from tokenline.platform.warehouse_process import EmbeddedWarehouse
 from tokenline.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode():
+    """Let the processes of the line share what one of them compiled, where Python may not keep it.
+
+    Containers set PYTHONDONTWRITEBYTECODE; then each worker compiles 1,200 modules, 3 s of a core.
+    """
+    if not sys.dont_write_bytecode:
+        yield
+        return
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="tokenline-bytecode-", ignore_cleanup_errors=True
+        ) as name,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        patch.setenv("PYTHONPYCACHEPREFIX", name)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +96,8 @@ def settings(kafka, warehouse, tmp_path):
         clickhouse_database=f"t_{mark}",
         charging_health_port=0,
         landing_health_port=0,
-        session_timeout_ms=3000,
+        session_timeout_ms=2000,
+        idle_flush_ms=200,
         data_dir=tmp_path / "data",
     )
     yield line

@@ -76,6 +76,9 @@ class Settings(BaseModel):
     heartbeat_ms: int = Field(
         1000, ge=100, description="how often charging tells guards that it is caught up"
     )
+    idle_flush_ms: int = Field(
+        2000, ge=50, le=60_000, description="a partition quiet for so long tells the open minute"
+    )
 
     # Landing and warehouse
     clickhouse_url: str = Field("http://127.0.0.1:18123", description="ClickHouse HTTP(S) address")

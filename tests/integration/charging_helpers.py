@@ -23,11 +23,9 @@ from charging_oracle import (
     Unflushed,
     charged_to,
     check,
-    differences,
     event_of,
     key_of,
     last_decisions,
-    uncharged,
 )
 
 from tokenline.event import UsageEvent
@@ -186,27 +184,27 @@ class Line:
             assert time.monotonic() < deadline, f"not within {within_s} s: {what or condition}"
             await asyncio.sleep(0.05)
 
-    async def settled(self, within_s=SETTLE_S):
-        """Return when all usage is charged and flushed; then all books must agree.
+    async def settled(self, within_s=2 * SETTLE_S):
+        """Return when all usage is charged and all of it told; then all books must agree.
 
         Raises:
             AssertionError: they do not; the text says where.
         """
-        await self.until(
-            lambda: not uncharged(self.books, self.settings.partitions),
-            within_s,
-            "all usage charged",
-        )
         deadline = time.monotonic() + within_s
         while True:
+            await self.follow()
             try:
-                check(self.books)
+                return check(self.books)
             except Unflushed:
-                assert time.monotonic() < deadline, differences(self.books)
-                await asyncio.sleep(0.1)
-                await self.follow()
-            else:
-                return
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.05)
+
+    async def known(self, *accounts):
+        """Return when charging knows these accounts: it reads usage and commands side by side."""
+        await self.until(
+            lambda: last_decisions(self.books).keys() >= set(accounts), what="accounts known"
+        )
 
     async def charging(self, within_s=15.0):
         """Send one event an account of every partition; return the seconds until all are charged."""
@@ -306,7 +304,7 @@ async def prepared(line, accounts=40, month_tokens=-1):
     names = [account_name(number) for number in range(accounts)]
     await line.apply(*(command(name, month_tokens=month_tokens) for name in names))
     worker = await line.started()
-    await line.until(lambda: last_decisions(line.books).keys() >= set(names), what="accounts known")
+    await line.known(*names)
     return worker
 
 

@@ -64,9 +64,9 @@ def _published():
 
 def _half_flushed():
     """Some windows of a flush are published, the others are not."""
-    from streams import charging, outputs
+    from streams import outputs
 
-    charging.IDLE_FLUSH_S, outputs.FLUSH_ROWS = 0.3, 3
+    outputs.FLUSH_ROWS = 3
     _after(outputs.Outputs, "_send", times=2, when=lambda _, __, stem, ___: stem == "windows")
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import clickhouse_connect
 import pytest
 
+# What fails in a helper is to say what differed, as in a test.
+pytest.register_assert_rewrite("charging_oracle", "charging_helpers")
+
 
 @pytest.fixture
 def database(settings):

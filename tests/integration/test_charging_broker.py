@@ -19,7 +19,8 @@ async def test_the_broker_restarts_under_load(private_kafka, tmp_path):
     settings = Settings(
         kafka_bootstrap=private_kafka.bootstrap,
         charging_health_port=0,
-        session_timeout_ms=3000,
+        session_timeout_ms=2000,
+        idle_flush_ms=200,
         data_dir=tmp_path / "data",
     )
     async with Line(settings, tmp_path) as line:

@@ -24,7 +24,8 @@ def settings(kafka, tmp_path):
         kafka_bootstrap=kafka.bootstrap,
         topic_prefix=f"{tmp_path.name}.",
         charging_health_port=0,
-        session_timeout_ms=3000,
+        session_timeout_ms=2000,
+        idle_flush_ms=200,
         data_dir=tmp_path / "data",
     )
 

@@ -23,7 +23,8 @@ def settings(kafka, tmp_path):
         kafka_bootstrap=kafka.bootstrap,
         topic_prefix=f"{tmp_path.name}.",
         charging_health_port=0,
-        session_timeout_ms=3000,
+        session_timeout_ms=2000,
+        idle_flush_ms=200,
         data_dir=tmp_path / "data",
     )
 
@@ -43,6 +44,7 @@ async def test_every_kind_of_input_in_one_worker(settings, tmp_path):
         accounts = [account_name(number) for number in range(8)]
         await line.apply(*(command(name) for name in accounts))
         worker = await line.started()
+        await line.known(*accounts)
         await sent_again_in_another_order(line, accounts)
         await late_future_and_misdirected(line, accounts[0])
         await unknown_then_applied(line)
@@ -100,7 +102,7 @@ async def unknown_then_applied(line):
     await line.settled()
     assert reasons(line).count("unknown_account") == 5
     await line.apply(command("unknown-1", month_tokens=1000))
-    await line.until(lambda: "unknown-1" in last_decisions(line.books), what="account applied")
+    await line.known("unknown-1")
     await line.send(events)
     await line.send(events)
     await line.settled()
@@ -149,6 +151,7 @@ async def test_too_many_unreadable_in_a_row_end_the_worker_with_one_error(settin
         assert "TOKENLINE_MAX_BAD_IN_A_ROW" in log
         patient = strict.model_copy(update={"max_bad_in_a_row": 1000})
         await line.started(settings=patient)
+        await line.known(account_name(0))
         await line.send([usage(account_name(0), input_tokens=1)])
         await line.settled()
 
@@ -166,7 +169,7 @@ async def test_a_stalled_line_is_unhealthy_and_a_quiet_one_is_not(settings, tmp_
         deadline = time.monotonic() + 15
         while (answer := await asyncio.to_thread(ask_health, worker.port, "/healthz"))[0] != 503:
             assert time.monotonic() < deadline, answer
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.05)
         assert "stands at" in answer[1]
 
 
@@ -175,6 +178,7 @@ async def test_thresholds_are_told_once_and_at_once_across_restarts(settings, tm
         account = account_name(0)
         await line.apply(command(account, month_tokens=1000))
         worker = await line.started()
+        await line.known(account)
         for tokens, state in ((400, "open"), (150, "warned"), (100, "warned"), (200, "warned")):
             await line.send([usage(account, input_tokens=tokens)])
             await line.charging()

@@ -201,7 +201,7 @@ def until(claim, timeout_s=60):
     deadline = time.monotonic() + timeout_s
     while not (found := claim()):
         assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.3)
+        time.sleep(0.1)
     return found
 
 

@@ -186,7 +186,7 @@ def await_stack(data_dir):
         except NotRunning:
             return False
 
-    assert processes.wait_for(ready, timeout_s=60, every_s=0.2)
+    assert processes.wait_for(ready, timeout_s=60, every_s=0.1)
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(supervisor, fake_dir):

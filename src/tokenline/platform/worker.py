@@ -7,6 +7,7 @@ worker crashed and then could not stop by itself. Settings come from the environ
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 import threading
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Role = Literal["charging", "landing"]
 ROLES: tuple[Role, ...] = ("charging", "landing")
 CRASH_GRACE_S = 10.0
+LAST_TURN_S = 0.05
 EXIT_STUCK = 70
 
 
@@ -49,6 +51,7 @@ def run(role: Role, settings: Settings) -> None:
     worker = faust.Worker(
         app, loglevel=settings.log_level, redirect_stdouts=False, daemon=True, quiet=True
     )
+    worker._sentinel_task = _last_turn
     try:
         worker.execute_from_commandline()
     finally:
@@ -87,6 +90,11 @@ def _use_uvloop() -> None:
         mode.loop.use("uvloop")
     except ImportError:
         mode.loop.use("aio")
+
+
+async def _last_turn() -> None:
+    """Let cancelled tasks end before the loop is closed; mode would sleep for a second here."""
+    await asyncio.sleep(LAST_TURN_S)
 
 
 def _insist_on_end(app: Any) -> None:  # noqa: ANN401  Faust has no types
