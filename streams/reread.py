@@ -10,7 +10,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tokenline.settings import Settings
+
+READ_RECORDS = 10_000
 
 log = structlog.get_logger(__name__)
 
@@ -23,24 +27,47 @@ async def read_range(
     None exist where a transaction left its markers, or where retention was shorter than the line was
     away: that is said in the log, because no worker can bring it back.
     """
-    consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
-    await consumer.start()
-    try:
+    records: list[Any] = []
+    async with _consumer(settings) as consumer:
+        tp = TopicPartition(topic, partition)
+        async for some in _read(consumer, tp, lo, end):
+            records += some
+    return [record for record in records if record.offset < end]
+
+
+async def read_waiting(
+    settings: Settings, topic: str, partition: int, lo: int
+) -> AsyncIterator[list[Any]]:
+    """Yield the records from `lo` to the present end, at most READ_RECORDS at a time."""
+    async with _consumer(settings) as consumer:
         tp = TopicPartition(topic, partition)
         consumer.assign([tp])
-        first = (await consumer.beginning_offsets([tp]))[tp]
-        if first > lo:
-            log.error(
-                "records were deleted before they were read",
-                topic=topic,
-                partition=partition,
-                lo=lo,
-                first=first,
-            )
-        consumer.seek(tp, max(lo, first))
-        records: list[Any] = []
-        while await consumer.position(tp) < end:
-            records += (await consumer.getmany(tp, timeout_ms=500)).get(tp, [])
-        return [record for record in records if record.offset < end]
-    finally:
-        await consumer.stop()
+        end = (await consumer.end_offsets([tp]))[tp]
+        if lo < end:
+            async for records in _read(consumer, tp, lo, end):
+                yield records
+
+
+def _consumer(settings: Settings) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
+
+
+async def _read(
+    consumer: AIOKafkaConsumer, tp: TopicPartition, lo: int, end: int
+) -> AsyncIterator[list[Any]]:
+    """Yield what exists from `lo` on until `end` is passed; the last may go beyond it."""
+    consumer.assign([tp])
+    first = (await consumer.beginning_offsets([tp]))[tp]
+    if first > lo:
+        log.error(
+            "records were deleted before they were read",
+            topic=tp.topic,
+            partition=tp.partition,
+            lo=lo,
+            first=first,
+        )
+    consumer.seek(tp, max(lo, first))
+    while await consumer.position(tp) < end:
+        found = await consumer.getmany(tp, timeout_ms=500, max_records=READ_RECORDS)
+        if records := found.get(tp):
+            yield records

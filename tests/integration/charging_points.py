@@ -92,7 +92,7 @@ def _opened():
 
 def _republishing():
     """What the last owner left is published in part."""
-    from streams.charging import PartitionLine
+    from streams.line import PartitionLine
     from streams.outputs import Outputs
 
     async def once(self, found):
@@ -105,11 +105,15 @@ def _republishing():
 
 
 def _stall():
-    """One line hangs in its fold for ever, the process lives."""
-    from streams.charging import PartitionLine
+    """One line hangs in its fold of usage for ever, the process lives."""
+    from streams.line import PartitionLine
+
+    fold = PartitionLine._fold
 
     async def hang(self, delivery):
-        await __import__("asyncio").Event().wait()
+        if delivery.stem == "usage":
+            await __import__("asyncio").Event().wait()
+        await fold(self, delivery)
 
     PartitionLine._fold = hang
 

@@ -35,7 +35,7 @@ CATCH_ALL = {
     "src/tokenline/cli.py": 1,
     "src/tokenline/landing/flow.py": 1,
     "src/tokenline/platform/supervision.py": 1,
-    "streams/charging.py": 1,
+    "streams/line.py": 1,
     "streams/transport.py": 1,
     # Foreign code that raises what it likes: chDB, Avro decoders on mutated bytes, registry client.
     "src/tokenline/platform/engine.py": 1,

@@ -30,7 +30,7 @@ MEMORY_ACCOUNTS = 1_000_000
 LATENCY_RATES = (1_000, 5_000)
 LATENCY_S = 15.0
 STOCK_S = 15.0
-SKEW_EVENTS = 600_000
+SKEW_EVENTS = 1_200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
