@@ -118,7 +118,23 @@ def _stall():
     PartitionLine._fold = hang
 
 
+def _slow_commands():
+    """The group delivers commands long after usage."""
+    from streams.charging import ChargingWorker
+
+    deliver = ChargingWorker.deliver
+
+    async def late(self, stem, *rest):
+        if stem == "commands":
+            await __import__("asyncio").sleep(5)
+        await deliver(self, stem, *rest)
+
+    ChargingWorker.deliver = late
+
+
+HINDRANCES = ("stall", "slow-commands")  # nothing ends at these
 POINTS = {
+    "slow-commands": _slow_commands,
     "appended": _appended,
     "durable": _durable,
     "half-published": _half_published,

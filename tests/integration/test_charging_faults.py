@@ -81,7 +81,7 @@ async def test_workers_join_and_die_under_load(settings, tmp_path):
 
 
 async def test_a_crash_at_each_exact_point_changes_nothing(settings, tmp_path):
-    points = [name for name in charging_points.POINTS if name != "stall"]
+    points = [name for name in charging_points.POINTS if name not in charging_points.HINDRANCES]
     async with Line(settings, tmp_path) as line:
         worker = await prepared(line, 20, month_tokens=300_000)
         async with Load(line, accounts=20) as load:
