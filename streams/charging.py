@@ -1,4 +1,4 @@
-"""Charge: hold what the partitions of one process share, and hand each what is its own.
+"""Charge: hold the shared clients, open and stop lines as partitions come and go, route deliveries.
 
 fetch -> agent -> line of the partition (see `streams.line`) -> journal, decisions, windows
 """
@@ -115,7 +115,10 @@ class ChargingWorker:
     async def deliver(
         self, stem: str, partition: int, records: Sequence[Any], done: Callable[[], Any]
     ) -> None:
-        """Hand a micro-batch to its partition; waits while that one is busy. Not ours: dropped."""
+        """Hand a micro-batch to its partition; waits while that one is busy. Not ours: dropped.
+
+        What is dropped is not acknowledged, so the next owner reads it.
+        """
         line = self.lines.get(partition)
         if line is not None:
             await line.inbox.put(Delivery(stem, records, done))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Hold one micro-batch on its way to its partition."""
+    """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`)."""
 
     stem: str
     records: Sequence[Any]
@@ -85,7 +86,7 @@ class PartitionLine:
         self._tasks = [asyncio.create_task(self._guarded(self._run()))]
 
     async def hold(self) -> None:
-        """Fold nothing more and finish the steps in flight, for a while: who owns the partition is asked."""
+        """Fold nothing more and finish the steps in flight, while the group deals partitions out anew."""
         try:
             async with asyncio.timeout(DRAIN_S):
                 if not self._held:
@@ -107,6 +108,9 @@ class PartitionLine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # An agent may stand before the full inbox, and all other partitions behind it.
+        while not self.inbox.empty():
+            self.inbox.get_nowait()
 
     @property
     def idle(self) -> bool:
@@ -128,8 +132,7 @@ class PartitionLine:
         await self._open()
         self._tasks.append(asyncio.create_task(self._guarded(self._commit_steps())))
         self._tasks.append(asyncio.create_task(self._guarded(self._flush_when_idle())))
-        async with self._folding:
-            await self._apply_waiting_commands()
+        await self._apply_waiting_commands()
         self.ready.set()
         while True:
             delivery = await self.inbox.get()
@@ -210,8 +213,11 @@ class PartitionLine:
         """
         settings = self._worker.settings
         due = self.state.next_offsets[COMMANDS]
-        async for records in read_waiting(settings, settings.topic(COMMANDS), self.partition, due):
-            await self._fold(Delivery(COMMANDS, records, _nothing))
+        topic = settings.topic(COMMANDS)
+        async with aclosing(read_waiting(settings, topic, self.partition, due)) as waiting:
+            async for records in waiting:
+                async with self._folding:
+                    await self._fold(Delivery(COMMANDS, records, _nothing))
 
     async def _contiguous(self, delivery: Delivery) -> Sequence[Any]:
         """Drop what was applied already and fetch what a rebalance let slip."""
@@ -295,12 +301,15 @@ class PartitionLine:
         while True:
             seq = self.state.seq
             await asyncio.sleep(quiet_s)
-            if self.idle and self.state.seq == seq and self.state.published_seq == seq:
-                # Flushes go out in the order they were taken: the journal keeps only how far the last one went.
-                async with self._flushing:
-                    flush = self.state.flush()
-                    if flush is not None:
-                        await self._publish_flush(flush, closed=False)
+            # Flushes go out in the order they were taken: the journal keeps only how far the last one went.
+            async with self._flushing:
+                # Looked at behind the lock: a step folded meanwhile may not be durable yet.
+                flush = self.state.flush() if self._quiet_since(seq) else None
+                if flush is not None:
+                    await self._publish_flush(flush, closed=False)
+
+    def _quiet_since(self, seq: int) -> bool:
+        return self.idle and self.state.seq == seq and self.state.published_seq == seq
 
 
 def _nothing() -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tokenline.wire.avro import Codec
     from tokenline.wire.columns import ColumnCodec
 
-FLUSH_ROWS = 500
+FLUSH_ROWS = 1_000
 RawRecord = Any
 
 

@@ -10,11 +10,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from tokenline.settings import Settings
-
-READ_RECORDS = 10_000
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +35,8 @@ async def read_range(
 
 async def read_waiting(
     settings: Settings, topic: str, partition: int, lo: int
-) -> AsyncIterator[list[Any]]:
-    """Yield the records from `lo` to the present end, at most READ_RECORDS at a time."""
+) -> AsyncGenerator[list[Any], None]:
+    """Yield the records from `lo` to the present end, at most `max_chunk_records` at a time."""
     async with _consumer(settings) as consumer:
         tp = TopicPartition(topic, partition)
         consumer.assign([tp])
@@ -49,7 +47,11 @@ async def read_waiting(
 
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
+    return AIOKafkaConsumer(
+        **client_options(settings),
+        enable_auto_commit=False,
+        max_poll_records=settings.max_chunk_records,
+    )
 
 
 async def _read(
@@ -68,6 +70,6 @@ async def _read(
         )
     consumer.seek(tp, max(lo, first))
     while await consumer.position(tp) < end:
-        found = await consumer.getmany(tp, timeout_ms=500, max_records=READ_RECORDS)
+        found = await consumer.getmany(tp, timeout_ms=500)
         if records := found.get(tp):
             yield records

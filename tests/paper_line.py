@@ -1,6 +1,6 @@
 """Run charging on paper: the journal is a list, the warehouse a dictionary, a crash a method call.
 
-It does what `streams.charging` does around the pure core, step by step and without a broker: a step
+It does what `streams.line` does around the pure core, step by step and without a broker: a step
 is appended to the journal, and published some steps later. So every order of crash, take-over and
 late write can be tried in microseconds. The integration tests try them with real processes.
 """

@@ -11,6 +11,9 @@ from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
 from tokenline.charging import journal as journal_module
 from tokenline.charging.journal import live_records
 from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import Recovery
+from tokenline.quota.cells import Cell
+from tokenline.quota.decide import State
 
 ACCOUNTS = [f"a{i}" for i in range(11)]
 
@@ -189,3 +192,63 @@ def _copy(journal):
     copied = Journal()
     copied.records = list(journal.records)
     return copied
+
+
+@pytest.mark.parametrize("waiting_command", [False, True])
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_command_newer_than_waiting_usage_moves_no_horizon(waiting_command, crash):
+    journal, books = Journal(), Books()
+    line = PaperLine(journal, books)
+    line.command([command(0, account_id="a0"), command(1, account_id="a1")])
+    line.charge([record(0, NOON, event_id="e0", account_id="a0")])
+    # Nobody works for two hours; meanwhile e0 is sent again, and later an account is applied.
+    line = PaperLine(journal, books)
+    if waiting_command:
+        line.command([command(2, appended_ms=NOON + 2 * HOUR, account_id="a2")])
+    other_ms, again_ms = NOON + 4 * MINUTE, NOON + 5 * MINUTE
+    line.charge([record(1, other_ms, event_id="x", account_id="a1", occurred_at=other_ms)])
+    if crash:
+        line = PaperLine(journal, books)
+    line.charge([record(2, again_ms, event_id="e0", account_id="a0", occurred_at=NOON)])
+    assert books.verdicts == {0: "counted", 1: "counted", 2: "duplicate"}
+    assert line.state.minute_ms == again_ms
+
+
+def test_a_command_newer_than_waiting_usage_gathers_no_minutes_into_one():
+    line = PaperLine(Journal(), Books())
+    line.command([command(0, account_id="a0", minute_requests=3)])
+    line.command([command(1, appended_ms=NOON + 30 * MINUTE, account_id="a1")])
+    moments = [NOON + i * MINUTE for i in range(10)]
+    line.charge(
+        [
+            record(i, at, event_id=f"e{i}", account_id="a0", occurred_at=at)
+            for i, at in enumerate(moments)
+        ]
+    )
+    row = line.state.cells.matrix[0]
+    assert (row[Cell.MINUTE_REQUESTS], row[Cell.STATE]) == (1, State.OPEN)
+
+
+def test_a_journal_compacted_only_up_to_any_record_says_the_same():
+    journal = Journal()
+    first = PaperLine(journal, Books(), in_flight=8)
+    first.command(commands()[:4])
+    first.charge(usage(3))
+    PaperLine(journal, Books())
+    # Fenced by now: the account it opens is not history.
+    first.command(commands()[:5])
+    third = PaperLine(journal, Books())
+    third.command(commands()[:4])
+    for one in usage(80)[3:]:
+        third.charge([one])
+    records = list(enumerate(journal.records))
+    last = {key: offset for offset, (key, _) in records}
+    wanted = facts(third.state)
+    for cleaned in range(len(records) + 1):
+        view = [at for at in records if at[0] >= cleaned or last[at[1][0]] == at[0]]
+        state = PartitionState(BOUNDS)
+        recovery = Recovery(state)
+        for offset, (key, value) in view:
+            recovery.take(offset, key, value)
+        recovery.finish()
+        assert facts(state) == wanted, cleaned

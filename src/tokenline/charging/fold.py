@@ -107,10 +107,13 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
     """Apply account commands up to `hi`: set limits and decide anew; the last of an account wins.
 
     A command that names no zone of this world, or a limit below -1, is refused and changes nothing.
+    Only usage moves the minute in hand. Usage may be waiting that was appended hours before the
+    command: it belongs into the minutes, rate windows and horizon of its own time.
     """
     newest_ms = max((command.appended_ms for command in commands), default=state.minute_ms)
-    step = state.begin_step(newest_ms)
+    step = state.begin_step(state.minute_ms)
     step.as_of_ms, step.cause = newest_ms, ("commands", hi)
+    minute_ms = state.minute_ms or newest_ms // 60_000 * 60_000
     known, touched = len(state.cells), []
     for command in commands:
         try:
@@ -119,8 +122,8 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
             step.refused.append(_refused_command(command, str(error)))
     step.new_keys = state.cells.keys[known:]
     step.touched = np.unique(np.array(touched, np.int64))
-    roll_rates(state.cells, step.touched, step.minute_ms)
-    step.decisions = decide(state.cells, step.touched, step.minute_ms, state.epoch, announce=True)
+    roll_rates(state.cells, step.touched, minute_ms)
+    step.decisions = decide(state.cells, step.touched, minute_ms, state.epoch, announce=True)
     state.next_offsets["commands"] = hi + 1
     return step
 

@@ -122,6 +122,7 @@ class PartitionState:
             "flushed_offset": self.flushed_offset,
             "published_seq": self.published_seq,
             "zones": list(self.cells.zones),
+            "accounts": len(self.cells),
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
         }
 

@@ -76,9 +76,20 @@ class _Rows:
     def _name(self, first: int, names: list[str]) -> None:
         end = first + len(names)
         self.keys.extend(repeat(None, end - len(self.keys)))
-        # A slot keeps its name for ever. Keeping the first text, and not the newest, frees this one whole.
-        if None in self.keys[first:end]:
+        # A slot keeps its name for ever, but for one a fenced owner gave too late. Keeping the first
+        # text where both are the same, and not the newest, frees this one whole.
+        if self.keys[first:end] != names:
             self.keys[first:end] = names
+
+    def cut(self, count: int) -> None:
+        """Forget all slots from `count` on: a fenced owner opened them too late.
+
+        Compaction may have taken the opening that would have told (see `live_records`) and not yet
+        the rows themselves.
+        """
+        del self.keys[count:]
+        self.matrix[count:] = 0
+        self.end = min(self.end, count)
 
 
 class Recovery:
@@ -138,10 +149,12 @@ class Recovery:
         """
         found, state = self._found, self._found.state
         live, found.stale_keys = live_records(self._survivors)
-        # The newest head first: it says which messages were published.
-        for key, value in live:
-            if _kind(key) in HEADS:
-                _take_head(state, json.loads(value), epoch_of(key))
+        # The newest head first: it says which messages were published, and how many accounts there are.
+        heads = [(epoch_of(key), json.loads(value)) for key, value in live if _kind(key) in HEADS]
+        if heads:
+            epoch, head = heads[-1]
+            _take_head(state, head, epoch)
+            self._rows.cut(int(head["accounts"]))
         for key, value in live:
             self._take_live(key, value)
         _fill_cells(state, self._rows)
