@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tokenline.wire.avro import Codec
     from tokenline.wire.columns import ColumnCodec
 
-FLUSH_ROWS = 1_000
+FLUSH_ROWS = 4_000  # about 8 ms of the loop; at 500 a row costs three times as much
 RawRecord = Any
 
 
