@@ -22,7 +22,7 @@ from streams.outputs import Outputs
 from streams.reread import read_range, read_waiting
 from streams.state import JournalLog
 from tokenline.charging.fold import by_minute, fold_commands, fold_usage
-from tokenline.charging.journal import JournalWriter, Message
+from tokenline.charging.journal import Message
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Flush, Step, UsageChunk
@@ -149,12 +149,7 @@ class PartitionLine:
         while True:
             self.state = PartitionState(self._worker.bounds)
             found = await self._recover()
-            self._writer = JournalWriter(
-                self.state.epoch,
-                self._worker.bounds.horizon_ms + self._worker.bounds.future_skew_ms + 120_000,
-                stale_keys=found.stale_keys,
-                timed_keys=found.timed_keys,
-            )
+            self._writer = found.writer()
             if await self.log.open_epoch(self._writer.opening(self.state)):
                 break
             log.info(
@@ -186,13 +181,8 @@ class PartitionLine:
         for seq, messages in found.out:
             await self.outputs.publish(messages)
             self.state.published_seq = seq
-        for tally in found.unflushed:
-            flush = Flush(
-                segment_start_ms=tally.segment_start_ms,
-                through_offset=self.state.flushed_offset,
-                tally=tally,
-            )
-            await self._publish_flush(flush, closed=True)
+        for flush in found.unflushed:
+            await self._publish_flush(flush)
 
     # Folding
 
@@ -282,18 +272,16 @@ class PartitionLine:
         self.state.published_seq = commit.step.seq
         if commit.step.flush is not None:
             async with self._flushing:
-                await self._publish_flush(commit.step.flush, closed=True)
+                await self._publish_flush(commit.step.flush)
         if commit.step.judged is not None:
             self.published_ms = commit.step.as_of_ms
         self.published_next = commit.next_usage
         self._worker.metrics.charged(commit.step, self._worker.clock.wall_ms())
 
-    async def _publish_flush(self, flush: Flush, *, closed: bool) -> None:
+    async def _publish_flush(self, flush: Flush) -> None:
         rows = await self.outputs.publish_flush(self.state, flush)
         self._worker.metrics.flushed_rows.inc(rows)
-        self.state.flushed_offset = max(self.state.flushed_offset, flush.through_offset)
-        if closed:
-            self.state.flushed_minute_ms = max(self.state.flushed_minute_ms, flush.segment_start_ms)
+        self.state.note_flushed(flush)
 
     async def _flush_when_idle(self) -> None:
         """Publish the open minute's totals when the partition has been quiet for a while."""
@@ -306,7 +294,7 @@ class PartitionLine:
                 # Looked at behind the lock: a step folded meanwhile may not be durable yet.
                 flush = self.state.flush() if self._quiet_since(seq) else None
                 if flush is not None:
-                    await self._publish_flush(flush, closed=False)
+                    await self._publish_flush(flush)
 
     def _quiet_since(self, seq: int) -> bool:
         return self.idle and self.state.seq == seq and self.state.published_seq == seq

@@ -39,7 +39,6 @@ async def read_waiting(
     """Yield the records from `lo` to the present end, at most `max_chunk_records` at a time."""
     async with _consumer(settings) as consumer:
         tp = TopicPartition(topic, partition)
-        consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
         if lo < end:
             async for records in _read(consumer, tp, lo, end):

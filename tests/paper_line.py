@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.strategies import BOUNDS, Record, chunk_of
 from tokenline.charging.fold import by_minute, fold_commands, fold_usage
-from tokenline.charging.journal import JournalWriter, Message, epoch_of
+from tokenline.charging.journal import Message, epoch_of
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Commanded, Flush, Step
@@ -129,12 +129,7 @@ class PaperLine:
         self._waiting: deque[tuple[Step, list[Message]]] = deque()
         self.state = PartitionState(BOUNDS)
         self.found = recover(self.state, journal.survivors())
-        self.writer = JournalWriter(
-            self.state.epoch,
-            BOUNDS.horizon_ms + BOUNDS.future_skew_ms + 120_000,
-            stale_keys=self.found.stale_keys,
-            timed_keys=self.found.timed_keys,
-        )
+        self.writer = self.found.writer()
         journal.records.extend(self.writer.opening(self.state))
         self._end = len(journal.records)
         self._publish_again(self.found)
@@ -157,7 +152,7 @@ class PaperLine:
         self.publish(0)
         flush = self.state.flush()
         if flush is not None and not self.fenced:
-            self._publish_flush(flush, closed=False)
+            self._publish_flush(flush)
 
     def publish(self, leave: int) -> None:
         """Publish steps in order until `leave` wait."""
@@ -167,7 +162,7 @@ class PaperLine:
                 self.books.take(message)
             self.state.published_seq = step.seq
             if step.flush is not None:
-                self._publish_flush(step.flush, closed=True)
+                self._publish_flush(step.flush)
 
     def _commit(self, step: Step) -> None:
         out = list(_messages(self.state, step))
@@ -191,20 +186,12 @@ class PaperLine:
             for message in messages:
                 self.books.take(message)
             self.state.published_seq = seq
-        for tally in found.unflushed:
-            flush = Flush(
-                segment_start_ms=tally.segment_start_ms,
-                through_offset=self.state.flushed_offset,
-                tally=tally,
-            )
-            self._publish_flush(flush, closed=True)
+        for flush in found.unflushed:
+            self._publish_flush(flush)
 
-    def _publish_flush(self, flush: Flush, *, closed: bool) -> None:
-        state = self.state
-        self.books.take_flush(flush, state.cells.keys)
-        state.flushed_offset = max(state.flushed_offset, flush.through_offset)
-        if closed:
-            state.flushed_minute_ms = max(state.flushed_minute_ms, flush.segment_start_ms)
+    def _publish_flush(self, flush: Flush) -> None:
+        self.books.take_flush(flush, self.state.cells.keys)
+        self.state.note_flushed(flush)
 
 
 def facts(state: PartitionState) -> dict[str, Any]:

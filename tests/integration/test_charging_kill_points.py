@@ -12,7 +12,6 @@ from charging_oracle import key_of
 
 from tests.paper_line import recover
 from tokenline.charging.fold import fold_commands, fold_usage
-from tokenline.charging.journal import JournalWriter
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.step import Commanded, UsageChunk
 from tokenline.metering.judge import Bounds
@@ -48,14 +47,10 @@ class Owner:
         self.topic, self.published = topic, published
         self.state = PartitionState(BOUNDS)
         found = recover(self.state, topic.survivors)
-        remember_ms = BOUNDS.horizon_ms + BOUNDS.future_skew_ms + 120_000
-        self.writer = JournalWriter(
-            self.state.epoch, remember_ms, stale_keys=found.stale_keys, timed_keys=found.timed_keys
-        )
+        self.writer = found.writer()
         topic.append(self.writer.opening(self.state))
-        for tally in found.unflushed:
-            self._publish(tally.rows())
-            self.state.flushed_minute_ms = tally.segment_start_ms
+        for flush in found.unflushed:
+            self._publish(flush)
 
     def apply(self, account):
         fields = command(account, month_tokens=1000)
@@ -84,21 +79,19 @@ class Owner:
         """Publish the open minute, as a line does that has nothing else to do."""
         flush = self.state.flush()
         if flush is not None:
-            self._publish(flush.windows)
-            self.state.flushed_offset = flush.through_offset
+            self._publish(flush)
 
     def _journal(self, step, *, publish=True):
         self.topic.append(self.writer.records(self.state, step, []))
         if publish and step.flush is not None:
-            self._publish(step.flush.windows)
-            self.state.flushed_offset = step.flush.through_offset
-            self.state.flushed_minute_ms = step.flush.segment_start_ms
+            self._publish(step.flush)
 
-    def _publish(self, windows):
-        for row in windows.iter_rows(named=True):
+    def _publish(self, flush):
+        for row in flush.windows.iter_rows(named=True):
             at = row["window_start"], row["version"]
             said = row["events"], row["total_tokens"]
             assert self.published.setdefault(at, said) == said, "one version says two things"
+        self.state.note_flushed(flush)
 
 
 def totals(published):

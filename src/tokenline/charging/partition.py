@@ -84,19 +84,26 @@ class PartitionState:
         """Return the totals changed since the last flush, or None; the caller publishes them."""
         if not self.tally.dirty and not self._dirty_months:
             return None
-        return self._flush(self.tally.snapshot())
+        return self._flush(self.tally.snapshot(), closed=False)
 
     def _close_minute(self) -> Flush | None:
         """Return a flush even if nothing changed: only then is the minute known to be published."""
-        return self._flush(self.tally) if self.minute_ms else None
+        return self._flush(self.tally, closed=True) if self.minute_ms else None
 
-    def _flush(self, tally: Tally) -> Flush:
+    def note_flushed(self, flush: Flush) -> None:
+        """Note that the totals of `flush` are published: a recovery need not sum them again."""
+        self.flushed_offset = max(self.flushed_offset, flush.through_offset)
+        if flush.closed:
+            self.flushed_minute_ms = max(self.flushed_minute_ms, flush.segment_start_ms)
+
+    def _flush(self, tally: Tally, *, closed: bool) -> Flush:
         if not self.tally.dirty:
             tally = Tally(self.tally.segment_start_ms)
         self.tally.dirty = False
         return Flush(
             segment_start_ms=tally.segment_start_ms,
             through_offset=self.next_offsets["usage"] - 1,
+            closed=closed,
             tally=tally,
             months=self._month_rows(),
         )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.charging.journal import (
+    JournalWriter,
     Message,
     epoch_of,
     live_records,
@@ -23,6 +24,7 @@ from tokenline.charging.journal import (
     unpack_seen,
 )
 from tokenline.charging.partition import PartitionState, Totals
+from tokenline.charging.step import Flush
 from tokenline.errors import BrokenLog
 from tokenline.metering.tally import Tally
 from tokenline.quota.cells import WIDTH
@@ -43,15 +45,24 @@ class Recovered:
     """Hold the state and what its new owner has to do first.
 
     `out` holds the messages of the last steps, which may not have been published; `unflushed` the
-    tallies of closed minutes whose windows may not have been. The keys are for `JournalWriter`.
+    totals of closed minutes that may not have been. The keys are for `writer`.
     """
 
     state: PartitionState
     out: list[tuple[int, list[Message]]] = field(default_factory=list)
-    unflushed: list[Tally] = field(default_factory=list)
+    unflushed: list[Flush] = field(default_factory=list)
     stale_keys: list[bytes] = field(default_factory=list)
     timed_keys: dict[int, list[bytes]] = field(default_factory=dict)
     rows: int = 0
+
+    def writer(self) -> JournalWriter:
+        """Return the writer of the epoch entered, which removes what is stale when it is covered."""
+        bounds = self.state.bounds
+        # The state remembers a name for a minute more than the horizon; its record outlives that.
+        remember_ms = bounds.horizon_ms + bounds.future_skew_ms + 120_000
+        return JournalWriter(
+            self.state.epoch, remember_ms, stale_keys=self.stale_keys, timed_keys=self.timed_keys
+        )
 
 
 @dataclass(slots=True)
@@ -88,7 +99,8 @@ class _Rows:
         the rows themselves.
         """
         del self.keys[count:]
-        self.matrix[count:] = 0
+        # No further than rows were put: what lies behind is memory that nobody touched yet.
+        self.matrix[count : self.end] = 0
         self.end = min(self.end, count)
 
 
@@ -150,10 +162,11 @@ class Recovery:
         found, state = self._found, self._found.state
         live, found.stale_keys = live_records(self._survivors)
         # The newest head first: it says which messages were published, and how many accounts there are.
-        heads = [(epoch_of(key), json.loads(value)) for key, value in live if _kind(key) in HEADS]
+        heads = [(key, value) for key, value in live if _kind(key) in HEADS]
         if heads:
-            epoch, head = heads[-1]
-            _take_head(state, head, epoch)
+            key, value = heads[-1]
+            head = json.loads(value)
+            _take_head(state, head, epoch_of(key))
             self._rows.cut(int(head["accounts"]))
         for key, value in live:
             self._take_live(key, value)
@@ -220,6 +233,12 @@ def _fill_tallies(found: Recovered, parts: dict[int, list[pa.RecordBatch]]) -> N
         if minute_ms == state.minute_ms:
             state.tally = tally
         else:
-            found.unflushed.append(tally)
+            flush = Flush(
+                segment_start_ms=minute_ms,
+                through_offset=state.flushed_offset,
+                closed=True,
+                tally=tally,
+            )
+            found.unflushed.append(flush)
     if state.tally.segment_start_ms != state.minute_ms:
         state.tally = Tally(state.minute_ms)

@@ -78,11 +78,13 @@ class Flush:
     """Hold absolute totals to be published: windows of one append minute, months of accounts.
 
     They include every event up to `through_offset` of the usage topic. Nothing is added to `tally`
-    any more, so another thread may sum it while the next minute is counted.
+    any more, so another thread may sum it while the next minute is counted. `closed` says that the
+    minute is over; else its totals will be published again, larger.
     """
 
     segment_start_ms: int
     through_offset: int
+    closed: bool
     tally: Tally
     months: pl.DataFrame = field(default_factory=pl.DataFrame)
 

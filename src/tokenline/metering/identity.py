@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 UInt64s = npt.NDArray[np.uint64]
-FEW_ROWS = 128
+FEW_ROWS = 128  # fewer are quicker one by one than as Arrow columns
 Texts: TypeAlias = "pa.Array | Sequence[str]"
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenline.event import TOKEN_KINDS
+from tokenline.metering.identity import FEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,6 @@ Int8s = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
 
 DAY_MS = 86_400_000
-FEW_ROWS = 128  # fewer are quicker one by one
 ID_COLUMNS = ("tenant_id", "source", "event_id", "account_id", "gateway_id", "provider", "model")
 
 
