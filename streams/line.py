@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 STEPS_IN_FLIGHT = 8
 INBOX_CHUNKS = 4
 DRAIN_S = 5.0
+DECODE_BESIDE = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -189,8 +190,10 @@ class PartitionLine:
     async def _fold(self, delivery: Delivery) -> None:
         records = await self._contiguous(delivery)
         if records:
-            work = self._usage_steps if delivery.stem == USAGE else self._command_steps
-            steps = work(records)
+            if delivery.stem == USAGE:
+                steps = self._usage_steps(records, await self._decoded_beside(records))
+            else:
+                steps = self._command_steps(records)
             while (step := await self._worker.take_turn(steps)) is not None:
                 await self._commits.put(await self._journal(step, records))
         await self._commits.put(delivery.done)
@@ -223,8 +226,16 @@ class PartitionLine:
         )
         return [*missed, *records]
 
-    def _usage_steps(self, records: Sequence[Any]) -> Iterator[Step]:
-        chunk = decode_usage(self._worker.columns, records)
+    async def _decoded_beside(self, records: Sequence[Any]) -> UsageChunk | None:
+        """Decode many records in a thread, while another partition folds; few are not worth the way."""
+        if len(records) < DECODE_BESIDE:
+            return None
+        return await asyncio.to_thread(decode_usage, self._worker.columns, records)
+
+    def _usage_steps(
+        self, records: Sequence[Any], decoded: UsageChunk | None = None
+    ) -> Iterator[Step]:
+        chunk = decoded or decode_usage(self._worker.columns, records)
         self._stop_when_poisoned(chunk)
         for part in by_minute(chunk):
             yield fold_usage(self.state, part)

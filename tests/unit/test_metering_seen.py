@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tokenline.metering.identity import FEW_ROWS, identities
-from tokenline.metering.seen import FEW_NAMES, GENERATIONS, Generation, SeenEvents, repeats
+from tokenline.metering.seen import (
+    FEW_NAMES,
+    GENERATIONS,
+    MOVE_PER_NAME,
+    Generation,
+    SeenEvents,
+    Table,
+    repeats,
+)
 
 HORIZON = 4000
 SPAN = HORIZON // GENERATIONS
@@ -70,7 +78,48 @@ def test_a_packed_generation_takes_at_most_24_bytes_an_event(count):
     generation = Generation()
     generation.add(names_of(range(count)))
     generation.pack()
+    generation.move(2 * 24 * count)
     assert generation.nbytes <= 24 * count
+
+
+def test_while_a_table_is_moved_every_name_is_found_once_and_new_ones_can_come():
+    generation = Generation()
+    generation.add(names_of(range(600)))
+    generation.add(names_of(range(600, 700)))  # outgrows 1,031 slots
+    for turn in range(12):
+        end = 700 + 10 * turn
+        assert generation.find(names_of(range(end + 100))).tolist() == [True] * end + [False] * 100
+        assert all(generation.find(names_of(range(i, i + 7))).all() for i in range(0, end - 7, 7))
+        generation.move(100)
+        generation.add(names_of(range(end, end + 10)))
+    assert generation.nbytes < 1031 * 16 * 5  # the outgrown table is gone
+    assert len(np.unique(generation.names(), axis=0)) == len(generation.names()) == 820
+
+
+def test_no_chunk_waits_for_a_whole_table_to_be_moved(monkeypatch):
+    """A million names placed at once took a third of a second, and a cut-off waited for it."""
+    placed = []
+    place = Table.place
+    monkeypatch.setattr(
+        Table, "place", lambda table, names: (placed.append(len(names)), place(table, names))
+    )
+    seen = SeenEvents(HORIZON)
+    seen.remember(names_of(range(100_000)), 0)
+    for turn in range(100):
+        seen.remember(names_of(range(100_000 + 1000 * turn, 101_000 + 1000 * turn)), SPAN // 2)
+    seen.remember(names_of([-1]), SPAN)
+    assert len(seen) == 200_001
+    assert max(placed[1:]) <= MOVE_PER_NAME * 1000
+
+
+def test_an_outgrown_table_is_let_go_of_long_before_the_next_is_full():
+    seen, count = SeenEvents(HORIZON), 0
+    for size in (50_000, 20, 63, 64, 900, *[300] * 240):
+        seen.remember(names_of(range(count, count + size)), 0)
+        count += size
+    (generation,) = seen._generations.values()
+    assert generation._outgrown is None
+    assert seen.find(names_of(range(count))).all()
 
 
 def test_an_empty_generation_can_be_packed_and_used():

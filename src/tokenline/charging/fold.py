@@ -82,13 +82,13 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         duplicate = chunk.offsets[verdict == Judgement.DUPLICATE].tolist()
         fit = verdict == Judgement.COUNTED
         if fit.any():
-            step.names = names[fit]
+            # Nearly always all of them are: then nothing is copied.
+            at = slice(None) if fit.all() else np.flatnonzero(fit)
+            step.names = names[at]
             state.seen.remember(step.names, as_of_ms)
-            batch = (
-                chunk.batch if fit.all() else chunk.batch.take(arrow_int64s(np.flatnonzero(fit)))
-            )
-            totals = tokens[fit].sum(axis=1)
-            _count(state, step, batch, totals, slots[fit], chunk.offsets[fit])
+            batch = chunk.batch if isinstance(at, slice) else chunk.batch.take(arrow_int64s(at))
+            totals = tokens[at].sum(axis=1)
+            _count(state, step, batch, totals, slots[at], chunk.offsets[at])
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
         lo=chunk.lo,

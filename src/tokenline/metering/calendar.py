@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tokenline.errors import BadData
 
 MINUTE_MS = 60_000
+ZONE_MINUTES = 1 << 40  # more minutes than there are
 Int64s = npt.NDArray[np.int64]
 
 
@@ -65,19 +66,17 @@ def month_starts(zone_names: list[str], zone_codes: Int64s, moments_ms: Int64s) 
 
     Work is done once for each distinct (zone, minute), of which a chunk has few.
     """
-    minutes = moments_ms // MINUTE_MS
-    pairs = np.stack((zone_codes, minutes), axis=1)
-    first = pairs[0]
-    if (pairs == first).all():
-        return np.full(len(pairs), _month_start(zone_names, first), np.int64)
-    code = zone_codes * (1 << 40) + minutes
-    _, index, inverse = np.unique(code, return_index=True, return_inverse=True)
-    starts = [_month_start(zone_names, pairs[i]) for i in index]
+    codes = zone_codes * ZONE_MINUTES + moments_ms // MINUTE_MS
+    if (codes == codes[0]).all():
+        return np.full(len(codes), _month_start(zone_names, int(codes[0])), np.int64)
+    distinct, inverse = np.unique(codes, return_inverse=True)
+    starts = [_month_start(zone_names, code) for code in distinct.tolist()]
     return np.array(starts, np.int64)[inverse]
 
 
-def _month_start(zone_names: list[str], pair: Int64s) -> int:
-    return spans_at(zone_names[int(pair[0])], int(pair[1]) * MINUTE_MS).month[0]
+def _month_start(zone_names: list[str], code: int) -> int:
+    zone, minute = divmod(code, ZONE_MINUTES)
+    return spans_at(zone_names[zone], minute * MINUTE_MS).month[0]
 
 
 def _ms(local: datetime) -> int:

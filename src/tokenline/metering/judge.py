@@ -85,7 +85,9 @@ def judge(
         verdict[_differ(keys, expected)] = Judgement.KEY_MISMATCH
     for name in ID_COLUMNS:
         starts = _text_starts(batch.column(name))
-        verdict[starts[1:] == starts[:-1]] = Judgement.EMPTY_ID
+        empty = starts[1:] == starts[:-1]
+        if empty.any():
+            verdict[empty] = Judgement.EMPTY_ID
     return verdict
 
 
@@ -140,7 +142,9 @@ def arrow_int64s(values: Int64s) -> pa.Array:
 
 def token_matrix(batch: pa.RecordBatch) -> Int64s:
     """Return the counts, a row an event and a column a kind in the order of TOKEN_KINDS."""
-    return np.stack([int64_column(batch, name) for name in TOKEN_KINDS], axis=1)
+    # One call of Arrow: ten columns looked at one by one took five times as long.
+    counts: Int64s = batch.select(TOKEN_KINDS).to_tensor(row_major=False).to_numpy()
+    return counts
 
 
 def _differ(keys: Sequence[str | None], expected: Sequence[str]) -> Bools:

@@ -2,8 +2,9 @@
 
 Generations by append time, each an open-addressing table worked on whole arrays at a time. The
 newest grows; an older one is packed to LOAD_PACKED, about 21 bytes an event, and dropped when all
-of it is older than the horizon. So an identity is remembered for at least the horizon and at most a
-generation longer. It does not know what an event says, only its name.
+of it is older than the horizon. Growing and packing go on beside the work, a little with each
+chunk. So an identity is remembered for at least the horizon and at most a generation longer. It
+does not know what an event says, only its name.
 """
 
 from __future__ import annotations
@@ -22,105 +23,159 @@ LOAD_MAX = 0.6
 LOAD_PACKED = 0.75
 CAPACITY_MIN = 1031  # a prime
 FEW_NAMES = 64  # fewer are quicker one by one
+GROWTH = 2
+# The next table has room for as many names again: the outgrown one, 1 / LOAD_MAX slots a name, is gone by then.
+MOVE_PER_NAME = 8
+MOVE_SLOTS = 4096  # half a millisecond
 
 
-class Generation:
-    """Hold the identities counted in one stretch of append time."""
+class Table:
+    """Be an open-addressing table of fixed size; a prime capacity has every name meet all slots.
 
-    def __init__(self, capacity: int = CAPACITY_MIN) -> None:
-        self._slots: UInt64s
-        self._cells: memoryview  # the same memory, quicker for one number at a time
-        self._clear(capacity)
-        self.count = 0
+    The first words lie apart: nearly every name asked for is new, and then they alone say so.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._words: UInt64s = np.zeros((2, _prime_from(capacity)), np.uint64)
+        self._firsts, self._seconds = self._words
+        # The same memory, quicker for one number at a time.
+        self._cells = self._firsts.data, self._seconds.data
+
+    def __len__(self) -> int:
+        return len(self._firsts)
 
     @property
     def nbytes(self) -> int:
         """Return the bytes held."""
-        return self._slots.nbytes
+        return self._words.nbytes
 
     def find(self, names: UInt64s) -> Bools:
         """Say for each name whether it is here."""
-        found = np.zeros(len(names), np.bool_)
-        if not self.count:
-            return found
         if len(names) < FEW_NAMES:
-            found[:] = [self._where(*name)[1] for name in names.tolist()]
-            return found
+            where = self._where
+            return np.array([where(first, second)[1] for first, second in names.tolist()], np.bool_)
+        found = np.zeros(len(names), np.bool_)
+        firsts, at, step = names[:, 0], *self._probe(names)
         left = np.arange(len(names))
-        at, step = self._probe(names)
         while left.size:
-            held = self._slots[at]
-            same = (held == names[left]).all(axis=1)
-            found[left[same]] = True
-            on = np.flatnonzero(~same & (held[:, 0] != 0))
-            left, step = left[on], step[on]
+            held = self._firsts[at]
+            same = held == firsts
+            if same.any():
+                same[same] = self._seconds[at[same]] == names[left[same], 1]
+                found[left[same]] = True
+            on = np.flatnonzero((held != 0) & ~same)
+            left, firsts, step = left[on], firsts[on], step[on]
             at = self._next(at[on], step)
         return found
 
-    def add(self, names: UInt64s) -> None:
-        """Hold `names`, which must be distinct and not here yet."""
-        if self.count + len(names) > LOAD_MAX * len(self._slots):
-            self._resize(int((self.count + len(names)) * 1.5 / LOAD_MAX) + CAPACITY_MIN)
+    def place(self, names: UInt64s) -> None:
+        """Hold `names`, which must be distinct, not here yet, and fewer than the free slots."""
         if len(names) < FEW_NAMES:
             self._place_few(names)
-        else:
-            self._place(names)
-        self.count += len(names)
+            return
+        firsts, seconds = np.ascontiguousarray(names.T)
+        at, step = self._probe(names)
+        while firsts.size:
+            free = self._firsts[at] == 0
+            self._firsts[at[free]] = firsts[free]
+            self._seconds[at[free]] = seconds[free]
+            # Several names may have claimed one slot: the one that reads itself back has it.
+            on = np.flatnonzero((self._firsts[at] != firsts) | (self._seconds[at] != seconds))
+            firsts, seconds, step = firsts[on], seconds[on], step[on]
+            at = self._next(at[on], step)
 
-    def pack(self) -> None:
-        """Shrink to the packed load; nothing more is expected to be added."""
-        self._resize(max(int(self.count / LOAD_PACKED) + 1, 8))
-
-    def names(self) -> UInt64s:
-        """Return all identities, in no order."""
-        held: UInt64s = self._slots[self._slots[:, 0] != 0]
-        return held
+    def names(self, first: int = 0, end: int | None = None) -> UInt64s:
+        """Return the identities in slots `first` to `end`, in no order."""
+        part = self._words[:, first:end]
+        return np.ascontiguousarray(part[:, part[0] != 0].T)
 
     def _where(self, first: int, second: int) -> tuple[int, bool]:
         """Return the slot that holds a name, or the free one where it belongs, and which it is."""
-        capacity, slots = len(self._slots), self._cells
+        firsts, seconds = self._cells
+        capacity = len(firsts)
         at, step = first % capacity, second % (capacity - 1) + 1
-        while held := slots[at, 0]:
-            if held == first and slots[at, 1] == second:
+        while held := firsts[at]:
+            if held == first and seconds[at] == second:
                 return at, True
             at = (at + step) % capacity
         return at, False
 
     def _place_few(self, names: UInt64s) -> None:
+        firsts, seconds = self._cells
         for first, second in names.tolist():
             at, _ = self._where(first, second)
-            self._cells[at, 0], self._cells[at, 1] = first, second
+            firsts[at], seconds[at] = first, second
 
     def _probe(self, names: UInt64s) -> tuple[Int64s, Int64s]:
-        """Return where to look first and how far to go on; a prime capacity has all slots met."""
-        capacity = len(self._slots)
+        """Return where to look first and how far to go on."""
+        capacity = len(self)
         home = (names[:, 0] % np.uint64(capacity)).astype(np.int64)
         return home, (names[:, 1] % np.uint64(capacity - 1)).astype(np.int64) + 1
 
     def _next(self, at: Int64s, step: Int64s) -> Int64s:
         at = at + step
-        at[at >= len(self._slots)] -= len(self._slots)
+        at[at >= len(self)] -= len(self)
         return at
 
-    def _resize(self, capacity: int) -> None:
-        names = self.names()
-        self._clear(_prime_from(capacity))
-        self._place(names)
 
-    def _clear(self, capacity: int) -> None:
-        self._slots = np.zeros((capacity, 2), np.uint64)
-        self._cells = self._slots.data
+class Generation:
+    """Hold the identities counted in one stretch of append time.
 
-    def _place(self, names: UInt64s) -> None:
-        left = np.arange(len(names))
-        at, step = self._probe(names)
-        while left.size:
-            free = self._slots[at, 0] == 0
-            self._slots[at[free]] = names[left[free]]
-            # Several names may have claimed one slot: the one that reads itself back has it.
-            on = np.flatnonzero((self._slots[at] != names[left]).any(axis=1))
-            left, step = left[on], step[on]
-            at = self._next(at[on], step)
+    A table that was outgrown is moved to the next a few slots at a time, with each call of `move`:
+    a million names at once would keep a cut-off waiting for a third of a second.
+    """
+
+    def __init__(self, capacity: int = CAPACITY_MIN) -> None:
+        self._table = Table(capacity)
+        self._outgrown: Table | None = None
+        self._moved_slots = 0
+        self.count = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes held."""
+        return self._table.nbytes + (self._outgrown.nbytes if self._outgrown else 0)
+
+    def find(self, names: UInt64s) -> Bools:
+        """Say for each name whether it is here."""
+        if not self.count:
+            return np.zeros(len(names), np.bool_)
+        found = self._table.find(names)
+        return found | self._outgrown.find(names) if self._outgrown else found
+
+    def add(self, names: UInt64s) -> None:
+        """Hold `names`, which must be distinct and not here yet."""
+        if self.count + len(names) > LOAD_MAX * len(self._table):
+            self._begin_move(int((self.count + len(names)) * GROWTH / LOAD_MAX) + CAPACITY_MIN)
+        self._table.place(names)
+        self.count += len(names)
+
+    def move(self, slots: int) -> None:
+        """Move what the next `slots` slots of an outgrown table hold, if there is one."""
+        if self._outgrown is None:
+            return
+        end = self._moved_slots + slots
+        self._table.place(self._outgrown.names(self._moved_slots, end))
+        self._moved_slots = end
+        if end >= len(self._outgrown):
+            self._outgrown = None
+
+    def pack(self) -> None:
+        """Begin to shrink to the packed load; nothing more is expected to be added."""
+        self._begin_move(max(int(self.count / LOAD_PACKED) + 1, 8))
+
+    def names(self) -> UInt64s:
+        """Return all identities, in no order."""
+        self._end_move()
+        return self._table.names()
+
+    def _begin_move(self, capacity: int) -> None:
+        self._end_move()
+        self._outgrown, self._table, self._moved_slots = self._table, Table(capacity), 0
+
+    def _end_move(self) -> None:
+        if self._outgrown is not None:
+            self.move(len(self._outgrown))
 
 
 def _prime_from(number: int) -> int:
@@ -158,6 +213,8 @@ class SeenEvents:
         if number not in self._generations:
             self._open(number, now_ms)
         self._generations[number].add(names)
+        for generation in self._generations.values():
+            generation.move(max(MOVE_SLOTS, MOVE_PER_NAME * len(names)))
 
     def _open(self, number: int, now_ms: int) -> None:
         oldest = (now_ms - self._horizon_ms) // self._span_ms

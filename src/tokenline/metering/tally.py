@@ -28,6 +28,8 @@ Int64s = npt.NDArray[np.int64]
 
 TEXT_COLUMNS = ("subscriber_id", "provider", "model")
 KEY = ("slot", *TEXT_COLUMNS, "window_start")
+NUMBERS = ("slot", "offset", "total_tokens")
+LINE_COLUMNS = (*TEXT_COLUMNS, "occurred_at", *TOKEN_KINDS)
 SUMS = ("events", "total_tokens", *TOKEN_KINDS)
 MERGE_ROWS = 100_000
 PACK_CHUNKS = 32
@@ -88,12 +90,10 @@ def lines_of(
     batch: pa.RecordBatch, slots: Int64s, offsets: Int64s, totals: Int64s
 ) -> pa.RecordBatch:
     """Return what a tally needs of counted events, a line each; columns are shared, not copied."""
-    names = [*TEXT_COLUMNS, "occurred_at", *TOKEN_KINDS]
-    columns = [batch.column(name) for name in names]
-    numbers = [arrow_int64s(slots), arrow_int64s(offsets), arrow_int64s(totals)]
-    return pa.RecordBatch.from_arrays(
-        [*numbers, *columns], ["slot", "offset", "total_tokens", *names]
-    )
+    lines = batch.select(LINE_COLUMNS)
+    for at, (name, numbers) in enumerate(zip(NUMBERS, (slots, offsets, totals), strict=True)):
+        lines = lines.add_column(at, name, arrow_int64s(numbers))
+    return lines
 
 
 def _packed(lines: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

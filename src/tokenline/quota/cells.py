@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -74,6 +74,18 @@ def same_month(starts_ms: Int64s, month_start_ms: Int64s | int) -> Bools:
     return same
 
 
+def by_zone(codes: Int64s) -> Iterator[tuple[int, slice | Int64s]]:
+    """Yield each zone code and where it stands; one zone is everywhere, as a slice."""
+    if not codes.size:
+        return
+    first = int(codes[0])
+    if (codes == first).all():
+        yield first, slice(None)
+        return
+    for code in np.unique(codes).tolist():
+        yield code, np.flatnonzero(codes == code)
+
+
 class AccountCells:
     """Hold the rows, their names and the zones they use."""
 
@@ -90,6 +102,18 @@ class AccountCells:
     def matrix(self) -> Int64s:
         """Return the rows in use; writing to it changes the accounts."""
         return self._matrix[: len(self.keys)]
+
+    def take(self, slots: Int64s) -> Int64s:
+        """Return copies of the rows of `slots`, a row a `Cell` and a column a slot: to be worked on.
+
+        A cell of all slots then lies in one piece: a step looks at some forty, and picking each out
+        of the matrix anew cost more than the sums.
+        """
+        return np.ascontiguousarray(self._matrix[slots].T)
+
+    def put(self, slots: Int64s, rows: Int64s) -> None:
+        """Write back what `take` gave for the same distinct `slots`."""
+        self._matrix[slots] = rows.T
 
     def slot(self, key: str) -> int | None:
         """Return the slot of `tenant/account`, or None when it was never applied."""

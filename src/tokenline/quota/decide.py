@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import Spans, spans_at
-from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, same_month
+from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, by_zone, same_month
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +56,7 @@ RATE_RULES = (
     (Rule.HOUR_REQUESTS, Cell.HOUR_REQUESTS_LIMIT, Cell.HOUR_REQUESTS, "hour"),
     (Rule.DAY_REQUESTS, Cell.DAY_REQUESTS_LIMIT, Cell.DAY_REQUESTS, "day"),
 )
+RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +95,19 @@ def decide(
     `announce` returns one decision for every slot, changed or not: an account was just set.
     """
     decided: list[Decided] = []
-    codes = cells.matrix[slots, Cell.ZONE]
-    for code in np.unique(codes):
-        spans = spans_at(cells.zones[int(code)], minute_ms)
-        here = slots[codes == code]
-        standing = _stand(cells, here, spans)
-        changed = _changed(cells, here, standing, spans) | announce
-        for i in np.flatnonzero(changed):
+    rows = cells.take(slots)
+    for code, here in by_zone(rows[Cell.ZONE]):
+        spans = spans_at(cells.zones[code], minute_ms)
+        block, owners = rows[:, here], slots[here]
+        standing = _stand(block, spans)
+        changed = _changed(block, standing, spans) | announce
+        for i in np.flatnonzero(changed).tolist():
             decided.extend(
                 _record(
                     cells,
-                    int(here[i]),
+                    int(owners[i]),
                     standing,
-                    int(i),
+                    i,
                     spans=spans,
                     epoch=epoch,
                     announce=announce,
@@ -117,43 +118,59 @@ def decide(
 
 def month_used(cells: AccountCells, slots: Int64s, month_start_ms: int) -> Int64s:
     """Return the tokens of `slots` in the month that begins at `month_start_ms`."""
-    rows = cells.matrix[slots]
-    this = same_month(rows[:, Cell.MONTH_START], month_start_ms)
-    last = same_month(rows[:, Cell.LAST_MONTH_START], month_start_ms)
-    return np.where(this, rows[:, Cell.MONTH_TOKENS], 0) + np.where(
-        last, rows[:, Cell.LAST_MONTH_TOKENS], 0
-    )
+    return _month_used(cells.take(slots), month_start_ms)
 
 
-def _stand(cells: AccountCells, slots: Int64s, spans: Spans) -> _Standing:
-    rows = cells.matrix[slots]
-    used = month_used(cells, slots, spans.month[0])
-    limit = rows[:, Cell.MONTH_TOKENS_LIMIT]
+def _month_used(rows: Int64s, month_start_ms: int) -> Int64s:
+    this: Int64s = rows[Cell.MONTH_TOKENS]
+    if (rows[Cell.MONTH_START] == month_start_ms).all():
+        return this
+    used = this * same_month(rows[Cell.MONTH_START], month_start_ms)
+    last = rows[Cell.LAST_MONTH_TOKENS] * same_month(rows[Cell.LAST_MONTH_START], month_start_ms)
+    both: Int64s = used + last
+    return both
+
+
+def _stand(rows: Int64s, spans: Spans) -> _Standing:
+    used = _month_used(rows, spans.month[0])
+    limit = rows[Cell.MONTH_TOKENS_LIMIT]
     cut = (limit >= 0) & (used >= limit)
-    rule = np.where(cut, int(Rule.MONTH_TOKENS), 0)
-    resets = np.where(cut, spans.month[1], 0)
+    rule = cut * int(Rule.MONTH_TOKENS)
+    resets = cut * spans.month[1]
+    # Nearly all of these limits are set for nobody.
+    highest = rows[RATE_LIMITS].max(axis=1, initial=NO_LIMIT)
     for number, limit_cell, used_cell, window in RATE_RULES:
-        end_ms = getattr(spans, window)[1]
-        ceiling = rows[:, limit_cell]
-        if ceiling.max(initial=NO_LIMIT) < 0:
+        if highest[limit_cell - RATE_LIMITS.start] < 0:
             continue
-        later = (ceiling >= 0) & (rows[:, used_cell] >= ceiling) & (end_ms > resets)
-        rule[later], resets[later] = int(number), end_ms
-    percent = np.zeros(len(slots), np.int64)
-    for step in THRESHOLDS_PERCENT:
-        # `limit * step / 100`, rounded up, in parts that cannot overflow.
-        due = limit // 100 * step + (limit % 100 * step + 99) // 100
-        percent[(limit >= 0) & (used >= due)] = step
+        ceiling, end_ms = rows[limit_cell], getattr(spans, window)[1]
+        later = (ceiling >= 0) & (rows[used_cell] >= ceiling) & (end_ms > resets)
+        if later.any():
+            rule[later], resets[later] = int(number), end_ms
+    percent = _percent(used, limit)
     warned = np.where(percent >= THRESHOLDS_PERCENT[0], int(State.WARNED), int(State.OPEN))
     return _Standing(np.where(rule > 0, int(State.CUT), warned), rule, resets, used, percent)
 
 
-def _changed(cells: AccountCells, slots: Int64s, now: _Standing, spans: Spans) -> Bools:
-    rows = cells.matrix[slots]
-    told_here = same_month(rows[:, Cell.THRESHOLD_MONTH], spans.month[0])
-    told = np.where(told_here, rows[:, Cell.THRESHOLD_PERCENT], 0)
-    changed: Bools = (rows[:, Cell.STATE] != now.state) | (rows[:, Cell.RULE] != now.rule)
-    changed |= (rows[:, Cell.RESETS_AT] != now.resets_at_ms) | (told < now.percent)
+def _percent(used: Int64s, limit: Int64s) -> Int64s:
+    """Return the highest threshold that each use has reached, or 0."""
+    percent = np.zeros(len(used), np.int64)
+    if limit.max(initial=NO_LIMIT) < 0:
+        return percent
+    hundredth, rest = np.divmod(limit, 100)
+    for step in THRESHOLDS_PERCENT:
+        # `limit * step / 100`, rounded up, in parts that cannot overflow.
+        reached = (limit >= 0) & (used >= hundredth * step + (rest * step + 99) // 100)
+        if not reached.any():
+            break
+        percent[reached] = step
+    return percent
+
+
+def _changed(rows: Int64s, now: _Standing, spans: Spans) -> Bools:
+    told_here = same_month(rows[Cell.THRESHOLD_MONTH], spans.month[0])
+    told = rows[Cell.THRESHOLD_PERCENT] * told_here
+    changed: Bools = (rows[Cell.STATE] != now.state) | (rows[Cell.RULE] != now.rule)
+    changed |= (rows[Cell.RESETS_AT] != now.resets_at_ms) | (told < now.percent)
     return changed
 
 

@@ -7,20 +7,35 @@ from zero; usage of the month before still reaches that month's cells.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import spans_at
-from tokenline.quota.cells import AccountCells, Cell, same_month
+from tokenline.quota.cells import AccountCells, Cell, by_zone, same_month
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-RATES = (
-    ("minute", Cell.MINUTE_START, Cell.MINUTE_TOKENS, Cell.MINUTE_REQUESTS),
-    ("hour", Cell.HOUR_START, Cell.HOUR_TOKENS, Cell.HOUR_REQUESTS),
-    ("day", Cell.DAY_START, Cell.DAY_TOKENS, Cell.DAY_REQUESTS),
+# Start, tokens and requests of the minute, the hour and the day.
+RATES = slice(Cell.MINUTE_START, Cell.DAY_REQUESTS + 1)
+RATES_SHAPE = (3, 3)
+THIS_MONTH = slice(Cell.MONTH_START, Cell.MONTH_VERSION + 1)
+LAST_MONTH = slice(Cell.LAST_MONTH_START, Cell.LAST_MONTH_VERSION + 1)
+MONTHS = (
+    (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
+    (
+        Cell.LAST_MONTH_START,
+        Cell.LAST_MONTH_TOKENS,
+        Cell.LAST_MONTH_EVENTS,
+        Cell.LAST_MONTH_VERSION,
+    ),
 )
+FIRST: Int64s = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,93 +51,93 @@ class Counted:
 def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
     """Add the events to their accounts' cells and return the slots touched, ascending."""
     order = np.argsort(counted.slots, kind="stable")
-    slots, starts = np.unique(counted.slots[order], return_index=True)
+    ordered = counted.slots[order]
+    starts, events = _runs(ordered[1:] != ordered[:-1])
+    slots = ordered[starts]
     tokens = np.add.reduceat(counted.tokens[order], starts)
-    events = np.diff(np.append(starts, len(order)))
-    roll_rates(cells, slots, minute_ms)
-    for _, _, tokens_cell, requests_cell in RATES:
-        cells.matrix[slots, tokens_cell] += tokens
-        cells.matrix[slots, requests_cell] += events
-    if (counted.months_ms == counted.months_ms[0]).all():
+    rows = cells.take(slots)
+    _roll(cells.zones, rows, minute_ms)
+    rates = rows[RATES].reshape(*RATES_SHAPE, -1)
+    rates[:, 1] += tokens
+    rates[:, 2] += events
+    month_ms = counted.months_ms[0]
+    if (counted.months_ms == month_ms).all():
         versions = np.maximum.reduceat(counted.offsets[order], starts)
-        months_ms = np.full(len(slots), counted.months_ms[0], np.int64)
-        _add_month(cells.matrix, slots, months_ms, (tokens, events, versions))
+        _add_month(rows, np.full(len(slots), month_ms), (tokens, events, versions))
     else:
-        _add_months(cells, counted)
+        _add_months(rows, slots, counted)
+    cells.put(slots, rows)
     return slots
 
 
 def roll_rates(cells: AccountCells, slots: Int64s, minute_ms: int) -> None:
     """Begin the minute, hour and day windows of `slots` anew where the broker's clock left them."""
-    rows = cells.matrix[slots]
-    for code in np.unique(rows[:, Cell.ZONE]):
-        spans = spans_at(cells.zones[int(code)], minute_ms)
-        for name, start_cell, tokens_cell, requests_cell in RATES:
-            start = getattr(spans, name)[0]
-            gone = slots[(rows[:, Cell.ZONE] == code) & (rows[:, start_cell] != start)]
-            if not gone.size:
-                continue
-            cells.matrix[gone, start_cell] = start
-            cells.matrix[gone, tokens_cell] = 0
-            cells.matrix[gone, requests_cell] = 0
+    rows = cells.take(slots)
+    _roll(cells.zones, rows, minute_ms)
+    cells.put(slots, rows)
 
 
-def _add_months(cells: AccountCells, counted: Counted) -> None:
+def _runs(fresh: Bools) -> tuple[Int64s, Int64s]:
+    """Return where runs begin and how long they are; `fresh` says which but the first begin one."""
+    bounds = np.concatenate((FIRST, np.flatnonzero(fresh) + 1, [len(fresh) + 1]))
+    return bounds[:-1], bounds[1:] - bounds[:-1]
+
+
+def _roll(zones: Sequence[str], rows: Int64s, minute_ms: int) -> None:
+    for code, here in by_zone(rows[Cell.ZONE]):
+        spans = spans_at(zones[code], minute_ms)
+        starts = np.array([[spans.minute[0]], [spans.hour[0]], [spans.day[0]]])
+        rates = rows[RATES, here].reshape(*RATES_SHAPE, -1)
+        gone = rates[:, 0] != starts
+        if gone.any():
+            rates[:, 1:] *= ~gone[:, None]
+            rates[:, 0] = starts
+            rows[RATES, here] = rates.reshape(rows[RATES, here].shape)
+
+
+def _add_months(rows: Int64s, slots: Int64s, counted: Counted) -> None:
+    """Add events of several months: a group an account and month, the n-th month of each in round n."""
     order = np.lexsort((counted.months_ms, counted.slots))
-    slots, months = counted.slots[order], counted.months_ms[order]
-    fresh = np.append(True, (slots[1:] != slots[:-1]) | (months[1:] != months[:-1]))
-    starts = np.flatnonzero(fresh)
-    tokens = np.add.reduceat(counted.tokens[order], starts)
-    events = np.diff(np.append(starts, len(order)))
-    versions = np.maximum.reduceat(counted.offsets[order], starts)
-    slots, months = slots[starts], months[starts]
-    # Months of one account ascend, and a slot stands once in each round: first months, then second.
-    rank = np.arange(len(slots)) - np.maximum.accumulate(
-        np.where(np.append(True, slots[1:] != slots[:-1]), np.arange(len(slots)), 0)
+    owners, months = counted.slots[order], counted.months_ms[order]
+    starts, events = _runs((owners[1:] != owners[:-1]) | (months[1:] != months[:-1]))
+    sums = (
+        np.add.reduceat(counted.tokens[order], starts),
+        events,
+        np.maximum.reduceat(counted.offsets[order], starts),
     )
-    for turn in range(int(rank.max(initial=-1)) + 1):
-        at = rank == turn
-        sums = (tokens[at], events[at], versions[at])
-        _add_month(cells.matrix, slots[at], months[at], sums)
+    owners, months = owners[starts], months[starts]
+    rounds = np.arange(len(owners)) - np.repeat(*_runs(owners[1:] != owners[:-1]))
+    for turn in range(int(rounds.max()) + 1):
+        at = np.flatnonzero(rounds == turn)
+        columns = np.searchsorted(slots, owners[at])
+        block = np.ascontiguousarray(rows[:, columns])
+        tokens, events, versions = (each[at] for each in sums)
+        _add_month(block, months[at], (tokens, events, versions))
+        rows[:, columns] = block
 
 
-def _add_month(
-    matrix: Int64s, slots: Int64s, months: Int64s, sums: tuple[Int64s, Int64s, Int64s]
-) -> None:
+def _add_month(rows: Int64s, months: Int64s, sums: tuple[Int64s, Int64s, Int64s]) -> None:
+    """Add a sum to each column of `rows`, in the month that begins at its `months`."""
     tokens, events, versions = sums
-    for held in (matrix[slots, Cell.MONTH_START], matrix[slots, Cell.LAST_MONTH_START]):
-        months = np.where(same_month(held, months), held, months)
-    _begin_months(matrix, slots, months)
-    for start, tokens_cell, events_cell, version_cell in (
-        (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
-        (
-            Cell.LAST_MONTH_START,
-            Cell.LAST_MONTH_TOKENS,
-            Cell.LAST_MONTH_EVENTS,
-            Cell.LAST_MONTH_VERSION,
-        ),
-    ):
-        at = matrix[slots, start] == months
-        if not at.any():
-            continue
-        matrix[slots[at], tokens_cell] += tokens[at]
-        matrix[slots[at], events_cell] += events[at]
-        matrix[slots[at], version_cell] = np.maximum(matrix[slots[at], version_cell], versions[at])
+    if (rows[Cell.MONTH_START] != months).any():
+        for start in (Cell.MONTH_START, Cell.LAST_MONTH_START):
+            months = np.where(same_month(rows[start], months), rows[start], months)
+        _begin_months(rows, months)
+    for start, tokens_cell, events_cell, version_cell in MONTHS:
+        here = rows[start] == months
+        if here.any():
+            rows[tokens_cell] += tokens * here
+            rows[events_cell] += events * here
+            np.maximum(rows[version_cell], versions * here, out=rows[version_cell])
 
 
-def _begin_months(matrix: Int64s, slots: Int64s, months: Int64s) -> None:
-    this, last = (
-        slice(Cell.MONTH_START, Cell.MONTH_VERSION + 1),
-        slice(Cell.LAST_MONTH_START, Cell.LAST_MONTH_VERSION + 1),
-    )
-    newer = months > matrix[slots, Cell.MONTH_START]
+def _begin_months(rows: Int64s, months: Int64s) -> None:
+    newer = months > rows[Cell.MONTH_START]
     if newer.any():
-        matrix[slots[newer], last] = matrix[slots[newer], this]
-        matrix[slots[newer], this] = 0
-        matrix[slots[newer], Cell.MONTH_START] = months[newer]
-    between = (months < matrix[slots, Cell.MONTH_START]) & (
-        months > matrix[slots, Cell.LAST_MONTH_START]
-    )
+        rows[LAST_MONTH, newer] = rows[THIS_MONTH, newer]
+        rows[THIS_MONTH, newer] = 0
+        rows[Cell.MONTH_START, newer] = months[newer]
+    between = (months < rows[Cell.MONTH_START]) & (months > rows[Cell.LAST_MONTH_START])
     if between.any():
-        matrix[slots[between], last] = 0
-        matrix[slots[between], Cell.LAST_MONTH_START] = months[between]
+        rows[LAST_MONTH, between] = 0
+        rows[Cell.LAST_MONTH_START, between] = months[between]

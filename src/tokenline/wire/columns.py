@@ -119,14 +119,9 @@ class ColumnCodec:
         self, target: _Target, frames: Sequence[bytes | None]
     ) -> pa.RecordBatch | None:
         """Return the batch when every frame is of the newest schema and good, else None."""
-        header = target.header
-        datums = [
-            frame[HEADER_BYTES:]
-            for frame in frames
-            if frame is not None and frame.startswith(header)
-        ]
-        if len(datums) != len(frames):
+        if not all(frames) or {frame[:HEADER_BYTES] for frame in frames} != {target.header}:  # type: ignore[index]  # all are bytes
             return None
+        datums = [frame[HEADER_BYTES:] for frame in frames]  # type: ignore[index]  # the same
         try:
             return decode_datums(datums, target.text)
         except Undecodable:
