@@ -69,6 +69,8 @@ class ChargingWorker:
         self.ends = LogEnds(settings, settings.topic(USAGE))
         self._stopping = False
         self._turn = asyncio.Lock()
+        # The minute ends for all partitions at once; their totals go out one after the other.
+        self.flush_turn = asyncio.Lock()
 
     async def take_turn(self, steps: Iterator[Step]) -> Step | None:
         """Fold one step, one partition at a time, so that what waits for the broker gets in between.

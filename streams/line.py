@@ -77,7 +77,7 @@ class PartitionLine:
         self.published_next = 0
         self.published_ms = 0
         self._folding = asyncio.Lock()
-        self._flushing = asyncio.Lock()
+        self._flushes: asyncio.Queue[Flush] = asyncio.Queue()
         self._held = False
         self._unreadable_in_a_row = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -94,6 +94,7 @@ class PartitionLine:
                     await self._folding.acquire()
                     self._held = True
                 await self._commits.join()
+                await self._flushes.join()
         except TimeoutError:
             log.warning("steps in flight are left to the next owner", partition=self.partition)
 
@@ -132,7 +133,7 @@ class PartitionLine:
     async def _run(self) -> None:
         await self._open()
         self._tasks.append(asyncio.create_task(self._guarded(self._commit_steps())))
-        self._tasks.append(asyncio.create_task(self._guarded(self._flush_when_idle())))
+        self._tasks.append(asyncio.create_task(self._guarded(self._publish_flushes())))
         await self._apply_waiting_commands()
         self.ready.set()
         while True:
@@ -251,6 +252,7 @@ class PartitionLine:
         if step.flush is not None:
             # One closed minute at a time: the keys of its `part` records are used again in three minutes.
             await self._commits.join()
+            await self._flushes.join()
         written = self._writer.records(self.state, step, out)
         sent = await self.log.append(written)
         return Commit(step, out, sent, len(written), self.state.next_offsets["usage"])
@@ -282,30 +284,38 @@ class PartitionLine:
         await self.outputs.publish(commit.out)
         self.state.published_seq = commit.step.seq
         if commit.step.flush is not None:
-            async with self._flushing:
-                await self._publish_flush(commit.step.flush)
+            # Beside: the next cut-off need not wait for a whole minute's totals.
+            self._flushes.put_nowait(commit.step.flush)
         if commit.step.judged is not None:
             self.published_ms = commit.step.as_of_ms
         self.published_next = commit.next_usage
         self._worker.metrics.charged(commit.step, self._worker.clock.wall_ms())
 
-    async def _publish_flush(self, flush: Flush) -> None:
-        rows = await self.outputs.publish_flush(self.state, flush)
-        self._worker.metrics.flushed_rows.inc(rows)
-        self.state.note_flushed(flush)
+    async def _publish_flushes(self) -> None:
+        """Publish totals: of each minute that is over, and of the open one when it has been quiet.
 
-    async def _flush_when_idle(self) -> None:
-        """Publish the open minute's totals when the partition has been quiet for a while."""
+        In the order they were taken: the journal keeps only how far the last one went.
+        """
         quiet_s = self._worker.settings.idle_flush_ms / 1000
         while True:
             seq = self.state.seq
-            await asyncio.sleep(quiet_s)
-            # Flushes go out in the order they were taken: the journal keeps only how far the last one went.
-            async with self._flushing:
-                # Looked at behind the lock: a step folded meanwhile may not be durable yet.
-                flush = self.state.flush() if self._quiet_since(seq) else None
-                if flush is not None:
-                    await self._publish_flush(flush)
+            try:
+                async with asyncio.timeout(quiet_s):
+                    flush = await self._flushes.get()
+            except TimeoutError:
+                # Nothing is awaited before it is taken: a step folded meanwhile may not be durable yet.
+                idle_flush = self.state.flush() if self._quiet_since(seq) else None
+                if idle_flush is not None:
+                    await self._publish_flush(idle_flush)
+            else:
+                await self._publish_flush(flush)
+                self._flushes.task_done()
+
+    async def _publish_flush(self, flush: Flush) -> None:
+        async with self._worker.flush_turn:
+            rows = await self.outputs.publish_flush(self.state, flush)
+        self._worker.metrics.flushed_rows.inc(rows)
+        self.state.note_flushed(flush)
 
     def _quiet_since(self, seq: int) -> bool:
         return self.idle and self.state.seq == seq and self.state.published_seq == seq

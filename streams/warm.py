@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from streams.intake import decode_usage
-from streams.outputs import encode_windows, window_frames
+from streams.outputs import encode_windows, window_rows
 from tokenline.charging.fold import fold_commands, fold_usage
 from tokenline.charging.journal import JournalWriter
 from tokenline.charging.partition import PartitionState
@@ -35,7 +35,8 @@ def warm_up(worker: ChargingWorker) -> None:
         step = fold_usage(state, decode_usage(worker.columns, [record]))
         writer.records(state, step, [])
         if step.flush is not None:
-            list(encode_windows(worker.columns, window_frames(state, step.flush, 0)))
+            rows = window_rows(worker.columns, state, step.flush, 0)
+            list(encode_windows(worker.columns, rows))
 
 
 def _record(worker: ChargingWorker, offset: int, now_ms: int) -> SimpleNamespace:

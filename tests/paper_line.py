@@ -121,12 +121,16 @@ def _replace(
 
 
 class PaperLine:
-    """Own the partition, as `PartitionLine` does; `in_flight` steps are journaled ahead of publishing."""
+    """Own the partition, as `PartitionLine` does; `in_flight` steps are journaled ahead of publishing.
+
+    With steps in flight a minute's totals are published as late as may be: when the next minute ends.
+    """
 
     def __init__(self, journal: Journal, books: Books, in_flight: int = 0) -> None:
         self.journal, self.books, self.in_flight = journal, books, in_flight
         self.fenced = self.ended = False
         self._waiting: deque[tuple[Step, list[Message]]] = deque()
+        self._flushes: deque[Flush] = deque()
         self.state = PartitionState(BOUNDS)
         self.found = recover(self.state, journal.survivors())
         self.writer = self.found.writer()
@@ -150,6 +154,7 @@ class PaperLine:
     def rest(self) -> None:
         """Be idle: publish all that waits and the totals of the open minute."""
         self.publish(0)
+        self._flush_all()
         flush = self.state.flush()
         if flush is not None and not self.fenced:
             self._publish_flush(flush)
@@ -162,7 +167,13 @@ class PaperLine:
                 self.books.take(message)
             self.state.published_seq = step.seq
             if step.flush is not None:
-                self._publish_flush(step.flush)
+                self._flushes.append(step.flush)
+                if not self.in_flight:
+                    self._flush_all()
+
+    def _flush_all(self) -> None:
+        while self._flushes and not self.fenced:
+            self._publish_flush(self._flushes.popleft())
 
     def _commit(self, step: Step) -> None:
         out = list(_messages(self.state, step))
@@ -170,6 +181,7 @@ class PaperLine:
             # The worker waits here for every ack, so a fenced one ends here at the latest.
             self.ended = self.ended or self.fenced
             self.publish(0)
+            self._flush_all()
         if self.ended:
             return
         # A newer owner wrote in between: the answer to every append from here on says so.

@@ -67,7 +67,7 @@ def _half_flushed():
     from streams import outputs
 
     outputs.FLUSH_ROWS = 3
-    _after(outputs.Outputs, "_send", times=2, when=lambda _, __, stem, ___: stem == "windows")
+    _after(outputs.Outputs, "_begin_send", times=2, when=lambda _, __, stem, ___: stem == "windows")
 
 
 def _in_page_cycle():

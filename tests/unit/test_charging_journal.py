@@ -200,3 +200,18 @@ def test_names_and_parts_leave_the_journal_after_the_horizon():
     newest = NOON + 29 * 10 * MINUTE
     assert min(minutes) >= newest - HOUR - 20 * MINUTE
     assert len(minutes) >= 6
+
+
+def test_a_minute_on_its_way_keeps_its_parts_however_old_it_is():
+    """A quiet night, a restart in it, and an end while the minute of the evening before goes out."""
+    journal, books = Journal(), Books()
+    line = PaperLine(journal, books)
+    line.command([command()])
+    line.charge([record(0, NOON, event_id="evening", occurred_at=NOON)])
+    for in_flight in (4, 0):
+        line = PaperLine(journal, books, in_flight)
+        for offset in range(1, 12):
+            now = NOON + 10 * HOUR + offset
+            line.charge([record(offset, now, event_id=f"e{offset}", occurred_at=now)])
+    line.rest()
+    assert sum(events for events, _ in books.window_totals().values()) == 12

@@ -14,9 +14,9 @@ Rows and pages are absolute, so reading survivors in offset order gives the newe
 compaction removed. A cycle rewrites every page; `rows` of the cycle before last are then covered
 and their keys are used again. Keys carry the epoch: a late record of a fenced owner can never
 replace one of ours (DESIGN invariant 4). Nor may it replace or remove one of its own that is still
-needed: a key is removed, or used again, only when the step that covers it was acknowledged
-(`published_seq` has passed it), so what a fenced owner still sends covers nothing. Bytes are
-little-endian and carry a version.
+needed: a key is removed, or used again, only when the step that covers it was acknowledged and the
+minute it closed is published (`settled_seq` has passed it), so what a fenced owner still sends covers
+nothing. Bytes are little-endian and carry a version.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class JournalWriter:
     def records(self, state: PartitionState, step: Step, out: Sequence[Message]) -> list[Record]:
         """Return the records of `step`, which must be appended as one batch."""
         # Removals first: a page of this very batch may use a key that is removed here.
-        records: list[Record] = [(key, None) for key in self._covered(state.published_seq)]
+        records: list[Record] = [(key, None) for key in self._covered(state.settled_seq)]
         self._enter_minute(step)
         if len(step.touched):
             records.append(self._rows(state.cells, step))
@@ -102,7 +102,7 @@ class JournalWriter:
             key = self._key("part", self._turn, self._in_minute)
             records.append((key, pack_part(step.minute_ms, step.lines)))
         records.append((self._key("out", step.seq % OUT_KEPT), pack_out(step.seq, out)))
-        records.extend(self._pages(state.cells, step.seq, state.published_seq))
+        records.extend(self._pages(state.cells, step.seq, state.settled_seq))
         records.append((self._key("head"), json.dumps(state.head()).encode()))
         self._in_minute += 1
         return records
@@ -116,9 +116,9 @@ class JournalWriter:
         head = json.dumps(state.head()).encode()
         return [(self._key("open"), head), (self._key("head"), head)]
 
-    def _covered(self, published_seq: int) -> Iterator[bytes]:
+    def _covered(self, settled_seq: int) -> Iterator[bytes]:
         """Give the keys whose cover is acknowledged, each once."""
-        while self._due and self._due[0][0] <= published_seq:
+        while self._due and self._due[0][0] <= settled_seq:
             yield from self._due.popleft()[1]
 
     def _enter_minute(self, step: Step) -> None:
@@ -143,11 +143,11 @@ class JournalWriter:
         self.timed_keys.setdefault(step.minute_ms, []).append(key)
         return key, pack_seen(step.minute_ms, step.names)
 
-    def _pages(self, cells: AccountCells, seq: int, published_seq: int) -> Iterator[Record]:
+    def _pages(self, cells: AccountCells, seq: int, settled_seq: int) -> Iterator[Record]:
         """Pay rows written with pages written: a page for as many rows as it holds."""
         for _ in range(PAGES_A_STEP):
             # A cycle begins when the last is acknowledged: it uses keys which that one covered.
-            blocked = self._page_next == 0 and self._cycle_seq > published_seq
+            blocked = self._page_next == 0 and self._cycle_seq > settled_seq
             if self._debt_rows < PAGE_ROWS or blocked:
                 return
             yield self._page(cells, seq)

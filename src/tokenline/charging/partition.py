@@ -48,7 +48,8 @@ class PartitionState:
     """Hold accounts, seen identities, the open tally and how far each topic was read.
 
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
-    `minute_ms` is the append minute in hand; it never goes back.
+    `minute_ms` is the append minute in hand; it never goes back. `closing_seq` is the step that closed
+    a minute whose totals are not published yet, 0 when there is none.
     """
 
     bounds: Bounds
@@ -59,6 +60,7 @@ class PartitionState:
     flushed_minute_ms: int = 0
     flushed_offset: int = -1
     published_seq: int = 0
+    closing_seq: int = 0
     cells: AccountCells = field(default_factory=AccountCells)
     totals: Totals = field(default_factory=Totals)
     seen: SeenEvents = field(init=False)
@@ -76,9 +78,18 @@ class PartitionState:
         self.seq += 1
         minute_ms = max(now_ms // 60_000 * 60_000, self.minute_ms)
         flush = self._close_minute() if minute_ms > self.minute_ms else None
+        if flush is not None:
+            self.closing_seq = self.seq
         if minute_ms > self.minute_ms:
             self.minute_ms, self.tally = minute_ms, Tally(minute_ms)
         return Step(seq=self.seq, minute_ms=minute_ms, flush=flush)
+
+    @property
+    def settled_seq(self) -> int:
+        """Return the last step that nobody needs the journal for: it is published, its minute too."""
+        if self.closing_seq:
+            return min(self.published_seq, self.closing_seq - 1)
+        return self.published_seq
 
     def flush(self) -> Flush | None:
         """Return the totals changed since the last flush, or None; the caller publishes them."""
@@ -94,6 +105,7 @@ class PartitionState:
         """Note that the totals of `flush` are published: a recovery need not sum them again."""
         self.flushed_offset = max(self.flushed_offset, flush.through_offset)
         if flush.closed:
+            self.closing_seq = 0
             self.flushed_minute_ms = max(self.flushed_minute_ms, flush.segment_start_ms)
 
     def _flush(self, tally: Tally, *, closed: bool) -> Flush:

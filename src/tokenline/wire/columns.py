@@ -92,16 +92,32 @@ class ColumnCodec:
         target = self._target(name)
         if batch.num_rows == 0:
             return []
-        missing = [field.name for field in target.schema if field.name not in batch.schema.names]
-        if missing:
-            raise BadData(f"a batch of {name} lacks the columns {missing}")
+        ordered = self.ordered(name, batch)
         try:
-            ordered = batch.select(target.schema.names).cast(target.schema)
             chunks = pyruhvro.serialize_record_batch(ordered, target.text, 1)
         except BaseException as error:
             raise _bad_data(BadData, error) from error
         header = target.header
         return [header + datum for chunk in chunks for datum in chunk.to_pylist()]
+
+    def ordered(self, name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the columns of the newest `name`, in its order and types; as it is when it is so.
+
+        Slices of what was ordered are encoded at a third of the cost: a cast looks at all columns.
+
+        Raises:
+            BadData: a column is missing or of another type.
+        """
+        target = self._target(name).schema
+        if batch.schema.equals(target):
+            return batch
+        given = set(batch.schema.names)
+        if missing := [field.name for field in target if field.name not in given]:
+            raise BadData(f"a batch of {name} lacks the columns {missing}")
+        try:
+            return batch.select(target.names).cast(target)
+        except pa.ArrowException as error:
+            raise BadData(f"{type(error).__name__}: {error}") from error
 
     def empty(self, name: str) -> pa.RecordBatch:
         """Return no rows with all columns of the newest schema."""
