@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -144,7 +145,8 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
         for name, part in parts.items():
             if not options.only or name in options.only:
                 console.print(f"[bold]{name}[/]")
-                asyncio.run(part(room))
+                with _stolen(room, name):
+                    asyncio.run(part(room))
         result = room.result
     result["machine"] = {
         "cores": os.cpu_count(),
@@ -154,6 +156,21 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
     result["missed"] = [bar.what for bar in BARS if bar.missed(result)]
     console.print(_bars(result))
     return result
+
+
+@contextmanager
+def _stolen(room: Room, part: str) -> Iterator[None]:
+    """Note the share of the processors that the host took away meanwhile: figures are to be read beside it."""
+    before = psutil.cpu_times()
+    yield
+    after = psutil.cpu_times()
+    taken, spent = (
+        (getattr(after, "steal", 0) - getattr(before, "steal", 0)),
+        sum(after) - sum(before),
+    )
+    percent = round(100 * taken / spent, 1) if spent else 0.0
+    room.result.setdefault("host_steal_percent", {})[part] = percent
+    room.console.print(f"  {'taken by the host meanwhile':<34} {percent:>12} %")
 
 
 async def _charging(room: Room) -> None:
