@@ -65,9 +65,9 @@ def build_app(role: Role, settings: Settings) -> LineApp:
         # Steps in flight are finished by the lines themselves; the offset guard skips what is read again.
         stream_wait_empty=False,
     )
+    hand_over_raw_records()
     register: Callable[..., Any]
     if role == "charging":
-        hand_over_raw_records()
         from streams.charging import register  # noqa: PLC0415  a landing worker needs no charging, nor the reverse
     else:
         from streams.landing import register  # noqa: PLC0415

@@ -47,6 +47,16 @@ class MicroBatch:
         """Return the records."""
         return cast("Sequence[Any]", self.event.value)
 
+    @property
+    def topic(self) -> str:
+        """Return where the records come from."""
+        return str(self.event.message.topic)
+
+    @property
+    def partition(self) -> int:
+        """Return the partition of all of them."""
+        return int(self.event.message.partition)
+
     def ack(self) -> None:
         """Allow the offset behind the last record to be committed."""
         self.event.ack()

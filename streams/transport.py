@@ -196,7 +196,7 @@ def hand_over_raw_records() -> None:
     """Let aiokafka's consumers of this process yield the parser's own records.
 
     They have `offset`, `timestamp`, `key` and `value`, and no topic or partition. Dressing each up as a
-    `ConsumerRecord` of eleven fields took an eighth of a charging worker's time (aiokafka 0.14, pinned).
+    `ConsumerRecord` of eleven fields took an eighth of a worker's time (aiokafka 0.14, pinned).
     """
     PartitionRecords._consumer_record = lambda _self, _tp, record: record
 

@@ -4,12 +4,15 @@ Runs beside the event loop of a Faust worker and knows no Faust: an `Event` is w
 records of one partition and can be acknowledged. Work that blocks runs in threads. While a server
 is away it is tried again for ever and nothing is acknowledged; any other error ends the flow and is
 handed to `fatal`.
+
+Flows of one worker take turns at landing usage. A flow that waits for its turn has written nothing
+of its batch, so its death leaves what a death before the first step leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -35,6 +38,9 @@ RETRY_FIRST_S = 0.2
 RETRY_LAST_S = 5.0
 # Micro-batches that may wait for one partition or table; behind them the consumer waits.
 WAITING_MAX = 16
+# Usage batches of a worker on their way at once: one is decoded, one inserted, one ready for either.
+# More would only hold more rows in memory.
+LANDS_AT_ONCE = 3
 
 _log = structlog.get_logger("tokenline.landing")
 ResultT = TypeVar("ResultT")
@@ -45,7 +51,17 @@ class Event(Protocol):
 
     @property
     def value(self) -> Sequence[Any]:
-        """Return the records."""
+        """Return the records: each has an offset, a timestamp, a key and a value."""
+        ...
+
+    @property
+    def topic(self) -> str:
+        """Return where the records come from; they do not know it themselves."""
+        ...
+
+    @property
+    def partition(self) -> int:
+        """Return the partition of all of them."""
         ...
 
     def ack(self) -> object:
@@ -64,6 +80,7 @@ class Tools:
     progress: LandingProgress
     fatal: Callable[[BaseException], None]
     step: Step
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LANDS_AT_ONCE))
 
 
 async def until_answered(
@@ -220,11 +237,12 @@ class UsageFlow(Flow):
         batch = filling.take()
         if batch.rows:
             run = await self._reader.read(batch.lo, batch.hi)
-            seal = await until_answered(
-                self._tools,
-                lambda: self._lander.land(batch, run),
-                first=lambda: self._lander.look(batch.lo),
-            )
+            async with self._tools.turns:
+                seal = await until_answered(
+                    self._tools,
+                    lambda: self._lander.land(batch, run),
+                    first=lambda: self._lander.look(batch.lo),
+                )
             self._note(batch, seal)
         for event in batch.acks:
             event.ack()

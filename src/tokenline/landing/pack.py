@@ -17,6 +17,8 @@ FEW_VALUES = frozenset(
         "outcome", "grain",
     )
 )  # fmt: skip
+# How many values indices of one byte can name.
+INT8_VALUES = 128
 
 
 def packed(rows: pa.Table) -> pa.Table:
@@ -25,8 +27,15 @@ def packed(rows: pa.Table) -> pa.Table:
     columns = {name: rows.column(name) for name in kept or rows.column_names[:1]}
     for name in FEW_VALUES & columns.keys():
         if pa.types.is_string(columns[name].type):
-            columns[name] = columns[name].dictionary_encode()
+            columns[name] = _small(columns[name].dictionary_encode())
     return pa.table(columns)
+
+
+def _small(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a dictionary column with indices of one byte where they suffice."""
+    values = max((len(chunk.dictionary) for chunk in column.chunks), default=0)
+    small = pa.dictionary(pa.int8(), column.type.value_type)
+    return column.cast(small) if values <= INT8_VALUES else column
 
 
 def _is_blank(column: pa.ChunkedArray) -> bool:

@@ -145,19 +145,14 @@ def _parts(array: pa.Array) -> Iterable[bytes | memoryview]:
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
         yield from _text_parts(array)
     elif pa.types.is_timestamp(kind):
-        yield memoryview(
-            array.cast(pa.timestamp("ms", kind.tz))
-            .view(pa.int64())
-            .to_numpy(zero_copy_only=False)
-            .tobytes()
-        )
+        yield _int64_part(array.cast(pa.timestamp("ms", kind.tz)).view(pa.int64()))
     else:
-        yield memoryview(
-            array.cast(pa.int64())
-            .to_numpy(zero_copy_only=False)
-            .astype("<i8", copy=False)
-            .tobytes()
-        )
+        yield _int64_part(array.cast(pa.int64()))
+
+
+def _int64_part(array: pa.Array) -> memoryview:
+    values = array.to_numpy(zero_copy_only=False).astype("<i8", copy=False)
+    return np.ascontiguousarray(values).data
 
 
 def _text_parts(array: pa.Array) -> Iterable[bytes | memoryview]:

@@ -11,7 +11,7 @@ from tokenline.errors import BrokenLog
 from tokenline.landing.row import with_place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tokenline.landing.flow import Event
     from tokenline.landing.progress import LandingProgress
@@ -31,24 +31,19 @@ class TopicLander:
 
     def windows(self, events: Sequence[Event]) -> int:
         """Land absolute totals; the highest version of a window stays."""
-        return self._own("windows", "account_window", _records(events))
+        return self._own("windows", "account_window", events)
 
     def decisions(self, events: Sequence[Event]) -> int:
         """Land verdicts; heartbeats and tombstones of older owners are not verdicts."""
-        records = [
-            record
-            for record in _records(events)
-            if record.value is not None and not (record.key or b"").startswith(HEARTBEAT_PREFIX)
-        ]
-        return self._own("decisions", "quota_decision", records)
+        return self._own("decisions", "quota_decision", events, _is_verdict)
 
     def dead_letters(self, events: Sequence[Event]) -> int:
         """Land what charging could not use."""
-        return self._own("dead_letters", "dead_letter", _records(events))
+        return self._own("dead_letters", "dead_letter", events)
 
     def accounts(self, events: Sequence[Event]) -> int:
         """Land account commands; one that cannot be decoded is charging's dead letter."""
-        return sum(self._commands(list(event.value)) for event in events)
+        return sum(map(self._commands, events))
 
     def gateway_totals(self, events: Sequence[Event]) -> int:
         """Land control totals; one that cannot be decoded is only counted: it proves nothing."""
@@ -60,29 +55,44 @@ class TopicLander:
         self._store.insert("gateway_totals", rows)
         return int(rows.num_rows)
 
-    def _own(self, table: Table, name: str, records: Sequence[Any]) -> int:
+    def _own(
+        self,
+        table: Table,
+        name: str,
+        events: Sequence[Event],
+        wanted: Callable[[Any], bool] | None = None,
+    ) -> int:
         """Land records that only our workers write: a bad one means that something is broken."""
-        decoded = self._codec.decode(name, [record.value for record in records])
+        kept = [
+            (event, event.value if wanted is None else list(filter(wanted, event.value)))
+            for event in events
+        ]
+        decoded = self._codec.decode(name, [record.value for _, part in kept for record in part])
         if decoded.failures:
             first = decoded.failures[0]
-            record = records[first.position]
+            places = [(event, record.offset) for event, part in kept for record in part]
+            event, offset = places[first.position]
             raise BrokenLog(
-                f"{record.topic}[{record.partition}] offset {record.offset} "
-                f"is not a {name}: {first.detail}"
+                f"{event.topic}[{event.partition}] offset {offset} is not a {name}: {first.detail}"
             )
         self._store.insert(table, pa.Table.from_batches([decoded.batch]))
         return int(decoded.batch.num_rows)
 
-    def _commands(self, records: Sequence[Any]) -> int:
+    def _commands(self, event: Event) -> int:
+        records = event.value
         decoded = self._codec.decode("account_command", [record.value for record in records])
         kept = [records[at] for at in decoded.kept]
         if not kept:
             return 0
         offsets = np.array([record.offset for record in kept], np.int64)
         appended = np.array([record.timestamp for record in kept], np.int64)
-        rows = with_place(decoded.batch, kept[0].topic, kept[0].partition, offsets, appended)
+        rows = with_place(decoded.batch, event.topic, event.partition, offsets, appended)
         self._store.insert("accounts", rows)
         return len(kept)
+
+
+def _is_verdict(record: Any) -> bool:  # noqa: ANN401  # aiokafka ships no types
+    return record.value is not None and not (record.key or b"").startswith(HEARTBEAT_PREFIX)
 
 
 def _records(events: Sequence[Event]) -> list[Any]:
