@@ -12,11 +12,16 @@ import uuid
 from pathlib import Path
 
 import clickhouse_connect
+import hypothesis
 import pytest
 
 from tokenline.platform.kafka import EmbeddedKafka
 from tokenline.platform.warehouse_process import EmbeddedWarehouse
 from tokenline.settings import Settings
+
+# A law holds or not; how long an example takes says only how busy the machine is.
+hypothesis.settings.register_profile("laws", deadline=None)
+hypothesis.settings.load_profile("laws")
 
 
 @pytest.fixture(scope="session", autouse=True)
