@@ -91,7 +91,7 @@ class Settings(BaseModel):
     clickhouse_cluster: str = Field(
         "", description="cluster for replicated tables; empty means a single node"
     )
-    landing_max_rows: int = Field(200_000, ge=1, description="rows of one insert")
+    landing_max_rows: int = Field(100_000, ge=1, description="rows of one insert")
     landing_max_wait_ms: int = Field(
         1000, ge=10, description="a smaller batch is inserted after this long"
     )

@@ -1,6 +1,6 @@
 """Read named ranges of one partition of the usage topic, in order, with no consumer group.
 
-A range of 200,000 offsets is read at once and nobody looks at single records, so this asks the
+A range of 100,000 offsets is read at once and nobody looks at single records, so this asks the
 broker for fetches through aiokafka's own client and opens whole record batches: a third of the time
 that `AIOKafkaConsumer` takes, which makes an object and a dozen of Python calls for each record.
 """
