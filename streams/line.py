@@ -318,7 +318,9 @@ class PartitionLine:
         self.state.note_flushed(flush)
 
     def _quiet_since(self, seq: int) -> bool:
-        return self.idle and self.state.seq == seq and self.state.published_seq == seq
+        # A closed minute may have come in the very moment the wait for one ended: it goes out first.
+        quiet = self.idle and self._flushes.empty()
+        return quiet and self.state.seq == seq and self.state.published_seq == seq
 
 
 def _nothing() -> None:

@@ -252,3 +252,14 @@ def test_a_journal_compacted_only_up_to_any_record_says_the_same():
             recovery.take(offset, key, value)
         recovery.finish()
         assert facts(state) == wanted, cleaned
+
+
+def test_a_minute_that_ended_while_the_one_before_was_on_its_way_is_still_needed():
+    state = PartitionState(BOUNDS)
+    state.begin_step(NOON)
+    first, second = (state.begin_step(NOON + turn * MINUTE).flush for turn in (1, 2))
+    state.published_seq = state.seq
+    state.note_flushed(first)
+    assert state.settled_seq == state.seq - 1
+    state.note_flushed(second)
+    assert state.settled_seq == state.seq

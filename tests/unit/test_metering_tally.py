@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from tests.strategies import HOUR, MINUTE, NOON, batch_of, event
 from tokenline.metering import tally as tally_module
@@ -93,3 +94,12 @@ def test_usage_reported_later_is_in_the_same_window_of_another_segment():
     assert one["window_start"] == other["window_start"] == MINUTE_AT
     assert (one["total_tokens"], other["total_tokens"]) == (1, 2)
     assert (one["version"], other["version"]) == (0, 9)
+
+
+def test_lines_of_a_journal_that_names_other_columns_as_nullable_are_summed_with_ours():
+    ours = lines(EVENTS, SLOTS)
+    theirs = pa.RecordBatch.from_arrays(ours.columns, names=ours.schema.names)
+    strict = pa.schema([field.with_nullable(False) for field in ours.schema])
+    mine = pa.RecordBatch.from_arrays(ours.columns, schema=strict)
+
+    assert rows_of(theirs, mine) == rows_of(mine, theirs) == rows_of(ours, ours)

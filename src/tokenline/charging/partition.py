@@ -105,7 +105,8 @@ class PartitionState:
         """Note that the totals of `flush` are published: a recovery need not sum them again."""
         self.flushed_offset = max(self.flushed_offset, flush.through_offset)
         if flush.closed:
-            self.closing_seq = 0
+            # The next minute may have ended while this one was on its way.
+            self.closing_seq = 0 if flush.seq == self.closing_seq else self.closing_seq
             self.flushed_minute_ms = max(self.flushed_minute_ms, flush.segment_start_ms)
 
     def _flush(self, tally: Tally, *, closed: bool) -> Flush:
@@ -113,6 +114,7 @@ class PartitionState:
             tally = Tally(self.tally.segment_start_ms)
         self.tally.dirty = False
         return Flush(
+            seq=self.seq,
             segment_start_ms=tally.segment_start_ms,
             through_offset=self.next_offsets["usage"] - 1,
             closed=closed,

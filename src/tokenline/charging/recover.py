@@ -234,6 +234,7 @@ def _fill_tallies(found: Recovered, parts: dict[int, list[pa.RecordBatch]]) -> N
             state.tally = tally
         else:
             flush = Flush(
+                seq=0,
                 segment_start_ms=minute_ms,
                 through_offset=state.flushed_offset,
                 closed=True,

@@ -79,9 +79,11 @@ class Flush:
 
     They include every event up to `through_offset` of the usage topic. Nothing is added to `tally`
     any more, so another thread may sum it while the next minute is counted. `closed` says that the
-    minute is over; else its totals will be published again, larger.
+    minute is over; else its totals will be published again, larger. `seq` is the newest step when
+    it was taken, 0 in a recovery.
     """
 
+    seq: int
     segment_start_ms: int
     through_offset: int
     closed: bool

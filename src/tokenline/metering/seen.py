@@ -129,6 +129,7 @@ class Generation:
         self._table = Table(capacity)
         self._outgrown: Table | None = None
         self._moved_slots = 0
+        self._to_pack = False
         self.count = 0
 
     @property
@@ -159,15 +160,26 @@ class Generation:
         self._moved_slots = end
         if end >= len(self._outgrown):
             self._outgrown = None
+            self._begin_packing()
 
     def pack(self) -> None:
-        """Begin to shrink to the packed load; nothing more is expected to be added."""
-        self._begin_move(max(int(self.count / LOAD_PACKED) + 1, 8))
+        """Begin to shrink to the packed load, now or when the move under way ends; few will be added."""
+        self._to_pack = True
+        self._begin_packing()
 
     def names(self) -> UInt64s:
         """Return all identities, in no order."""
         self._end_move()
         return self._table.names()
+
+    def _begin_packing(self) -> None:
+        if not self._to_pack or self._outgrown is not None:
+            return
+        self._to_pack = False
+        capacity = _prime_from(max(int(self.count / LOAD_PACKED) + 1, 8))
+        # One that is packed already is not copied again at each roll-over.
+        if capacity < len(self._table):
+            self._begin_move(capacity)
 
     def _begin_move(self, capacity: int) -> None:
         self._end_move()

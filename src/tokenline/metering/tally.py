@@ -97,7 +97,13 @@ def lines_of(
 
 
 def _packed(lines: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    return pa.Table.from_batches(lines).combine_chunks().to_batches()[0]
+    # Lines of a journal that another version wrote may say otherwise which columns may be null.
+    schema = lines[0].schema
+    alike = [
+        one if one.schema.equals(schema) else pa.RecordBatch.from_arrays(one.columns, schema=schema)
+        for one in lines
+    ]
+    return pa.Table.from_batches(alike).combine_chunks().to_batches()[0]
 
 
 def _sums_of(lines: Sequence[pa.RecordBatch]) -> pl.DataFrame:
