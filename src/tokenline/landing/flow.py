@@ -39,7 +39,7 @@ RETRY_LAST_S = 5.0
 # Micro-batches that may wait for one partition or table; behind them the consumer waits.
 WAITING_MAX = 16
 # Usage batches of a worker on their way at once: one is decoded, one inserted, one ready for either.
-# More would only hold more rows in memory.
+# More would only hold more decoded rows in memory; one that waits holds the raw records.
 LANDS_AT_ONCE = 3
 
 _log = structlog.get_logger("tokenline.landing")
