@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,37 @@ def test_while_a_table_is_moved_every_name_is_found_once_and_new_ones_can_come()
         generation.add(names_of(range(end, end + 10)))
     assert generation.nbytes < 1031 * 16 * 5  # the outgrown table is gone
     assert len(np.unique(generation.names(), axis=0)) == len(generation.names()) == 820
+
+
+def test_a_generation_that_grows_again_while_it_waits_to_be_packed_loses_nothing():
+    generation = Generation()
+    generation.add(names_of(range(600)))
+    generation.add(names_of(range(600, 1300)))  # outgrows its table
+    generation.pack()
+    generation.add(names_of(range(1300, 9000)))  # outgrows the next before all is moved
+    assert generation.find(names_of(range(9000))).all()
+    for _ in "grown", "packed":
+        generation.move(1 << 20)
+    assert len(generation.names()) == generation.count == 9000
+    assert generation.nbytes <= 24 * 9000
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_done_in_whatever_order_a_generation_knows_what_it_was_told(seed):
+    luck, generation, count = random.Random(seed), Generation(), 0
+    for _ in range(60):
+        match luck.randrange(4):
+            case 0:
+                generation.pack()
+            case 1:
+                generation.move(luck.choice((50, 500, 5000)))
+            case _:
+                more = luck.choice((1, 20, 63, 64, 300, 2000))
+                generation.add(names_of(range(count, count + more)))
+                count += more
+        asked = names_of(luck.choices(range(count + 50), k=luck.choice((5, 200))))
+        known = {tuple(name) for name in names_of(range(count)).tolist()}
+        assert generation.find(asked).tolist() == [tuple(one) in known for one in asked.tolist()]
 
 
 def test_no_chunk_waits_for_a_whole_table_to_be_moved(monkeypatch):

@@ -186,8 +186,10 @@ class Generation:
         self._outgrown, self._table, self._moved_slots = self._table, Table(capacity), 0
 
     def _end_move(self) -> None:
+        """Move all that is left; begins no packing: the caller has another table in hand."""
         if self._outgrown is not None:
-            self.move(len(self._outgrown))
+            self._table.place(self._outgrown.names(self._moved_slots))
+            self._outgrown = None
 
 
 def _prime_from(number: int) -> int:
