@@ -12,7 +12,7 @@ import polars as pl
 from tokenline.charging.step import Flush, Step
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
-from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.cells import MONTHS, AccountCells, Cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from tokenline.metering.judge import Bounds
 
 Int64s = npt.NDArray[np.int64]
-
-MONTH_COLUMNS = {
-    "this": (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
-    "last": (
-        Cell.LAST_MONTH_START,
-        Cell.LAST_MONTH_TOKENS,
-        Cell.LAST_MONTH_EVENTS,
-        Cell.LAST_MONTH_VERSION,
-    ),
-}
 
 
 @dataclass(slots=True)
@@ -77,10 +67,9 @@ class PartitionState:
         """Start a step at `now_ms`; closes the minute in hand when `now_ms` is past it."""
         self.seq += 1
         minute_ms = max(now_ms // 60_000 * 60_000, self.minute_ms)
-        flush = self._close_minute() if minute_ms > self.minute_ms else None
-        if flush is not None:
-            self.closing_seq = self.seq
+        flush = None
         if minute_ms > self.minute_ms:
+            flush = self._close_minute()
             self.minute_ms, self.tally = minute_ms, Tally(minute_ms)
         return Step(seq=self.seq, minute_ms=minute_ms, flush=flush)
 
@@ -99,15 +88,19 @@ class PartitionState:
 
     def _close_minute(self) -> Flush | None:
         """Return a flush even if nothing changed: only then is the minute known to be published."""
-        return self._flush(self.tally, closed=True) if self.minute_ms else None
+        if not self.minute_ms:
+            return None
+        self.closing_seq = self.seq
+        return self._flush(self.tally, closed=True)
 
     def note_flushed(self, flush: Flush) -> None:
         """Note that the totals of `flush` are published: a recovery need not sum them again."""
         self.flushed_offset = max(self.flushed_offset, flush.through_offset)
         if flush.closed:
-            # The next minute may have ended while this one was on its way.
-            self.closing_seq = 0 if flush.seq == self.closing_seq else self.closing_seq
             self.flushed_minute_ms = max(self.flushed_minute_ms, flush.segment_start_ms)
+            # Else the next minute ended while this one was on its way.
+            if flush.seq == self.closing_seq:
+                self.closing_seq = 0
 
     def _flush(self, tally: Tally, *, closed: bool) -> Flush:
         if not self.tally.dirty:
@@ -153,7 +146,7 @@ class PartitionState:
         slots = np.unique(np.concatenate(self._dirty_months))
         self._dirty_months = []
         rows = self.cells.matrix
-        frames = [_months_of(slots, rows, columns) for columns in MONTH_COLUMNS.values()]
+        frames = [_months_of(slots, rows, columns) for columns in MONTHS]
         return pl.concat(frames)
 
 

@@ -63,6 +63,16 @@ class Cell(IntEnum):
 
 
 WIDTH = len(Cell)
+# Start, tokens, events and version of this month and of the last.
+MONTHS = (
+    (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
+    (
+        Cell.LAST_MONTH_START,
+        Cell.LAST_MONTH_TOKENS,
+        Cell.LAST_MONTH_EVENTS,
+        Cell.LAST_MONTH_VERSION,
+    ),
+)
 
 
 def same_month(starts_ms: Int64s, month_start_ms: Int64s | int) -> Bools:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import spans_at
-from tokenline.quota.cells import AccountCells, Cell, by_zone, same_month
+from tokenline.quota.cells import MONTHS, AccountCells, Cell, by_zone, same_month
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,15 +26,6 @@ RATES = slice(Cell.MINUTE_START, Cell.DAY_REQUESTS + 1)
 RATES_SHAPE = (3, 3)
 THIS_MONTH = slice(Cell.MONTH_START, Cell.MONTH_VERSION + 1)
 LAST_MONTH = slice(Cell.LAST_MONTH_START, Cell.LAST_MONTH_VERSION + 1)
-MONTHS = (
-    (Cell.MONTH_START, Cell.MONTH_TOKENS, Cell.MONTH_EVENTS, Cell.MONTH_VERSION),
-    (
-        Cell.LAST_MONTH_START,
-        Cell.LAST_MONTH_TOKENS,
-        Cell.LAST_MONTH_EVENTS,
-        Cell.LAST_MONTH_VERSION,
-    ),
-)
 FIRST: Int64s = np.zeros(1, np.int64)
 
 
