@@ -12,7 +12,7 @@ import gc
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -68,6 +68,8 @@ async def latencies_ms(settings: Settings, rate: int, seconds: float, offset: in
             await _emit(producer, settings.topic(USAGE), slices, sent_s)
             await asyncio.sleep(LAST_WAIT_S)
         listener.cancel()
+        with suppress(asyncio.CancelledError):
+            await listener
     now_s = time.perf_counter()
     return found + [(now_s - began) * 1000 for began in sent_s.values()]
 
