@@ -74,6 +74,12 @@ async def latencies_ms(settings: Settings, rate: int, seconds: float, offset: in
     return found + [(now_s - began) * 1000 for began in sent_s.values()]
 
 
+def probes_of(rate: int, seconds: float) -> int:
+    """Return how many accounts a window cuts off at most."""
+    size = max(int(rate * SLICE_S), 1)
+    return size * int(seconds / SLICE_S) // PROBE_EVERY + 1000
+
+
 def probe_name(number: int) -> str:
     """Return the name of an account that one event cuts off."""
     return f"probe-{number:07d}"
