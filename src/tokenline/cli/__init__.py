@@ -1,0 +1,58 @@
+"""Be the `tokenline` command: parse, call, print. What a command does is in the module it calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import typer
+
+from tokenline.cli import ask, migrate, send, stack, trial
+from tokenline.cli.common import err
+from tokenline.errors import TokenlineError
+
+app = typer.Typer(
+    help="tokenline: the usage line for AI tokens (词元). Start with: tokenline demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for commands in (stack, trial, ask, send):
+    app.add_typer(commands.app)
+app.add_typer(send.accounts_app, name="accounts")
+app.add_typer(migrate.app, name="migrate")
+
+
+def main() -> NoReturn:
+    """Run the command; a user's mistake gives one line and a non-zero exit, never a traceback."""
+    code: object = 0
+    try:
+        # Without click's own ending, `typer.Exit(1)` comes back as a value.
+        code = app(standalone_mode=False)
+    except TokenlineError as error:
+        _end(f"{error}", 1)
+    except typer.Abort:
+        _end("stopped", 130)
+    except KeyboardInterrupt:
+        _end("stopped", 130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001  the CLI's edge: click has its own errors and their codes
+        _end_click(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(text: str, code: int) -> NoReturn:
+    err.print(f"tokenline: {text}", style="red", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _end_click(error: Exception) -> NoReturn:
+    """Show a usage error as click does; anything else is a defect of ours and keeps its traceback."""
+    show: Callable[[], None] | None = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    sys.exit(int(getattr(error, "exit_code", 1)))

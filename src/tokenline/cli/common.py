@@ -1,0 +1,78 @@
+"""Share options, settings and printing between the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tokenline.errors import NotRunning
+from tokenline.settings import Settings
+
+out = Console()
+err = Console(stderr=True, highlight=False)
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data", help="data directory of the embedded stack")
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object for programs")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
+
+
+def line_settings(data: Path | None) -> Settings:
+    """Return the settings of the stack in `data`, or those of the environment when none runs there.
+
+    Raises:
+        NotRunning: `--data` was given and no stack runs there.
+    """
+    settings = Settings.from_env()
+    try:
+        from tokenline.platform.stack_file import find_stack  # noqa: PLC0415
+
+        return find_stack(data or settings.data_dir)
+    except (NotRunning, ImportError):
+        if data is not None:
+            raise
+        return settings
+
+
+@contextmanager
+def waiting(text: str, *, quiet: bool) -> Iterator[None]:
+    """Say what takes a while, if a person looks."""
+    if quiet or not err.is_terminal:
+        yield
+        return
+    with err.status(text):
+        yield
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401  JSON is any JSON
+    """Print for a program."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_table(columns: list[str], rows: list[list[Any]]) -> None:
+    """Print for a person; None is shown as nothing."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    out.print(table)
+
+
+def readable(name: str, value: Any) -> str:  # noqa: ANN401  any field of a view
+    """Return a value as a person reads it: times in ISO 8601, counts with commas."""
+    if name.endswith("_ms") and isinstance(value, int):
+        from datetime import UTC, datetime  # noqa: PLC0415
+
+        return (
+            datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
+            if value > 0
+            else "never"
+        )
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,92 @@
+"""Send what the line takes in: one event, the accounts, the topics they go to."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from tokenline.cli.common import DataDir, err, line_settings
+
+app = typer.Typer()
+accounts_app = typer.Typer(
+    help="Set which accounts exist and what each may use.", no_args_is_help=True
+)
+
+
+@app.command()
+def emit(
+    account: Annotated[str, typer.Argument(help="account that pays")],
+    model: Annotated[str, typer.Option(help="model that ran")] = "demo-model",
+    provider: Annotated[str, typer.Option(help="platform that served it")] = "demo",
+    input_tokens: Annotated[int, typer.Option("--input", min=0, help="prompt tokens")] = 100,
+    output_tokens: Annotated[int, typer.Option("--output", min=0, help="completion tokens")] = 50,
+    data: DataDir = None,
+) -> None:
+    """Send one usage event, as a gateway would, and wait for the broker's ack.
+
+    Example: tokenline emit acme --input 1200 --output 350
+    """
+    from tokenline import Emitter, UsageEvent  # noqa: PLC0415
+
+    async def send() -> str:
+        event = UsageEvent(
+            account_id=account,
+            model=model,
+            provider=provider,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+        )
+        async with Emitter(line_settings(data), source="cli", gateway_id="cli") as emitter:
+            return (await emitter.emit(event)).event_id
+
+    typer.echo(asyncio.run(send()))
+
+
+@app.command()
+def topics(data: DataDir = None) -> None:
+    """Create the line's topics where they are missing and check the others.
+
+    Example: tokenline topics
+    """
+    from tokenline.wire.topics import ensure_topics  # noqa: PLC0415
+
+    created = asyncio.run(ensure_topics(line_settings(data)))
+    typer.echo(f"{len(created)} topics created")
+
+
+@accounts_app.command("apply")
+def accounts_apply(
+    file: Annotated[Path, typer.Argument(help="TOML file; see README")],
+    data: DataDir = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="seconds to wait for charging; 0 does not wait")
+    ] = 30,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check the file and send nothing")
+    ] = False,
+) -> None:
+    """Publish an accounts file and wait until charging has taken it in.
+
+    Example: tokenline accounts apply accounts.toml
+    """
+    from tokenline.accounts.apply import apply_accounts  # noqa: PLC0415
+    from tokenline.accounts.file import read_accounts  # noqa: PLC0415
+
+    commands = read_accounts(file).commands()
+    if dry_run:
+        typer.echo(f"{len(commands)} accounts are right; nothing was sent")
+        return
+    with Progress(console=err, transient=True) as progress:
+        bar = progress.add_task("accounts", total=len(commands))
+        work = apply_accounts(
+            line_settings(data),
+            commands,
+            wait_s=wait,
+            progress=lambda done: progress.update(bar, completed=done),
+        )
+        count = asyncio.run(work)
+    typer.echo(f"{count} accounts applied")
