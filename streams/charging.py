@@ -109,10 +109,11 @@ class ChargingWorker:
         gone = [self.lines.pop(partition) for partition in set(self.lines) - partitions]
         for line in self.lines.values():
             line.resume()
-        await asyncio.gather(*(line.stop() for line in gone))
+        # First: records of the new partitions may come while the old lines still end.
         for partition in sorted(partitions - set(self.lines)) if not self._stopping else ():
             line = self.lines[partition] = PartitionLine(self, partition)
             line.start()
+        await asyncio.gather(*(line.stop() for line in gone))
 
     async def deliver(
         self, stem: str, partition: int, records: Sequence[Any], done: Callable[[], Any]
@@ -138,6 +139,7 @@ class ChargingWorker:
         # The moment is taken before the look: all that was appended earlier lies before the ends found.
         now_ms = self.clock.wall_ms()
         await self.ends.look(self.lines)
+        self.metrics.state_rows.set(sum(len(line.state.cells) for line in self.lines.values()))
         for line in [line for line in self.lines.values() if line.ready.is_set()]:
             lag = max(self.ends.of(line.partition) - line.published_next, 0)
             self.metrics.progress(line.partition, line.published_next, lag)
@@ -146,9 +148,9 @@ class ChargingWorker:
 
     def ready(self, app: LineApp) -> bool:
         """Say whether every partition assigned to this process is open."""
-        return bool(app.consumer.assignment()) and all(
-            line.ready.is_set() for line in self.lines.values()
-        )
+        owned = tps_of(self.settings.topic(USAGE), app.consumer.assignment())
+        ready = {line.partition for line in self.lines.values() if line.ready.is_set()}
+        return bool(owned) and owned <= ready
 
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first usage offset not yet published, and its lag."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +13,27 @@ from tokenline.wire.columns import ColumnCodec
 
 # Fields of a record, taken by C code: there are ten thousand in a chunk.
 KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "timestamp"))
+
+
+# A step is one batch of the journal, which holds 16 MiB (`STATE_MAX_BYTES`): at most this much of raw
+# records in base64, if all are refused, and the rows of `max_chunk_records` accounts.
+RUN_MAX_BYTES = 4 << 20
+
+
+def runs_of(records: Sequence[Any], max_bytes: int = RUN_MAX_BYTES) -> Iterator[Sequence[Any]]:
+    """Cut records into runs of `max_bytes` or of one larger record; nearly all fetches are one run."""
+    sizes = [len(value or b"") for value in map(VALUE, records)]
+    if sum(sizes) <= max_bytes:
+        if records:
+            yield records
+        return
+    first, held = 0, 0
+    for at, size in enumerate(sizes):
+        if held and held + size > max_bytes:
+            yield records[first:at]
+            first, held = at, 0
+        held += size
+    yield records[first:]
 
 
 def decode_usage(columns: ColumnCodec, records: Sequence[Any]) -> UsageChunk:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from streams.intake import decode_commands, decode_usage
+from streams.intake import decode_commands, decode_usage, runs_of
 from streams.memory import give_back
 from streams.outputs import Outputs
 from streams.reread import read_range, read_waiting
@@ -189,8 +189,7 @@ class PartitionLine:
     # Folding
 
     async def _fold(self, delivery: Delivery) -> None:
-        records = await self._contiguous(delivery)
-        if records:
+        for records in runs_of(await self._contiguous(delivery)):
             if delivery.stem == USAGE:
                 steps = self._usage_steps(records, await self._decoded_beside(records))
             else:
@@ -258,10 +257,9 @@ class PartitionLine:
         return Commit(step, out, sent, len(written), self.state.next_offsets["usage"])
 
     def _stop_when_poisoned(self, chunk: UsageChunk) -> None:
-        unreadable = len(chunk.refused)
-        self._unreadable_in_a_row = (
-            0 if len(chunk.offsets) else self._unreadable_in_a_row + unreadable
-        )
+        last_good = int(chunk.offsets[-1]) if len(chunk.offsets) else -1
+        behind = sum(refused.offset > last_good for refused in chunk.refused)
+        self._unreadable_in_a_row = behind + (self._unreadable_in_a_row if last_good < 0 else 0)
         if self._unreadable_in_a_row >= self._worker.settings.max_bad_in_a_row:
             raise PoisonedInput(
                 f"{self._unreadable_in_a_row} records in a row of partition {self.partition} cannot be decoded "

@@ -18,7 +18,7 @@ LAG = "tokenline_lag_records"
 NEXT_OFFSET = "tokenline_next_offset"
 # gauge, seconds: age of the newest record charged when it was published.
 FRESHNESS = "tokenline_freshness_seconds"
-# gauge, accounts held in memory by this worker: about 500 bytes each.
+# gauge, accounts held in memory by this worker: about 900 bytes each.
 STATE_ROWS = "tokenline_state_rows"
 # counter, rows read back from the journal at starts and rebalances.
 RECOVERY_ROWS = "tokenline_recovery_rows_total"

@@ -72,7 +72,8 @@ class Settings(BaseModel):
     max_bad_in_a_row: int = Field(
         1000, ge=1, description="so many bad records in a row stop the worker"
     )
-    max_chunk_records: int = Field(10_000, ge=1, le=100_000, description="records folded at once")
+    # A step is one batch of the journal; see `streams.intake`.
+    max_chunk_records: int = Field(10_000, ge=1, le=15_000, description="records folded at once")
     heartbeat_ms: int = Field(
         1000, ge=100, description="how often charging tells guards that it is caught up"
     )

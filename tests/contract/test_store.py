@@ -57,7 +57,6 @@ def topic():
 def event(event_id, **fields):
     zero = {field.name: _zero(field.type) for field in LEDGER_SCHEMA}
     fixed = {
-        "tenant_id": "cm",
         "source": "gw",
         "account_id": "a1",
         "occurred_at": NOON_MS,
@@ -75,7 +74,7 @@ def _zero(kind):
 def events_of(rows, topic, lo=0, *, late=(), repeats=()):
     # A tenant for each test: the key of an event does not name its topic.
     batch = pa.RecordBatch.from_pylist(
-        [row | {"tenant_id": topic} for row in rows], schema=LEDGER_SCHEMA
+        [row | {"tenant_id": topic + row["tenant_id"]} for row in rows], schema=LEDGER_SCHEMA
     )
     offsets = np.arange(lo, lo + len(rows), dtype=np.int64)
     return Events(
@@ -285,3 +284,11 @@ def count_duplicates(store, topic):
 
 def _one(store, query, **names):
     return store._query(query.format(db=store._database, **names), {})[0][0]
+
+
+def test_an_earlier_event_of_another_tenant_is_no_copy(store, topic):
+    store.insert("ledger", ledger_rows(events_of([event("one", tenant_id="x")], topic, lo=10)))
+    again = [event("one", tenant_id="y"), event("one", tenant_id="x")]
+    events = events_of(again, topic, lo=11, late=[11, 12])
+
+    assert store.earlier_copies(topic, 3, late_identities(events)) == {1}

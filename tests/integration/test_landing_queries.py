@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import UTC, datetime
 
 import clickhouse_connect
 import pytest
 
+from tokenline.clock import FrozenClock
 from tokenline.errors import BadData, SettingsError
 from tokenline.landing import migrate
 from tokenline.landing.queries import quota, sql
+from tokenline.metering.calendar import spans_at
 from tokenline.settings import Settings
 
 
@@ -63,3 +66,40 @@ def test_an_account_nobody_applied_is_unknown_and_open(line):
     view = quota(line, "default", "nobody")
 
     assert (view.known, view.used, view.limit, view.state) == (False, 0, -1, "open")
+
+
+def put(line, table, **fields):
+    with clickhouse_connect.get_client(
+        dsn=line.clickhouse_url, database=line.clickhouse_database
+    ) as client:
+        client.insert(table, [list(fields.values())], column_names=list(fields))
+
+
+def test_a_month_begun_in_another_zone_is_still_the_accounts_month(line):
+    """It was looked for at the new zone's first moment, and `used` was 0 for the rest of the month."""
+    clock = FrozenClock()
+    put(line, "accounts", tenant_id="t", account_id="moved", time_zone="UTC", month_tokens=80)
+    month = spans_at("Asia/Shanghai", clock.wall_ms() // 60_000 * 60_000).month
+    began = datetime.fromtimestamp(month[0] / 1000, UTC)
+    put(
+        line,
+        "windows",
+        tenant_id="t",
+        account_id="moved",
+        grain="month",
+        window_start=began,
+        total_tokens=70,
+    )
+
+    assert quota(line, "t", "moved", clock=clock).used == 70
+
+
+@pytest.mark.parametrize(("state", "resets"), [("cut", "never"), ("warned", "with the month")])
+def test_what_a_limit_of_zero_has_cut_never_resets(line, state, resets):
+    clock = FrozenClock()
+    put(line, "accounts", tenant_id="t", account_id=state, time_zone="UTC", month_tokens=0)
+    put(line, "decisions", tenant_id="t", account_id=state, state=state, version=1)
+    view = quota(line, "t", state, clock=clock)
+
+    end_ms = spans_at("UTC", clock.wall_ms() // 60_000 * 60_000).month[1]
+    assert (view.state, view.resets_at_ms) == (state, 0 if resets == "never" else end_ms)

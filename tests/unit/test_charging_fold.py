@@ -134,6 +134,7 @@ def test_the_last_command_of_an_account_wins():
         ({"month_tokens": -2}, "month_tokens is -2"),
         ({"account_id": ""}, "names no"),
         ({"tenant_id": ""}, "names no"),
+        ({"tenant_id": "t/x"}, "slash"),
     ],
 )
 def test_a_bad_command_is_refused_and_changes_nothing(fields, words):

@@ -15,6 +15,7 @@ from tokenline.charging.journal import (
     Message,
     epoch_of,
     live_records,
+    out_seq,
     pack_out,
     pack_rows,
     pack_seen,
@@ -215,3 +216,29 @@ def test_a_minute_on_its_way_keeps_its_parts_however_old_it_is():
             line.charge([record(offset, now, event_id=f"e{offset}", occurred_at=now)])
     line.rest()
     assert sum(events for events, _ in books.window_totals().values()) == 12
+
+
+def test_many_messages_are_packed_small_and_come_back():
+    """One step may cut off ten thousand accounts, three decisions each; a batch holds 16 MiB."""
+    many = [
+        Message("decisions", b"tenant/account-%06d" % number, b"limit reached " * 30)
+        for number in range(30_000)
+    ]
+    many[7] = Message("decisions", b"gone", None)
+    packed = pack_out(9, many)
+
+    assert len(packed) < 2 << 20
+    assert out_seq(packed) == 9
+    assert unpack_out(packed) == (9, many)
+
+
+@pytest.mark.parametrize(
+    ("unpack", "packed"),
+    [
+        (unpack_out, pack_out(1, [])),
+        (unpack_seen, pack_seen(1, np.zeros((1, 2), np.uint64))),
+    ],
+)
+def test_a_format_of_tomorrow_is_not_guessed_at(unpack, packed):
+    with pytest.raises(BrokenLog):
+        unpack(b"\x63" + packed[1:])

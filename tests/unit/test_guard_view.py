@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from tokenline.clock import FrozenClock
-from tokenline.errors import StaleView
+from tokenline.errors import RegistryUnavailable, StaleView, Undecodable
 from tokenline.settings import Settings
 from tokenline.wire.guard import Guard
 from tokenline.wire.view import View
@@ -257,3 +258,21 @@ async def test_an_old_or_ended_cut_wakes_nobody(make):
 
     assert not task.done()
     task.cancel()
+
+
+async def test_a_record_is_read_again_when_its_schema_could_not_be_asked_for(make):
+    """The registry is away: skipping the record would let a cut account go on for good."""
+    guard = make()
+
+    def away(_):
+        raise RegistryUnavailable("away")
+
+    guard._codec.decode = away
+    record = SimpleNamespace(offset=7, value=b"x", key=b"k", timestamp=NOW)
+    with pytest.raises(RegistryUnavailable):
+        await guard._apply(0, [record])
+    assert guard._positions[0] == 0
+
+    guard._codec.decode = lambda _: (_ for _ in ()).throw(Undecodable("torn"))
+    await guard._apply(0, [record])
+    assert (guard._positions[0], guard.stats.bad_records) == (8, 1)

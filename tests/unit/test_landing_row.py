@@ -121,3 +121,18 @@ def test_a_decoded_batch_without_a_column_of_the_ledger_is_refused():
     )
     with pytest.raises(BrokenLog, match="no hold_id"):
         ledger_rows(poor)
+
+
+def test_an_event_of_another_tenant_is_another_event():
+    one, other = events(["a"], tenant_id="x"), events(["a"], tenant_id="y")
+    joined = Events(
+        topic="u",
+        partition=1,
+        batch=pa.concat_batches([one.batch, other.batch]),
+        offsets=np.array([10, 11]),
+        appended_ms=np.array([1, 2]),
+        late=np.array([False, True]),
+        repeats=np.array([False, False]),
+    )
+
+    assert repeats_within(joined, late_identities(joined)) == []

@@ -141,3 +141,9 @@ def test_the_columns_of_a_token_matrix_are_the_kinds_in_order():
 
 def test_every_refusal_has_words_for_its_dead_letter():
     assert set(DETAILS) == {kind for kind in Judgement if kind > Judgement.DUPLICATE}
+
+
+def test_a_tenant_with_a_slash_is_refused_though_the_key_agrees():
+    """t/x + y and t + x/y have the same key: one would be charged for the other."""
+    assert verdict("t/x/y", tenant_id="t/x", account_id="y") is Judgement.KEY_MISMATCH
+    assert verdict("t/x/y", tenant_id="t", account_id="x/y") is Judgement.COUNTED

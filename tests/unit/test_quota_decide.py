@@ -243,3 +243,25 @@ def test_an_account_that_moves_to_another_zone_keeps_what_it_used_this_month():
             ("CUT", 100, 100),
         ]
         assert int(account.row[Cell.MONTH_TOKENS]) == 100
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"month_tokens": 0}, {"minute_requests": 0}, {"month_tokens": 0, "day_tokens": 5}],
+)
+def test_a_limit_of_zero_never_resets(limits):
+    """Guards open by `resets_at` alone: a zero that had one would open by itself."""
+    account = Account()
+    (*_, cut) = account.limit(**limits)
+
+    assert (cut.state, cut.resets_at_ms, cut.limit) == (State.CUT, 0, 0)
+    account.now += 40 * DAY
+    account.use(7)
+    assert (account.row[Cell.STATE], account.row[Cell.RESETS_AT]) == (State.CUT, 0)
+
+
+def test_of_a_zero_and_a_limit_that_resets_the_zero_decides():
+    account = Account(minute_tokens=5, hour_requests=0)
+    account.use(10)
+    (told,) = account.limit()
+    assert (told.rule, told.resets_at_ms) == (Rule.HOUR_REQUESTS, 0)

@@ -6,10 +6,16 @@ import asyncio
 from contextlib import suppress
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
+from aiokafka import TopicPartition
+
+from streams import charging
 from streams.line import PartitionLine
 from streams.metrics import ChargingMetrics
 from tests.strategies import BOUNDS, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.fold import by_minute, fold_commands, fold_usage
+from tokenline.errors import PoisonedInput
 from tokenline.settings import Settings
 
 
@@ -68,3 +74,70 @@ async def test_a_closed_minute_goes_out_before_the_open_one_even_if_it_came_as_t
 
     minute = NOON // MINUTE * MINUTE
     assert line.outputs.published == [(minute, True), (minute + MINUTE, False)]
+
+
+class Refusing:
+    """Be a decoded chunk: good offsets, and refused ones."""
+
+    def __init__(self, good, refused):
+        self.offsets = np.array(good, np.int64)
+        self.refused = [SimpleNamespace(offset=offset, detail="torn") for offset in refused]
+
+
+def test_bad_records_in_a_row_are_counted_behind_the_last_good_one():
+    """One good record used to hide all bad ones of its fetch."""
+    line, _ = quiet_line()
+    most = line._worker.settings.max_bad_in_a_row
+
+    line._stop_when_poisoned(Refusing([0], range(1, most)))
+    line._stop_when_poisoned(Refusing([most], []))
+    line._stop_when_poisoned(Refusing([], range(most - 1)))
+    line._stop_when_poisoned(Refusing([9 * most], range(most - 1)))
+    line._stop_when_poisoned(Refusing([0], range(1, most)))
+    with pytest.raises(PoisonedInput):
+        line._stop_when_poisoned(Refusing([], [2 * most]))
+
+
+class PaperLine:
+    """Note which lines were started, and end when told to."""
+
+    let_go = asyncio.Event()
+
+    def __init__(self, _, partition):
+        self.partition, self.started = partition, False
+        self.ready = asyncio.Event()
+
+    def start(self):
+        self.started = True
+
+    def resume(self):
+        pass
+
+    async def stop(self):
+        await self.let_go.wait()
+
+
+async def test_new_partitions_have_their_lines_while_old_ones_still_end(monkeypatch):
+    """Faust delivers at once: records without a line would be dropped, and missed until the next."""
+    monkeypatch.setattr(charging, "PartitionLine", PaperLine)
+    monkeypatch.setattr(PaperLine, "let_go", asyncio.Event())
+    worker = charging.ChargingWorker(Settings(), fatal=None)
+    await worker.assign({0})
+    moving = asyncio.create_task(worker.assign({1}))
+    await asyncio.sleep(0)
+
+    assert (set(worker.lines), worker.lines[1].started, moving.done()) == ({1}, True, False)
+    PaperLine.let_go.set()
+    await moving
+
+
+def test_a_worker_is_ready_when_each_partition_it_was_given_is_open():
+    worker = charging.ChargingWorker(Settings(), fatal=None)
+    given = {TopicPartition(Settings().topic("usage"), 0)}
+    app = SimpleNamespace(consumer=SimpleNamespace(assignment=lambda: given))
+
+    assert not worker.ready(app)
+    worker.lines[0] = PaperLine(worker, 0)
+    assert not worker.ready(app)
+    worker.lines[0].ready.set()
+    assert worker.ready(app)

@@ -137,6 +137,8 @@ def _set_account(cells: AccountCells, command: Mapping[str, object]) -> int:
         raise BadData(f"{key}: {wrong} is {limits[wrong]}; it is -1 for none, or 0 and more")
     if not (command["tenant_id"] and command["account_id"]):
         raise BadData("a command names no tenant_id or no account_id")
+    if "/" in str(command["tenant_id"]):
+        raise BadData(f"{key}: tenant_id has a slash, so the key could mean another account")
     slot = cells.open(key)
     row = cells.matrix[slot]
     row[Cell.ZONE] = cells.zone_code(zone)

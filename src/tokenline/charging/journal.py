@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ UInt64s = npt.NDArray[np.uint64]
 Record = tuple[bytes, bytes | None]
 
 FORMAT = 1
+FORMAT_PACKED = 2  # of `out` only
+OUT_PLAIN_BYTES = 1 << 20
 PAGE_ROWS = 4096
 PAGES_A_STEP = 4
 CYCLES_KEPT = 3
@@ -53,6 +56,7 @@ MINUTES_KEPT = 3
 OUT_KEPT = 64
 
 _ROWS = struct.Struct("<BIIII")
+_OUT_HEAD = struct.Struct("<BQI")
 _OUT = struct.Struct("<BHi")
 
 
@@ -239,8 +243,15 @@ def pack_seen(minute_ms: int, names: UInt64s) -> bytes:
 
 def unpack_seen(value: bytes) -> tuple[int, UInt64s]:
     """Return what `pack_seen` was given."""
-    _, minute_ms = struct.unpack_from("<Bq", value)
+    minute_ms = _minute_of(value)
     return minute_ms, np.frombuffer(value, "<u8", offset=9).reshape(-1, 2).astype(np.uint64)
+
+
+def _minute_of(value: bytes) -> int:
+    version, minute_ms = struct.unpack_from("<Bq", value)
+    if version != FORMAT:
+        raise BrokenLog(f"the journal holds format {version}; this worker reads {FORMAT}")
+    return int(minute_ms)
 
 
 def pack_part(minute_ms: int, lines: pa.RecordBatch) -> bytes:
@@ -253,13 +264,17 @@ def pack_part(minute_ms: int, lines: pa.RecordBatch) -> bytes:
 
 def unpack_part(value: bytes) -> tuple[int, pa.RecordBatch]:
     """Return what `pack_part` was given."""
-    _, minute_ms = struct.unpack_from("<Bq", value)
+    minute_ms = _minute_of(value)
     return minute_ms, pa.ipc.open_stream(pa.py_buffer(value)[9:]).read_next_batch()
 
 
 def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
-    """Return the messages a step publishes after its ack."""
-    parts = [struct.pack("<BQI", FORMAT, seq, len(messages))]
+    """Return the messages a step publishes after its ack; many are compressed.
+
+    A step is one batch of 16 MiB at most, and one step may cut off ten thousand accounts: such
+    messages are nearly all the same.
+    """
+    parts = []
     for message in messages:
         topic = message.topic.encode()
         size = -1 if message.value is None else len(message.value)
@@ -269,18 +284,26 @@ def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
             message.key,
             message.value or b"",
         ]
-    return b"".join(parts)
+    body = b"".join(parts)
+    if len(body) <= OUT_PLAIN_BYTES:
+        return _OUT_HEAD.pack(FORMAT, seq, len(messages)) + body
+    return _OUT_HEAD.pack(FORMAT_PACKED, seq, len(messages)) + zlib.compress(body, 1)
 
 
 def out_seq(value: bytes) -> int:
     """Return the step whose messages `unpack_out` would return."""
-    return int(struct.unpack_from("<BQ", value)[1])
+    return int(_OUT_HEAD.unpack_from(value)[1])
 
 
 def unpack_out(value: bytes) -> tuple[int, list[Message]]:
     """Return what `pack_out` was given."""
-    _, seq, count = struct.unpack_from("<BQI", value)
-    at, messages = 13, []
+    version, seq, count = _OUT_HEAD.unpack_from(value)
+    if version not in (FORMAT, FORMAT_PACKED):
+        raise BrokenLog(f"the journal holds messages of format {version}; this worker is older")
+    at, messages = 0, []
+    value = value[_OUT_HEAD.size :]
+    if version == FORMAT_PACKED:
+        value = zlib.decompress(value)
     for _ in range(count):
         topic_bytes, key_bytes, size = _OUT.unpack_from(value, at)
         at += _OUT.size

@@ -17,7 +17,7 @@ import pyarrow as pa
 from tokenline.errors import BadData
 from tokenline.landing.connect import connect, warehouse_errors
 from tokenline.landing.pack import packed
-from tokenline.landing.row import LEDGER_SCHEMA
+from tokenline.landing.row import LEDGER_SCHEMA, identity_of
 from tokenline.landing.seal import Seal
 
 if TYPE_CHECKING:
@@ -167,26 +167,27 @@ class ClickHouseStore:
 
     def _earlier(self, topic: str, partition: int, wanted: list[dict[str, Any]]) -> set[int]:
         rows = self._query(
-            f"SELECT source, event_id, min(offset) FROM {self._database}.ledger "
+            f"SELECT tenant_id, source, event_id, min(offset) FROM {self._database}.ledger "
             "WHERE topic = %(topic)s AND partition = %(partition)s "
-            "AND (tenant_id, account_id) IN %(accounts)s AND (source, event_id) IN %(identities)s "
-            "GROUP BY source, event_id",
+            "AND (tenant_id, account_id) IN %(accounts)s "
+            "AND (tenant_id, source, event_id) IN %(identities)s "
+            "GROUP BY tenant_id, source, event_id",
             {
                 "topic": topic,
                 "partition": partition,
                 "accounts": sorted({(one["tenant_id"], one["account_id"]) for one in wanted}),
-                "identities": sorted({(one["source"], one["event_id"]) for one in wanted}),
+                "identities": sorted({identity_of(one) for one in wanted}),
             },
         )
-        lowest = {(source, event_id): int(offset) for source, event_id, offset in rows}
+        lowest = {tuple(identity): int(offset) for *identity, offset in rows}
         return set(_positions_above(lowest, wanted))
 
 
 def _positions_above(
-    lowest: dict[tuple[str, str], int], wanted: list[dict[str, Any]]
+    lowest: dict[tuple[str, ...], int], wanted: list[dict[str, Any]]
 ) -> Iterator[int]:
     for one in wanted:
-        if lowest.get((one["source"], one["event_id"]), one["offset"]) < one["offset"]:
+        if lowest.get(identity_of(one), one["offset"]) < one["offset"]:
             yield int(one["position"])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenline.errors import BadData
-from tokenline.landing.row import LEDGER_SCHEMA
+from tokenline.landing.row import LEDGER_SCHEMA, identity_of
 
 if TYPE_CHECKING:
     from tokenline.landing.row import Int64s
@@ -88,14 +88,14 @@ class MemoryStore:
 
     def earlier_copies(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
         """Look each identity up in the ledger."""
-        lowest: dict[tuple[str, str], int] = {}
+        lowest: dict[tuple[str, ...], int] = {}
         for row in self._of(topic, partition):
-            identity = (row["source"], row["event_id"])
+            identity = identity_of(row)
             lowest[identity] = min(row["offset"], lowest.get(identity, row["offset"]))
         return {
             row["position"]
             for row in identities.to_pylist()
-            if lowest.get((row["source"], row["event_id"]), row["offset"]) < row["offset"]
+            if lowest.get(identity_of(row), row["offset"]) < row["offset"]
         }
 
     def ledger_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:

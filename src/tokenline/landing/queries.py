@@ -15,6 +15,7 @@ from tokenline.audit.reconcile import AccountSides, GatewaySides, Landed, Tally
 from tokenline.clock import Clock, SystemClock
 from tokenline.landing.connect import connect, warehouse_errors
 from tokenline.metering.calendar import spans_at
+from tokenline.quota.cells import MONTHS_APART_MS
 from tokenline.wire.kafka import account_key, partition_of
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def quota(
         rule=rule,
         reason=reason,
         month_start_ms=start_ms,
-        resets_at_ms=resets_at_ms or end_ms,
+        # What a limit of 0 has cut never resets; what is open starts anew with the month.
+        resets_at_ms=resets_at_ms if state == "cut" else end_ms,
         as_of_ms=as_of_ms,
     )
 
@@ -146,9 +148,11 @@ class Asker:
 def _used_in_month(asker: Asker, month: dict[str, Any]) -> tuple[int, int]:
     """Return tokens counted in the month, and those of late events."""
     used = asker.row(
-        "SELECT total_tokens FROM {db}.v_month_counters WHERE tenant_id = %(tenant)s "
-        "AND account_id = %(account)s AND toUnixTimestamp64Milli(window_start) = %(start)s",
-        month,
+        # An account that moved to another zone keeps the month it began in the old one.
+        "SELECT sum(total_tokens) FROM {db}.v_month_counters WHERE tenant_id = %(tenant)s "
+        "AND account_id = %(account)s "
+        "AND abs(toUnixTimestamp64Milli(window_start) - %(start)s) < %(apart)s",
+        month | {"apart": MONTHS_APART_MS},
     )
     late = asker.row(
         "SELECT sum(total_tokens) FROM {db}.v_usage "

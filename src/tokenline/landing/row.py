@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,13 @@ from tokenline.errors import BrokenLog
 from tokenline.event import TOKEN_KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 Int64s = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
+
+IDENTITY = ("tenant_id", "source", "event_id")
 
 _MS = pa.timestamp("ms", "UTC")
 _STRING = pa.string()
@@ -160,6 +162,11 @@ def duplicate_rows(events: Events) -> pa.Table:
     return _picked(pa.table(columns), events.repeats)
 
 
+def identity_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what names an event: copies of it share this."""
+    return tuple(row[name] for name in IDENTITY)
+
+
 def total_tokens(batch: pa.RecordBatch) -> Int64s:
     """Return the sum over the disjoint kinds of each event."""
     total = np.zeros(batch.num_rows, np.int64)
@@ -187,11 +194,11 @@ def repeats_within(events: Events, late: pa.Table) -> list[int]:
         return []
     same_id = pc.is_in(events.batch.column("event_id"), late.column("event_id").combine_chunks())
     maybe = np.flatnonzero(same_id.to_numpy(zero_copy_only=False) & ~events.repeats)
-    picked = events.batch.select(["source", "event_id"]).take(pa.array(maybe))
-    first: dict[tuple[str, str], int] = {}
-    sources, ids = picked.column(0).to_pylist(), picked.column(1).to_pylist()
-    for position, source, event_id in zip(maybe.tolist(), sources, ids, strict=True):
-        first.setdefault((source, event_id), position)
+    picked = events.batch.select(list(IDENTITY)).take(pa.array(maybe))
+    names = zip(*(column.to_pylist() for column in picked.columns), strict=True)
+    first: dict[tuple[str, ...], int] = {}
+    for position, name in zip(maybe.tolist(), names, strict=True):
+        first.setdefault(name, position)
     firsts = set(first.values())
     return [position for position in late.column("position").to_pylist() if position not in firsts]
 

@@ -1,4 +1,4 @@
-"""Name each event by 128 bits of its identity, (source, event_id).
+"""Name each event by 128 bits of its identity, (tenant_id, source, event_id).
 
 XXH3-128 is fast and its output is fixed for ever, so names survive restarts and upgrades. It is
 not a defence: who chooses an event_id can repeat one anyway, and then the event counts once, as it

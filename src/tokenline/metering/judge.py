@@ -50,7 +50,8 @@ DETAILS = {
     Judgement.ABSURD_COUNT: "a token count or other unit is above max_tokens_per_event",
     Judgement.FUTURE_TIME: "occurred_at is further ahead of the broker's clock than future_skew_s",
     Judgement.TOO_OLD: "occurred_at is more than max_age_days before the broker's clock",
-    Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id: another worker owns the account",
+    Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id, or tenant_id has a slash: "
+    "another account may be meant",
     Judgement.UNKNOWN_ACCOUNT: "no account of this name was applied before the event was charged",
 }
 
@@ -83,6 +84,9 @@ def judge(
     expected = account_keys(batch)
     if keys != expected:
         verdict[_differ(keys, expected)] = Judgement.KEY_MISMATCH
+    slashes = pc.match_substring(batch.column("tenant_id"), "/")
+    if pc.any(slashes).as_py():
+        verdict[slashes.to_numpy(zero_copy_only=False)] = Judgement.KEY_MISMATCH
     for name in ID_COLUMNS:
         starts = _text_starts(batch.column(name))
         empty = starts[1:] == starts[:-1]

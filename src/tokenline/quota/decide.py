@@ -1,8 +1,9 @@
 """Decide open, warned or cut for the accounts a chunk touched.
 
 An account is cut while any rule's use has reached its limit; of several the one that resets last
-decides. Crossing 50 and 80 percent of the monthly allowance warns, once each a month; at 100 it is
-cut. Deciding again on the same cells gives no new decision.
+decides. A limit of 0 never resets (`resets_at_ms` 0). Crossing 50 and 80 percent of the monthly
+allowance warns, once each a month; at 100 it is cut. Deciding again on the same cells gives no new
+decision.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ RATE_RULES = (
     (Rule.HOUR_REQUESTS, Cell.HOUR_REQUESTS_LIMIT, Cell.HOUR_REQUESTS, "hour"),
     (Rule.DAY_REQUESTS, Cell.DAY_REQUESTS_LIMIT, Cell.DAY_REQUESTS, "day"),
 )
+NEVER_MS = np.iinfo(np.int64).max
 RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 
 
@@ -136,16 +138,19 @@ def _stand(rows: Int64s, spans: Spans) -> _Standing:
     limit = rows[Cell.MONTH_TOKENS_LIMIT]
     cut = (limit >= 0) & (used >= limit)
     rule = cut * int(Rule.MONTH_TOKENS)
-    resets = cut * spans.month[1]
+    resets = cut * np.where(limit > 0, spans.month[1], NEVER_MS)
     # Nearly all of these limits are set for nobody.
     highest = rows[RATE_LIMITS].max(axis=1, initial=NO_LIMIT)
     for number, limit_cell, used_cell, window in RATE_RULES:
         if highest[limit_cell - RATE_LIMITS.start] < 0:
             continue
         ceiling, end_ms = rows[limit_cell], getattr(spans, window)[1]
-        later = (ceiling >= 0) & (rows[used_cell] >= ceiling) & (end_ms > resets)
+        ends_ms = np.where(ceiling > 0, end_ms, NEVER_MS)
+        later = (ceiling >= 0) & (rows[used_cell] >= ceiling) & (ends_ms > resets)
         if later.any():
-            rule[later], resets[later] = int(number), end_ms
+            rule[later], resets[later] = int(number), ends_ms[later]
+    # A limit of 0 is over in every window: what it cuts stays cut until the limit is changed.
+    resets[resets == NEVER_MS] = 0
     percent = _percent(used, limit)
     warned = np.where(percent >= THRESHOLDS_PERCENT[0], int(State.WARNED), int(State.OPEN))
     return _Standing(np.where(rule > 0, int(State.CUT), warned), rule, resets, used, percent)

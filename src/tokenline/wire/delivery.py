@@ -90,7 +90,7 @@ class Delivery:
         self._tasks = [asyncio.create_task(self._keep_connected(), name="tokenline-connect")]
         self._tasks += [asyncio.create_task(self._run(lane)) for lane in self._lanes]
         for task in self._tasks:
-            task.add_done_callback(self._on_end)
+            task.add_done_callback(self.note_end)
 
     async def connected(self, within_s: float) -> bool:
         """Wait until a producer is up; False when it is not within the time.
@@ -157,10 +157,10 @@ class Delivery:
                 self._wanted.clear()
                 self._connected.set()
 
-    def _on_end(self, task: asyncio.Task[None]) -> None:
+    def note_end(self, task: asyncio.Task[None]) -> None:
         """Let no task die unnoticed: from then on every call says why."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._give_up(TokenlineError(f"delivery stopped by a bug: {error!r}"))
+            self._give_up(TokenlineError(f"{task.get_name()} stopped: {error!r}"))
 
     def _give_up(self, error: TokenlineError) -> None:
         self.fatal = error

@@ -150,6 +150,8 @@ class Emitter:
             asyncio.create_task(self._flush_acks(), name="tokenline-acks"),
             asyncio.create_task(self._publish_totals(), name="tokenline-totals"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(delivery.note_end)
         try:
             await self._await_broker(delivery)
         except BaseException:

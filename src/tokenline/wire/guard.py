@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
-from tokenline.errors import BadData, BrokerUnavailable, StaleView, TokenlineError
+from tokenline.errors import BadData, BrokerUnavailable, StaleView, Unavailable
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import client_options
 from tokenline.wire.registry import Registry, open_registry
@@ -40,6 +40,7 @@ Policy = Literal["open", "closed"]
 
 POLL_MS = 200
 FETCH_WAIT_MS = 10
+HEALTHY_S = 30.0
 LATENCIES_KEPT = 100_000
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -130,6 +131,7 @@ class Guard:
     async def start(self) -> None:
         """Return when every decision that was on the topic at the start is in the view."""
         self._task = asyncio.create_task(self._follow_for_ever(), name="tokenline-guard")
+        self._task.add_done_callback(self._note_end)
         ready = asyncio.create_task(self._caught_up.wait())
         await asyncio.wait(
             (ready, self._task), timeout=self._start_s, return_when=asyncio.FIRST_COMPLETED
@@ -233,12 +235,22 @@ class Guard:
         allowed = self._open_when_unknown and (not stale or self._open_when_stale)
         return Verdict(allowed, "unknown", UNKNOWN, "", 0, -1, 0, heard_ms, fresh_ms, stale)
 
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """Say why following ended; from then on the view gets old, and `check` says so."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._stats.last_error = repr(error)
+            _log.error("guard_stopped", error=repr(error))
+
     async def _follow_for_ever(self) -> None:
         backoff_s = BACKOFF_MIN_S
         while True:
+            began_s = self._clock.monotonic_s()
             try:
                 await self._follow()
-            except (KafkaError, OSError, TimeoutError, AssertionError) as error:
+            # A registry that is away says nothing about the record: it is read again from where we are.
+            except (KafkaError, Unavailable, OSError, TimeoutError, AssertionError) as error:
+                if self._clock.monotonic_s() - began_s > HEALTHY_S:
+                    backoff_s = BACKOFF_MIN_S
                 self._stats.reconnects += 1
                 self._stats.last_error = repr(error)
                 _log.warning("guard_reconnects", error=repr(error), retry_s=backoff_s)
@@ -296,7 +308,7 @@ class Guard:
         for index, record in enumerate(records, start=1):
             try:
                 self._apply_one(partition, record)
-            except (BadData, TokenlineError, TypeError, KeyError) as error:
+            except (BadData, TypeError, KeyError) as error:
                 self._stats.bad_records += 1
                 where = f"{self._topic}[{partition}]@{record.offset}"
                 _log.warning("guard_skips_record", at=where, error=str(error))

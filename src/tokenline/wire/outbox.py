@@ -202,12 +202,18 @@ class Outbox:
         number = int(self._parts[-1].path.stem) + 1 if self._parts else 1
         path = self.directory / f"{number:08d}{_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
+        full = OutboxFull(f"the disk under outbox {self.directory} is full")
+        try:
+            fd = os.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            raise full from error
         frame = start_frame(self._next)
         if not _written(fd, frame, 0):
             os.close(fd)
             path.unlink()
-            raise OutboxFull(f"the disk under outbox {self.directory} is full")
+            raise full
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
