@@ -20,16 +20,18 @@ KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "time
 RUN_MAX_BYTES = 4 << 20
 
 
-def runs_of(records: Sequence[Any], max_bytes: int = RUN_MAX_BYTES) -> Iterator[Sequence[Any]]:
-    """Cut records into runs of `max_bytes` or of one larger record; nearly all fetches are one run."""
-    sizes = [len(value or b"") for value in map(VALUE, records)]
-    if sum(sizes) <= max_bytes:
+def runs_of(
+    records: Sequence[Any], max_records: int, max_bytes: int = RUN_MAX_BYTES
+) -> Iterator[Sequence[Any]]:
+    """Cut records into runs within both bounds, or of one larger record; nearly all fetches are one run."""
+    sizes = [len(record.value or b"") + len(record.key or b"") for record in records]
+    if sum(sizes) <= max_bytes and len(sizes) <= max_records:
         if records:
             yield records
         return
     first, held = 0, 0
     for at, size in enumerate(sizes):
-        if held and held + size > max_bytes:
+        if at - first >= max_records or (held and held + size > max_bytes):
             yield records[first:at]
             first, held = at, 0
         held += size

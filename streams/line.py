@@ -189,7 +189,9 @@ class PartitionLine:
     # Folding
 
     async def _fold(self, delivery: Delivery) -> None:
-        for records in runs_of(await self._contiguous(delivery)):
+        for records in runs_of(
+            await self._contiguous(delivery), self._worker.settings.max_chunk_records
+        ):
             if delivery.stem == USAGE:
                 steps = self._usage_steps(records, await self._decoded_beside(records))
             else:
@@ -257,12 +259,15 @@ class PartitionLine:
         return Commit(step, out, sent, len(written), self.state.next_offsets["usage"])
 
     def _stop_when_poisoned(self, chunk: UsageChunk) -> None:
-        last_good = int(chunk.offsets[-1]) if len(chunk.offsets) else -1
-        behind = sum(refused.offset > last_good for refused in chunk.refused)
-        self._unreadable_in_a_row = behind + (self._unreadable_in_a_row if last_good < 0 else 0)
-        if self._unreadable_in_a_row >= self._worker.settings.max_bad_in_a_row:
+        if not chunk.refused:
+            self._unreadable_in_a_row = 0
+            return
+        rows = chunk.refused_in_a_row()
+        rows[0] += self._unreadable_in_a_row
+        self._unreadable_in_a_row = rows[-1]
+        if max(rows) >= self._worker.settings.max_bad_in_a_row:
             raise PoisonedInput(
-                f"{self._unreadable_in_a_row} records in a row of partition {self.partition} cannot be decoded "
+                f"{max(rows)} records in a row of partition {self.partition} cannot be decoded "
                 f"(last: {chunk.refused[-1].detail}); code or schema is bad. TOKENLINE_MAX_BAD_IN_A_ROW is the bound"
             )
 

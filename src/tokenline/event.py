@@ -59,7 +59,7 @@ def new_event_id() -> str:
 class UsageEvent:
     """State what one attempt used; tokens are whole numbers, times are ms since the epoch, UTC.
 
-    Sending the same object again is safe: its identity is (source, event_id). `occurred_at` 0 means
+    Sending the same object again is safe: its identity is (tenant_id, source, event_id). `occurred_at` 0 means
     now, and an empty `source` means the emitter's; the emitter fills both in.
 
     Raises:

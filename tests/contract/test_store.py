@@ -292,3 +292,12 @@ def test_an_earlier_event_of_another_tenant_is_no_copy(store, topic):
     events = events_of(again, topic, lo=11, late=[11, 12])
 
     assert store.earlier_copies(topic, 3, late_identities(events)) == {1}
+
+
+def test_many_late_events_with_long_names_are_looked_up(store, topic):
+    """All of them stand in one query, which had the server's bound of 256 KiB."""
+    rows = [event(f"{number:0>90}", account_id=f"{number:0>90}") for number in range(2500)]
+    store.insert("ledger", ledger_rows(events_of(rows[:1300], topic)))
+    late = events_of(rows, topic, lo=5000, late=range(5000, 7500))
+
+    assert store.earlier_copies(topic, 3, late_identities(late)) == set(range(1300))

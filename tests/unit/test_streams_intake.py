@@ -26,7 +26,7 @@ class Raw:
 
     offset: int
     value: bytes | None
-    key: bytes | None = b"t/a"
+    key: bytes | None = None
     timestamp: int = NOON
 
 
@@ -45,12 +45,14 @@ def sizes(*lengths):
     ],
 )
 def test_runs_hold_ten_bytes_or_one_record_and_lose_none(lengths, cut):
-    found = runs_of(sizes(*lengths), max_bytes=10)
+    found = runs_of(sizes(*lengths), 10, max_bytes=10)
     assert [[record.offset for record in run] for run in found] == cut
 
 
-def test_a_record_without_a_value_is_in_a_run():
-    assert [len(run) for run in runs_of([Raw(0, None), Raw(1, b"x")])] == [2]
+def test_a_run_holds_so_many_records_and_counts_their_keys():
+    assert [len(run) for run in runs_of(sizes(*[0] * 7), 3)] == [3, 3, 1]
+    keyed = [Raw(offset, None, key=b"12345") for offset in range(3)]
+    assert [len(run) for run in runs_of(keyed, 3, max_bytes=10)] == [2, 1]
 
 
 def test_the_largest_run_fits_one_batch_of_the_journal_even_if_nothing_of_it_can_be_read():
@@ -61,7 +63,7 @@ def test_the_largest_run_fits_one_batch_of_the_journal_even_if_nothing_of_it_can
     count = Settings.model_fields["max_chunk_records"].metadata[1].le
     frame = b"".join(uuid.uuid4().bytes for _ in range(RUN_MAX_BYTES // count // 16))
     records = [Raw(offset, frame[offset % 64 :] + frame[: offset % 64]) for offset in range(count)]
-    (run,) = runs_of(records)
+    (run,) = runs_of(records, count)
     state, writer = PartitionState(BOUNDS), JournalWriter(epoch=1, remember_ms=BOUNDS.horizon_ms)
 
     step = fold_usage(state, decode_usage(columns, run))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from aiokafka import TopicPartition
 
@@ -76,26 +76,36 @@ async def test_a_closed_minute_goes_out_before_the_open_one_even_if_it_came_as_t
     assert line.outputs.published == [(minute, True), (minute + MINUTE, False)]
 
 
-class Refusing:
-    """Be a decoded chunk: good offsets, and refused ones."""
+def chunk(first, *lengths):
+    """Return a chunk of bad and good records in turn, so many each, from offset `first` on."""
+    goods = [turn % 2 == 1 for turn, length in enumerate(lengths) for _ in range(length)]
+    records = [record(first + number) for number in range(len(goods))]
+    return chunk_of(
+        [
+            one if good else replace(one, event=None)
+            for one, good in zip(records, goods, strict=True)
+        ]
+    )
 
-    def __init__(self, good, refused):
-        self.offsets = np.array(good, np.int64)
-        self.refused = [SimpleNamespace(offset=offset, detail="torn") for offset in refused]
 
-
-def test_bad_records_in_a_row_are_counted_behind_the_last_good_one():
+def test_bad_records_in_a_row_are_counted_wherever_a_good_one_stands():
     """One good record used to hide all bad ones of its fetch."""
     line, _ = quiet_line()
     most = line._worker.settings.max_bad_in_a_row
 
-    line._stop_when_poisoned(Refusing([0], range(1, most)))
-    line._stop_when_poisoned(Refusing([most], []))
-    line._stop_when_poisoned(Refusing([], range(most - 1)))
-    line._stop_when_poisoned(Refusing([9 * most], range(most - 1)))
-    line._stop_when_poisoned(Refusing([0], range(1, most)))
+    line._stop_when_poisoned(chunk(0, most - 1, 1, most - 1))
+    line._stop_when_poisoned(chunk(2 * most, 0, 1, 1))
+    line._stop_when_poisoned(chunk(3 * most, most - 2, 1))
+    line._stop_when_poisoned(chunk(4 * most, most - 1))
+    line._stop_when_poisoned(chunk(5 * most, 0, 1))
+    for poison in (chunk(6 * most, most), chunk(6 * most, 0, 1, most, 1)):
+        line._unreadable_in_a_row = 0
+        with pytest.raises(PoisonedInput, match=f"{most} records in a row"):
+            line._stop_when_poisoned(poison)
+
+    line._unreadable_in_a_row = most - 1
     with pytest.raises(PoisonedInput):
-        line._stop_when_poisoned(Refusing([], [2 * most]))
+        line._stop_when_poisoned(chunk(6 * most, 1, 1))
 
 
 class PaperLine:

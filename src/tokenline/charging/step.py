@@ -51,6 +51,13 @@ class UsageChunk:
     appended_ms: Int64s
     refused: list[Refused]
 
+    def refused_in_a_row(self) -> list[int]:
+        """Return how many refused records stand before each decoded event and, last, behind them all."""
+        refused = np.array([one.offset for one in self.refused], np.int64)
+        before = np.searchsorted(self.offsets, refused)
+        rows: list[int] = np.bincount(before, minlength=len(self.offsets) + 1).tolist()
+        return rows
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commanded:

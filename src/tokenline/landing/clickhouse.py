@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # One question names at most this many late events; the statement's text grows with it.
 IDENTITIES_MAX = 2000
+QUERY_MAX_BYTES = 16 << 20
 
 _SEAL_COLUMNS = (
     "topic, partition, lo, hi, counted, late, duplicate, rejected, absent, tokens, digest, prev, "
@@ -57,7 +58,8 @@ class ClickHouseStore:
             "optimize_on_insert": 0,
             "max_partitions_per_insert_block": 0,
         }
-        self._read_settings: dict[str, Any] = {}
+        # Two thousand identities stand in the text of a query; the server's own bound is 256 KiB.
+        self._read_settings: dict[str, Any] = {"max_query_size": QUERY_MAX_BYTES}
         if settings.clickhouse_cluster:
             # Read your own writes, whichever replica answers.
             self._write_settings["insert_quorum"] = "auto"

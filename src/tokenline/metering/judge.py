@@ -86,7 +86,7 @@ def judge(
         verdict[_differ(keys, expected)] = Judgement.KEY_MISMATCH
     slashes = pc.match_substring(batch.column("tenant_id"), "/")
     if pc.any(slashes).as_py():
-        verdict[slashes.to_numpy(zero_copy_only=False)] = Judgement.KEY_MISMATCH
+        verdict[np.array(slashes.to_pylist(), np.bool_)] = Judgement.KEY_MISMATCH
     for name in ID_COLUMNS:
         starts = _text_starts(batch.column(name))
         empty = starts[1:] == starts[:-1]

@@ -194,7 +194,8 @@ def _record(
     told = int(row[Cell.THRESHOLD_PERCENT]) if told_here else 0
     state, percent = State(int(now.state[i])), int(now.percent[i])
     was = State(int(row[Cell.STATE]))
-    for step in THRESHOLDS_PERCENT:
+    # Nothing of an allowance of 0 can be used, so no part of it is reached.
+    for step in THRESHOLDS_PERCENT if row[Cell.MONTH_TOKENS_LIMIT] else ():
         # The last threshold is told by the standing decision, below, if that is the month's.
         if told < step < percent or (told < step == percent < 100 and state is State.CUT):
             used = int(now.month_used[i])

@@ -5,7 +5,7 @@
 
 Every event is in the on-disk outbox before anything else happens to it, so it outlives a crash of
 the gateway and an outage of the broker (see `outbox` for every crash point). Delivery is at least
-once; identity (source, event_id) makes it count once. Not thread-safe: one event loop, one emitter.
+once; identity (tenant_id, source, event_id) makes it count once. Not thread-safe: one event loop, one emitter.
 """
 
 from __future__ import annotations
@@ -341,7 +341,11 @@ class Emitter:
     async def _flush_acks(self) -> None:
         while self._outbox is not None:
             await asyncio.sleep(ACK_FLUSH_S)
-            self._outbox.flush_acks()
+            try:
+                self._outbox.flush_acks()
+            except OSError as error:
+                # They are kept and written later; unwritten they cost a re-send after a crash.
+                _log.warning("outbox_acks_not_written", error=repr(error))
             # Removed segments are room as well.
             self._room.set()
 

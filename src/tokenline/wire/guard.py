@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
-from tokenline.errors import BadData, BrokerUnavailable, StaleView, Unavailable
+from tokenline.errors import BadData, BrokerUnavailable, SettingsError, StaleView, Unavailable
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import client_options
 from tokenline.wire.registry import Registry, open_registry
@@ -254,6 +254,12 @@ class Guard:
                 self._stats.reconnects += 1
                 self._stats.last_error = repr(error)
                 _log.warning("guard_reconnects", error=repr(error), retry_s=backoff_s)
+            except SettingsError as error:
+                # At the start the caller must hear of it; later it may pass: a token or file renewed.
+                if not self._caught_up.is_set():
+                    raise
+                self._stats.last_error = repr(error)
+                _log.error("guard_refused", error=repr(error), retry_s=backoff_s)
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 

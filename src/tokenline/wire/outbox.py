@@ -174,10 +174,12 @@ class Outbox:
         """Write what is noted and give the directory free; what is unacknowledged stays."""
         if self._fd < 0:
             return
-        self.flush_acks()
-        os.close(self._fd)
-        self._fd = -1
-        os.close(self._lock_fd)
+        try:
+            self.flush_acks()
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+            os.close(self._lock_fd)
 
     def _check_room(self, frame_bytes: int) -> None:
         held = f"outbox {self.directory} is full: it holds"
