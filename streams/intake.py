@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -24,18 +25,22 @@ def runs_of(
     records: Sequence[Any], max_records: int, max_bytes: int = RUN_MAX_BYTES
 ) -> Iterator[Sequence[Any]]:
     """Cut records into runs within both bounds, or of one larger record; nearly all fetches are one run."""
-    sizes = [len(record.value or b"") + len(record.key or b"") for record in records]
-    if sum(sizes) <= max_bytes and len(sizes) <= max_records:
+    if len(records) <= max_records and _bytes_of(records) <= max_bytes:
         if records:
             yield records
         return
     first, held = 0, 0
-    for at, size in enumerate(sizes):
+    for at, record in enumerate(records):
+        size = _bytes_of((record,))
         if at - first >= max_records or (held and held + size > max_bytes):
             yield records[first:at]
             first, held = at, 0
         held += size
     yield records[first:]
+
+
+def _bytes_of(records: Sequence[Any]) -> int:
+    return sum(map(len, filter(None, chain(map(KEY, records), map(VALUE, records)))))
 
 
 def decode_usage(columns: ColumnCodec, records: Sequence[Any]) -> UsageChunk:

@@ -178,6 +178,23 @@ def test_earlier_copies_are_found_by_identity_below_the_offset_only(store, topic
     assert store.earlier_copies(topic, 4, late_identities(events)) == set()
 
 
+def test_an_earlier_event_of_another_tenant_is_no_copy(store, topic):
+    store.insert("ledger", ledger_rows(events_of([event("one", tenant_id="x")], topic, lo=10)))
+    again = [event("one", tenant_id="y"), event("one", tenant_id="x")]
+    events = events_of(again, topic, lo=11, late=[11, 12])
+
+    assert store.earlier_copies(topic, 3, late_identities(events)) == {1}
+
+
+def test_many_late_events_with_long_names_are_looked_up(store, topic):
+    """All of them stand in one query, which had the server's bound of 256 KiB."""
+    rows = [event(f"{number:0>90}", account_id=f"{number:0>90}") for number in range(2500)]
+    store.insert("ledger", ledger_rows(events_of(rows[:1300], topic)))
+    late = events_of(rows, topic, lo=5000, late=range(5000, 7500))
+
+    assert store.earlier_copies(topic, 3, late_identities(late)) == set(range(1300))
+
+
 def test_an_event_is_no_copy_of_itself(store, topic):
     events = events_of([event("one")], topic, lo=10, late=[10])
     store.insert("ledger", ledger_rows(events))
@@ -284,20 +301,3 @@ def count_duplicates(store, topic):
 
 def _one(store, query, **names):
     return store._query(query.format(db=store._database, **names), {})[0][0]
-
-
-def test_an_earlier_event_of_another_tenant_is_no_copy(store, topic):
-    store.insert("ledger", ledger_rows(events_of([event("one", tenant_id="x")], topic, lo=10)))
-    again = [event("one", tenant_id="y"), event("one", tenant_id="x")]
-    events = events_of(again, topic, lo=11, late=[11, 12])
-
-    assert store.earlier_copies(topic, 3, late_identities(events)) == {1}
-
-
-def test_many_late_events_with_long_names_are_looked_up(store, topic):
-    """All of them stand in one query, which had the server's bound of 256 KiB."""
-    rows = [event(f"{number:0>90}", account_id=f"{number:0>90}") for number in range(2500)]
-    store.insert("ledger", ledger_rows(events_of(rows[:1300], topic)))
-    late = events_of(rows, topic, lo=5000, late=range(5000, 7500))
-
-    assert store.earlier_copies(topic, 3, late_identities(late)) == set(range(1300))

@@ -87,8 +87,9 @@ def test_a_late_event_repeats_what_stands_before_it_in_the_run_but_not_itself():
     assert repeats_within(found, late) == [2, 4]
 
 
-def test_an_event_of_another_source_is_another_event():
-    one, other = events(["a"], source="x"), events(["a"], source="y")
+@pytest.mark.parametrize("name", ["source", "tenant_id"])
+def test_an_event_of_another_source_or_tenant_is_another_event(name):
+    one, other = events(["a"], **{name: "x"}), events(["a"], **{name: "y"})
     joined = Events(
         topic="u",
         partition=1,
@@ -121,18 +122,3 @@ def test_a_decoded_batch_without_a_column_of_the_ledger_is_refused():
     )
     with pytest.raises(BrokenLog, match="no hold_id"):
         ledger_rows(poor)
-
-
-def test_an_event_of_another_tenant_is_another_event():
-    one, other = events(["a"], tenant_id="x"), events(["a"], tenant_id="y")
-    joined = Events(
-        topic="u",
-        partition=1,
-        batch=pa.concat_batches([one.batch, other.batch]),
-        offsets=np.array([10, 11]),
-        appended_ms=np.array([1, 2]),
-        late=np.array([False, True]),
-        repeats=np.array([False, False]),
-    )
-
-    assert repeats_within(joined, late_identities(joined)) == []

@@ -140,11 +140,11 @@ def test_no_chunk_waits_for_a_whole_table_to_be_moved(monkeypatch):
         Table, "place", lambda table, names: (placed.append(len(names)), place(table, names))
     )
     seen = SeenEvents(HORIZON)
-    seen.remember(names_of(range(20_000)), 0)
-    for turn in range(25):  # outgrows its table at 40,000
-        seen.remember(names_of(range(20_000 + 1000 * turn, 21_000 + 1000 * turn)), SPAN // 2)
+    seen.remember(names_of(range(100_000)), 0)
+    for turn in range(100):
+        seen.remember(names_of(range(100_000 + 1000 * turn, 101_000 + 1000 * turn)), SPAN // 2)
     seen.remember(names_of([-1]), SPAN)
-    assert len(seen) == 45_001
+    assert len(seen) == 200_001
     assert max(placed[1:]) <= MOVE_PER_NAME * 1000
 
 

@@ -1,4 +1,4 @@
-"""Totals of a partition go out in the order they were taken."""
+"""A line tells totals in order, stops at poison, and lets go of whoever waits before it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from streams import charging
-from streams.line import PartitionLine
+from streams.line import INBOX_CHUNKS, PartitionLine
 from streams.metrics import ChargingMetrics
 from tests.strategies import BOUNDS, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.fold import by_minute, fold_commands, fold_usage
@@ -108,7 +108,40 @@ def test_bad_records_in_a_row_are_counted_wherever_a_good_one_stands():
         line._stop_when_poisoned(chunk(6 * most, 1, 1))
 
 
-class PaperLine:
+class Opening(PartitionLine):
+    async def _open(self):
+        await asyncio.Event().wait()
+
+
+async def test_a_line_that_is_stopped_with_a_full_inbox_frees_the_agent():
+    worker = SimpleNamespace(
+        settings=SimpleNamespace(),
+        journal=None,
+        producer=None,
+        codec=None,
+        columns=None,
+        bounds=BOUNDS,
+        lines={},
+        fatal=None,
+    )
+    line = worker.lines[0] = Opening(worker, 0)
+    line.start()
+
+    async def deliver():
+        for offset in range(INBOX_CHUNKS + 4):
+            await charging.ChargingWorker.deliver(worker, "usage", 0, [offset], None)
+
+    agent = asyncio.create_task(deliver())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert line.inbox.full()
+    assert not agent.done()
+    del worker.lines[0]
+    await line.stop()
+    await asyncio.wait_for(agent, 2)
+
+
+class StillLine:
     """Note which lines were started, and end when told to."""
 
     let_go = asyncio.Event()
@@ -129,15 +162,15 @@ class PaperLine:
 
 async def test_new_partitions_have_their_lines_while_old_ones_still_end(monkeypatch):
     """Faust delivers at once: records without a line would be dropped, and missed until the next."""
-    monkeypatch.setattr(charging, "PartitionLine", PaperLine)
-    monkeypatch.setattr(PaperLine, "let_go", asyncio.Event())
+    monkeypatch.setattr(charging, "PartitionLine", StillLine)
+    monkeypatch.setattr(StillLine, "let_go", asyncio.Event())
     worker = charging.ChargingWorker(Settings(), fatal=None)
     await worker.assign({0})
     moving = asyncio.create_task(worker.assign({1}))
     await asyncio.sleep(0)
 
     assert (set(worker.lines), worker.lines[1].started, moving.done()) == ({1}, True, False)
-    PaperLine.let_go.set()
+    StillLine.let_go.set()
     await moving
 
 
@@ -147,7 +180,7 @@ def test_a_worker_is_ready_when_each_partition_it_was_given_is_open():
     app = SimpleNamespace(consumer=SimpleNamespace(assignment=lambda: given))
 
     assert not worker.ready(app)
-    worker.lines[0] = PaperLine(worker, 0)
+    worker.lines[0] = StillLine(worker, 0)
     assert not worker.ready(app)
     worker.lines[0].ready.set()
     assert worker.ready(app)

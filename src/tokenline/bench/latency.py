@@ -75,9 +75,16 @@ async def latencies_ms(settings: Settings, rate: int, seconds: float, offset: in
 
 
 def probes_of(rate: int, seconds: float) -> int:
-    """Return how many accounts a window cuts off at most."""
-    size = max(int(rate * SLICE_S), 1)
-    return size * int(seconds / SLICE_S) // PROBE_EVERY + 1000
+    """Return how many accounts a window cuts off."""
+    return -(-_events_of(rate, seconds) // PROBE_EVERY)
+
+
+def _events_of(rate: int, seconds: float) -> int:
+    return _slice_events(rate) * int(seconds / SLICE_S)
+
+
+def _slice_events(rate: int) -> int:
+    return max(int(rate * SLICE_S), 1)
 
 
 def probe_name(number: int) -> str:
@@ -87,8 +94,8 @@ def probe_name(number: int) -> str:
 
 def _slices(settings: Settings, rate: int, seconds: float, offset: int) -> Iterator[Slice]:
     columns = ColumnCodec(open_registry(settings))
-    size = max(int(rate * SLICE_S), 1)
-    load = loads.Load(events=size * int(seconds / SLICE_S), accounts=1000, seed=offset + rate)
+    size = _slice_events(rate)
+    load = loads.Load(events=_events_of(rate, seconds), accounts=1000, seed=offset + rate)
     probe = offset
     for _, batch in loads.batches(load, CLOCK.wall_ms()):
         names = batch.column("account_id").to_pylist()

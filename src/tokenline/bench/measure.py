@@ -118,29 +118,33 @@ async def prepare_probes(settings: Settings, count: int, log: Path) -> None:
 async def landing_rate(settings: Settings, events: int, log: Path) -> Rate:
     """Land usage that is charged already; measured by the times of the seals."""
     with worker("landing", settings, log) as process:
-        await until(process, lambda: sealed(settings).count >= events)
-    return sealed(settings, after_the_first=True)
+        await until(process, lambda: sealed(settings) >= events)
+    return sealing_rate(settings)
 
 
-def sealed(settings: Settings, *, after_the_first: bool = False) -> Rate:
-    """Return the records sealed and the time that took.
+def sealed(settings: Settings) -> int:
+    """Return the records sealed so far."""
+    (records,) = _ask(settings, "SELECT sum(hi - lo + 1) FROM seals FINAL")
+    return records
 
-    `after_the_first`: from the moment on when every partition had its first seal. What is in the
-    first seals was begun before any clock of the seals runs.
+
+def sealing_rate(settings: Settings) -> Rate:
+    """Return the records sealed after every partition had its first seal, and the time that took.
+
+    What is in the first seals was begun before any clock of the seals runs.
     """
-    began = (
-        "(SELECT max(first) FROM (SELECT min(landed_at) AS first FROM seals FINAL GROUP BY partition))"
-        if after_the_first
-        else "toDateTime64(0, 3)"
-    )
-    query = (
+    began = "(SELECT max(first) FROM (SELECT min(landed_at) AS first FROM seals FINAL GROUP BY partition))"
+    rows, span_ms = _ask(
+        settings,
         f"SELECT sumIf(hi - lo + 1, landed_at > {began}), "  # noqa: S608  no input of anybody's
-        f"toUnixTimestamp64Milli(max(landed_at)) - toUnixTimestamp64Milli({began}) FROM seals FINAL"
-    )
-    rows, span_ms = (
-        int(value or 0) for value in json.loads(sql(settings, query, "json"))["data"][0].values()
+        f"toUnixTimestamp64Milli(max(landed_at)) - toUnixTimestamp64Milli({began}) FROM seals FINAL",
     )
     return Rate(rows, max(span_ms, 0) / 1000)
+
+
+def _ask(settings: Settings, query: str) -> list[int]:
+    answer = json.loads(sql(settings, query, "json"))["data"][0]
+    return [int(value or 0) for value in answer.values()]
 
 
 def rival_rate(settings: Settings, name: str, argument: str) -> float:

@@ -34,7 +34,7 @@ LATENCY_S = 12.0
 LATENCY_TURNS = 3
 STOCK_S = 15.0
 SKEW_EVENTS = 400_000
-SKEW_ROUNDS = 3
+SKEW_TURNS = 3
 BASE_SPREAD = "skew_base"
 SPREADS = {BASE_SPREAD: "zipf", "hot_account": "hot", "subscribers": "subscribers"}
 
@@ -264,7 +264,7 @@ async def _skew(room: Room) -> None:
     """
     turns = [
         {name: await _spread_rate(room, name, turn) for name in SPREADS}
-        for turn in range(SKEW_ROUNDS)
+        for turn in range(SKEW_TURNS)
     ]
     for name in SPREADS:
         room.tell(f"{name}_events_per_s", statistics.median(turn[name] for turn in turns))

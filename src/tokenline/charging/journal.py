@@ -56,6 +56,7 @@ MINUTES_KEPT = 3
 OUT_KEPT = 64
 
 _ROWS = struct.Struct("<BIIII")
+_MINUTE = struct.Struct("<Bq")
 _OUT_HEAD = struct.Struct("<BQI")
 _OUT = struct.Struct("<BHi")
 
@@ -226,8 +227,7 @@ def pack_rows(first_new: int, new_keys: Sequence[str], slots: Int64s, rows: Int6
 def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
     """Return what `pack_rows` was given."""
     version, first_new, new, count, names_bytes = _ROWS.unpack_from(value)
-    if version != FORMAT:
-        raise BrokenLog(f"the journal holds rows of format {version}; this worker reads {FORMAT}")
+    _check_format("rows", version)
     at = _ROWS.size
     names = json.loads(value[at : at + names_bytes]) if new else []
     at += names_bytes
@@ -238,20 +238,15 @@ def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
 
 def pack_seen(minute_ms: int, names: UInt64s) -> bytes:
     """Return the names counted in an append minute."""
-    return struct.pack("<Bq", FORMAT, minute_ms) + np.ascontiguousarray(names, "<u8").tobytes()
+    return _MINUTE.pack(FORMAT, minute_ms) + np.ascontiguousarray(names, "<u8").tobytes()
 
 
 def unpack_seen(value: bytes) -> tuple[int, UInt64s]:
     """Return what `pack_seen` was given."""
-    minute_ms = _minute_of(value)
-    return minute_ms, np.frombuffer(value, "<u8", offset=9).reshape(-1, 2).astype(np.uint64)
-
-
-def _minute_of(value: bytes) -> int:
-    version, minute_ms = struct.unpack_from("<Bq", value)
-    if version != FORMAT:
-        raise BrokenLog(f"the journal holds format {version}; this worker reads {FORMAT}")
-    return int(minute_ms)
+    version, minute_ms = _MINUTE.unpack_from(value)
+    _check_format("names", version)
+    names = np.frombuffer(value, "<u8", offset=_MINUTE.size)
+    return minute_ms, names.reshape(-1, 2).astype(np.uint64)
 
 
 def pack_part(minute_ms: int, lines: pa.RecordBatch) -> bytes:
@@ -259,13 +254,14 @@ def pack_part(minute_ms: int, lines: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, lines.schema) as writer:
         writer.write_batch(lines)
-    return b"".join((struct.pack("<Bq", FORMAT, minute_ms), sink.getvalue()))
+    return b"".join((_MINUTE.pack(FORMAT, minute_ms), sink.getvalue()))
 
 
 def unpack_part(value: bytes) -> tuple[int, pa.RecordBatch]:
     """Return what `pack_part` was given."""
-    minute_ms = _minute_of(value)
-    return minute_ms, pa.ipc.open_stream(pa.py_buffer(value)[9:]).read_next_batch()
+    version, minute_ms = _MINUTE.unpack_from(value)
+    _check_format("lines", version)
+    return minute_ms, pa.ipc.open_stream(pa.py_buffer(value)[_MINUTE.size :]).read_next_batch()
 
 
 def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
@@ -298,12 +294,11 @@ def out_seq(value: bytes) -> int:
 def unpack_out(value: bytes) -> tuple[int, list[Message]]:
     """Return what `pack_out` was given."""
     version, seq, count = _OUT_HEAD.unpack_from(value)
-    if version not in (FORMAT, FORMAT_PACKED):
-        raise BrokenLog(f"the journal holds messages of format {version}; this worker is older")
-    at, messages = 0, []
+    _check_format("messages", version, FORMAT_PACKED)
     value = value[_OUT_HEAD.size :]
     if version == FORMAT_PACKED:
         value = zlib.decompress(value)
+    at, messages = 0, []
     for _ in range(count):
         topic_bytes, key_bytes, size = _OUT.unpack_from(value, at)
         at += _OUT.size
@@ -312,3 +307,10 @@ def unpack_out(value: bytes) -> tuple[int, list[Message]]:
         body, at = (None, at) if size < 0 else (value[at : at + size], at + size)
         messages.append(Message(topic, key, body))
     return seq, messages
+
+
+def _check_format(what: str, version: int, *also: int) -> None:
+    if version not in (FORMAT, *also):
+        raise BrokenLog(
+            f"the journal holds {what} of format {version}; this worker does not read it"
+        )

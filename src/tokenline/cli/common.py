@@ -57,6 +57,12 @@ def print_json(value: Any) -> None:  # noqa: ANN401  JSON is any JSON
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
+def write_json(file: Path | None, value: Any) -> None:  # noqa: ANN401  JSON is any JSON
+    """Write a result to the file of `--json`, if one was named."""
+    if file is not None:
+        file.write_text(json.dumps(value, indent=2) + "\n")
+
+
 def print_table(columns: list[str], rows: list[list[Any]]) -> None:
     """Print for a person; None is shown as nothing."""
     table = Table(*columns)

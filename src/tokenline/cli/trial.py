@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from tokenline.cli.common import JsonFile, out
+from tokenline.cli.common import JsonFile, out, write_json
 
 app = typer.Typer()
 
@@ -29,8 +28,7 @@ def demo(
     from tokenline.demo.run import DemoOptions, run_demo  # noqa: PLC0415
 
     result = run_demo(DemoOptions(seconds=seconds, rate=rate, accounts=accounts, keep=keep), out)
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(json_file, result)
     raise typer.Exit(0 if result["conservation"] else 1)
 
 
@@ -51,8 +49,7 @@ def prove(
 
     options = ProveOptions(rounds=rounds, pause_s=pause, rate=rate, accounts=accounts, seed=seed)
     result = run_prove(options, out)
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(json_file, result)
     raise typer.Exit(0 if result["conservation"] else 1)
 
 
@@ -75,6 +72,5 @@ def bench(
 
     parts = tuple(part.strip() for part in only.split(",") if part.strip())
     result = run_bench(BenchOptions(events=events, accounts=accounts, only=parts), out)
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(json_file, result)
     raise typer.Exit(0 if not result["missed"] else 1)

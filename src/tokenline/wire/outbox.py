@@ -193,29 +193,31 @@ class Outbox:
     def _write(self, frame: bytes) -> None:
         part = self._parts[-1]
         if not _written(self._fd, frame, part.size_bytes):
-            raise OutboxFull(f"the disk under outbox {self.directory} is full")
+            raise self._disk_full()
         part.size_bytes += len(frame)
         self.size_bytes += len(frame)
         if self._fsync:
             os.fsync(self._fd)
+
+    def _disk_full(self) -> OutboxFull:
+        return OutboxFull(f"the disk under outbox {self.directory} is full")
 
     def _roll(self) -> None:
         """Open the next segment; the one before is sealed by that."""
         number = int(self._parts[-1].path.stem) + 1 if self._parts else 1
         path = self.directory / f"{number:08d}{_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        full = OutboxFull(f"the disk under outbox {self.directory} is full")
         try:
             fd = os.open(path, flags, 0o600)
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
-            raise full from error
+            raise self._disk_full() from error
         frame = start_frame(self._next)
         if not _written(fd, frame, 0):
             os.close(fd)
             path.unlink()
-            raise full
+            raise self._disk_full()
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
