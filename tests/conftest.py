@@ -95,6 +95,7 @@ def settings(kafka, warehouse, tmp_path):
     """Settings of a line of the test's own on the shared servers."""
     mark = uuid.uuid4().hex[:10]
     line = Settings(
+        partitions=4,
         kafka_bootstrap=kafka.bootstrap,
         clickhouse_url=warehouse,
         topic_prefix=f"t{mark}.",

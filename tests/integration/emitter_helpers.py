@@ -71,7 +71,7 @@ async def emit_until_killed(settings, outbox_dir, accepted):
 def main():
     """Be the gateway: python emitter_helpers.py BOOTSTRAP PREFIX OUTBOX ACCEPTED."""
     bootstrap, prefix, outbox_dir, accepted = sys.argv[1:]
-    settings = Settings(kafka_bootstrap=bootstrap, topic_prefix=prefix)
+    settings = Settings(partitions=4, kafka_bootstrap=bootstrap, topic_prefix=prefix)
     asyncio.run(emit_until_killed(settings, Path(outbox_dir), accepted))
 
 

@@ -17,6 +17,7 @@ BACK_WITHIN_S = 15
 
 async def test_the_broker_restarts_under_load(private_kafka, tmp_path):
     settings = Settings(
+        partitions=4,
         kafka_bootstrap=private_kafka.bootstrap,
         charging_health_port=0,
         session_timeout_ms=2000,

@@ -21,6 +21,7 @@ BACK_WITHIN_S = 15
 def settings(kafka, tmp_path):
     """A line of the test's own on the shared broker; charging needs no warehouse."""
     return Settings(
+        partitions=4,
         kafka_bootstrap=kafka.bootstrap,
         topic_prefix=f"{tmp_path.name}.",
         charging_health_port=0,

@@ -22,7 +22,11 @@ from tokenline.wire.topics import ensure_topics
 
 
 def line_on(broker):
-    return Settings(kafka_bootstrap=broker.bootstrap, topic_prefix=f"t{uuid.uuid4().hex[:8]}.")
+    return Settings(
+        partitions=4,
+        kafka_bootstrap=broker.bootstrap,
+        topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
+    )
 
 
 @pytest.fixture

@@ -18,7 +18,11 @@ from tokenline.wire.topics import STATE_MAX_BYTES, TOPICS, ensure_topics
 
 @pytest.fixture
 def line(kafka):
-    return Settings(kafka_bootstrap=kafka.bootstrap, topic_prefix=f"t{uuid.uuid4().hex[:8]}.")
+    return Settings(
+        partitions=4,
+        kafka_bootstrap=kafka.bootstrap,
+        topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
+    )
 
 
 async def configs(line, stem):

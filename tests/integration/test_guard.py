@@ -64,7 +64,11 @@ class Line:
 
 @pytest.fixture
 async def line(kafka):
-    settings = Settings(kafka_bootstrap=kafka.bootstrap, topic_prefix=f"t{uuid.uuid4().hex[:8]}.")
+    settings = Settings(
+        partitions=4,
+        kafka_bootstrap=kafka.bootstrap,
+        topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
+    )
     await ensure_topics(settings)
     line = Line(settings)
     await line.producer.start()
