@@ -1,9 +1,8 @@
 """Hold the sides of the line against each other; pure.
 
     emitted + resent + raw = ledger + duplicates + dead letters     in records
-    ledger without late    = minute windows = month counters        per account, in events and
-    tokens sealed                 = ledger, duplicates, dead letters       per partition, up to
-    Kafka's end
+    ledger without late    = minute windows = month counters        per account, events and tokens
+    sealed                 = ledger, duplicates, dead letters       per partition, to Kafka's end
 
 `emitted` is what gateways say of themselves, `resent` what they sent again, and `raw` records that
 name no gateway with a control total.

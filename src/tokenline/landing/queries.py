@@ -190,16 +190,16 @@ def _landed_until_ms(asker: Asker, settings: Settings, tenant: str, account: str
 
 _SIDES = """
 SELECT tenant_id, account_id,
-  sum(le) AS l_events, sum(lt) AS l_tokens, sum(we) AS w_events, sum(wt) AS w_tokens, sum(ce) AS
-  c_events, sum(ct) AS c_tokens
+  sum(le) AS l_events, sum(lt) AS l_tokens,
+  sum(we) AS w_events, sum(wt) AS w_tokens,
+  sum(ce) AS c_events, sum(ct) AS c_tokens
 FROM (
-  SELECT tenant_id, account_id, count() AS le, sum(total_tokens) AS lt, toUInt64(0) AS we,
-  toUInt64(0) AS wt,
-    toUInt64(0) AS ce, toUInt64(0) AS ct
+  SELECT tenant_id, account_id, count() AS le, sum(total_tokens) AS lt,
+    toUInt64(0) AS we, toUInt64(0) AS wt, toUInt64(0) AS ce, toUInt64(0) AS ct
   FROM {db}.ledger FINAL WHERE late = 0 GROUP BY tenant_id, account_id
   UNION ALL
-  SELECT tenant_id, account_id, 0, 0, sumIf(events, grain = 'minute'), sumIf(total_tokens, grain =
-  'minute'),
+  SELECT tenant_id, account_id, 0, 0,
+    sumIf(events, grain = 'minute'), sumIf(total_tokens, grain = 'minute'),
     sumIf(events, grain = 'month'), sumIf(total_tokens, grain = 'month')
   FROM {db}.windows FINAL GROUP BY tenant_id, account_id
 )
@@ -231,12 +231,20 @@ def gateways(asker: Asker, topic: str) -> list[GatewaySides]:
         SELECT gateway_id, gateway_epoch, max(stated), max(emitted), max(acknowledged),
           sum(records) AS records, sum(seqs) AS seqs, max(highest)
         FROM (
-          SELECT gateway_id, gateway_epoch, 1 AS stated, emitted, acknowledged, 0 AS records, 0 AS
-          seqs, 0 AS highest FROM {db}.gateway_totals FINAL UNION ALL SELECT gateway_id,
-          gateway_epoch, 0, 0, 0, count(), uniqExact(gateway_seq), max(gateway_seq) FROM (
-            SELECT gateway_id, gateway_epoch, gateway_seq FROM {db}.ledger FINAL WHERE topic =
-            %(topic)s UNION ALL SELECT gateway_id, gateway_epoch, gateway_seq FROM {db}.duplicates
-            FINAL WHERE topic = %(topic)s UNION ALL SELECT gateway_id, gateway_epoch, gateway_seq
+          SELECT gateway_id, gateway_epoch, 1 AS stated, emitted, acknowledged,
+            0 AS records, 0 AS seqs, 0 AS highest
+          FROM {db}.gateway_totals FINAL
+          UNION ALL
+          SELECT gateway_id, gateway_epoch, 0, 0, 0,
+            count(), uniqExact(gateway_seq), max(gateway_seq)
+          FROM (
+            SELECT gateway_id, gateway_epoch, gateway_seq
+            FROM {db}.ledger FINAL WHERE topic = %(topic)s
+            UNION ALL
+            SELECT gateway_id, gateway_epoch, gateway_seq
+            FROM {db}.duplicates FINAL WHERE topic = %(topic)s
+            UNION ALL
+            SELECT gateway_id, gateway_epoch, gateway_seq
             FROM {db}.dead_letters FINAL WHERE topic = %(topic)s
           )
           WHERE gateway_id != '' AND gateway_seq > 0
