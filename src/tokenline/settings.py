@@ -47,7 +47,7 @@ class Settings(BaseModel):
         2,
         ge=1,
         le=4096,
-        # Each costs its worker 2 to 3 ms of work a fetch: as many as there are cores, with the broker on them.
+        # Each costs its worker 2 to 3 ms of work a fetch, which is latency; 2 suit two cores with the broker on them.
         description="partitions of each keyed topic, the most workers there can be; fixed for a line's life",
     )
     replication_factor: int = Field(
