@@ -13,6 +13,7 @@ TokenlineError
 │   ├── BrokerUnavailable  Kafka did not acknowledge in time
 │   ├── WarehouseUnavailable  ClickHouse did not answer
 │   └── RegistryUnavailable   the schema registry did not answer
+├── Declined               the rules do not allow a command      -> answered with the reason, nothing changed
 ├── StaleView              the guard has not heard from the line -> open or closed, by setting
 ├── FencedOut              another worker owns the partition     -> publish nothing, end the process
 ├── BrokenLog              offsets or state contradict           -> end the process, a human looks
@@ -23,6 +24,8 @@ TokenlineError
 """
 
 from __future__ import annotations
+
+from enum import IntEnum
 
 
 class TokenlineError(Exception):
@@ -82,6 +85,14 @@ class WarehouseUnavailable(Unavailable):
 
 class RegistryUnavailable(Unavailable):
     """Report that the schema registry did not answer."""
+
+
+class Declined(TokenlineError):
+    """Refuse a command the rules do not allow; `reason` is a `Reason` of `quota`."""
+
+    def __init__(self, reason: IntEnum) -> None:
+        super().__init__(reason.name.lower())
+        self.reason = reason
 
 
 class StaleView(TokenlineError):

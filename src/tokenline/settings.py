@@ -71,7 +71,10 @@ class Settings(BaseModel):
     future_skew_s: int = Field(300, ge=0, description="an event further in the future is refused")
     max_age_days: int = Field(90, ge=1, le=3000, description="an event older than this is refused")
     max_tokens_per_event: int = Field(
-        1_000_000_000, ge=1, description="a larger count of a kind is refused"
+        1_000_000_000,
+        ge=1,
+        le=9_000_000_000,  # ten kinds of so many at 10^8 µtok each still fit an int64 (`rating.rate`)
+        description="a larger count of a kind is refused",
     )
     max_bad_in_a_row: int = Field(
         1000, ge=1, description="so many bad records in a row stop the worker"

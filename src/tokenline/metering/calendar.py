@@ -6,6 +6,7 @@ Windows are half-open, `[start, end)`. Days and months begin at local midnight, 
 
 from __future__ import annotations
 
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -61,6 +62,20 @@ def spans_at(zone_name: str, minute_ms: int) -> Spans:
     )
 
 
+@lru_cache(maxsize=65_536)
+def cycle_at(zone_name: str, day: int, minute_ms: int) -> tuple[int, int]:
+    """Return start and end of the bill cycle that holds the minute beginning at `minute_ms`.
+
+    A cycle begins at local midnight of `day` (1 to 31), in a shorter month of its last day.
+    """
+    local = datetime.fromtimestamp(minute_ms / 1000, zone_of(zone_name))
+    start = _anchored(local, day)
+    if start > local:
+        start = _anchored(local.replace(day=1) - timedelta(days=1), day)
+    end = _anchored(start.replace(day=1) + timedelta(days=32), day)
+    return _ms(start), _ms(end)
+
+
 def month_starts(zone_names: list[str], zone_codes: Int64s, moments_ms: Int64s) -> Int64s:
     """Return for each moment the start of its month in the zone its code names.
 
@@ -77,6 +92,24 @@ def month_starts(zone_names: list[str], zone_codes: Int64s, moments_ms: Int64s) 
 def _month_start(zone_names: list[str], code: int) -> int:
     zone, minute = divmod(code, ZONE_MINUTES)
     return spans_at(zone_names[zone], minute * MINUTE_MS).month[0]
+
+
+def days_of(zone_name: str, start_ms: int, end_ms: int) -> int:
+    """Return how many calendar days lie from the day of one moment to the day of another."""
+    zone = zone_of(zone_name)
+    start, end = (datetime.fromtimestamp(ms // 1000, zone).date() for ms in (start_ms, end_ms))
+    return (end - start).days
+
+
+def day_of_month(zone_name: str, moment_ms: int) -> int:
+    """Return the day of the month, 1 to 31, on which a moment falls."""
+    return datetime.fromtimestamp(moment_ms // 1000, zone_of(zone_name)).day
+
+
+def _anchored(local: datetime, day: int) -> datetime:
+    """Return midnight of `day` in the month of `local`."""
+    last = monthrange(local.year, local.month)[1]
+    return local.replace(day=min(day, last), hour=0, minute=0, second=0, microsecond=0, fold=0)
 
 
 def _ms(local: datetime) -> int:

@@ -1,0 +1,281 @@
+"""Keep the balances of one partition's accounts: a row an account, its buckets, its holds.
+
+Everything that changes a balance goes through here or through the modules beside it (`cycle`,
+`orders`, `holds`), one account at a time, at a moment the caller names. Nothing looks at a clock:
+what is due by then is done first (`cycle.advance`), and the same calls at the same moments give the
+same rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bucket_values
+from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.hold_rows import Holds
+from tokenline.quota.table import FREE, NONE, Table
+from tokenline.quota.terms import Grant, Terms, Use
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Int64s = npt.NDArray[np.int64]
+
+BOUNDLESS = 1 << 62
+
+
+class Balance(IntEnum):
+    """Name the columns; the order is part of the journal's format.
+
+    HEAD is the bucket that pays for anything that occurs in [HEAD_FROM, HEAD_UNTIL), up to HEAD_LEFT,
+    while the clock is before DUE_AT: most usage asks for no more than these. LEFT, TOTAL and HELD
+    are sums over the buckets valid when they were last looked at.
+    """
+
+    OWNER = 0
+    PLAN = 1
+    MODE = 2
+    STATUS = 3
+    FIRST = 4
+    NUMBERS = 5
+    UNCOVERED = 6
+    CYCLE_DAY = 7
+    CYCLE_START = 8
+    CYCLE_END = 9
+    DUE_AT = 10
+    HEAD = 11
+    HEAD_LEFT = 12
+    HEAD_FROM = 13
+    HEAD_UNTIL = 14
+    LEFT = 15
+    TOTAL = 16
+    HELD = 17
+    CHANGES = 18
+
+
+class Status(IntEnum):
+    """Say whether an account may use anything; the order is part of the journal's format."""
+
+    ACTIVE = 0
+    SUSPENDED = 1
+    CLOSED = 2
+
+
+class ChangeKind(IntEnum):
+    """Say why a balance changed; the order is part of the journal's format."""
+
+    USAGE = 0
+    GRANT = 1
+    EXPIRY = 2
+    ROLLOVER_OUT = 3
+    PLAN_CHANGE = 4
+    ADJUSTMENT = 5
+    TRANSFER_OUT = 6
+    HOLD_CHARGE = 7
+    HOLD_REFUND = 8
+    CYCLE_CHANGE = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Be one entry of an account's ledger; `rest_utok` is the bucket's total less used behind it.
+
+    `number` counts an account's entries from 1 without gaps. Usage is not entered one by one: it is
+    summed by minute, from `Burn`.
+    """
+
+    slot: int
+    number: int
+    bucket: int
+    kind: ChangeKind
+    amount_utok: int
+    rest_utok: int
+    at_ms: int
+
+
+@dataclass(slots=True)
+class Burns:
+    """Gather what usage took from buckets, named by account and number: rows are used again."""
+
+    arrays: list[Int64s] = field(default_factory=list)
+    singles: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def rows(self) -> Int64s:
+        """Return a row a burn: the account's slot, the bucket's number, µtok."""
+        singles = np.array(self.singles, np.int64).reshape(-1, 3)
+        return np.concatenate((*self.arrays, singles))
+
+
+class Books:
+    """Hold the tables, and what was entered since the last `take`."""
+
+    def __init__(
+        self,
+        cells: AccountCells,
+        terms_of: Callable[[str, int], Terms | None],
+        linger_ms: int,
+    ) -> None:
+        self.cells = cells
+        # A bucket outlives its validity by this: usage of its time may still be reported.
+        self.linger_ms = linger_ms
+        self._terms_of = terms_of
+        self.balances = Table(len(Balance))
+        self.buckets = Buckets()
+        self.holds = Holds()
+        self.scopes = Scopes()
+        self.plans: list[str] = []
+        self.changes: list[Change] = []
+        self.burns = Burns()
+        self._rows: Int64s = np.zeros(0, np.int64)
+
+    def row(self, slot: int) -> int:
+        """Return the balance row of an account, NONE when it was never opened."""
+        return int(self._rows[slot]) if slot < len(self._rows) else NONE
+
+    def rows_of(self, slots: Int64s) -> Int64s:
+        """Return the balance row of each account, NONE where it was never opened."""
+        self._reach(len(self.cells))
+        return self._rows[slots]
+
+    def get(self, row: int, column: Balance) -> int:
+        """Return one column of a balance."""
+        return int(self.balances.matrix[row, column])
+
+    def set(self, row: int, column: Balance, value: int) -> None:
+        """Change one column of a balance."""
+        self.balances.matrix[row, column] = value
+        self.balances.touch(row)
+
+    def zone(self, row: int) -> str:
+        """Return the zone in which the account's cycles begin and end."""
+        slot = self.get(row, Balance.OWNER)
+        return self.cells.zones[int(self.cells.matrix[slot, Cell.ZONE])]
+
+    def plan(self, row: int) -> str:
+        """Return the name of the account's plan."""
+        return self.plans[self.get(row, Balance.PLAN)]
+
+    def terms(self, row: int, at_ms: int) -> Terms:
+        """Return the terms of the account's plan; one that is gone from the catalog grants nothing."""
+        return self._terms_of(self.plan(row), at_ms) or Terms()
+
+    def terms_of(self, plan: str, at_ms: int) -> Terms | None:
+        """Return the terms of a plan by name."""
+        return self._terms_of(plan, at_ms)
+
+    def plan_code(self, plan: str) -> int:
+        """Return the number of a plan's name, remembering a new one."""
+        if plan not in self.plans:
+            self.plans.append(plan)
+        return self.plans.index(plan)
+
+    def chain(self, row: int) -> list[int]:
+        """Return the rows of an account's buckets, in burn order."""
+        return list(self.buckets.chain(self.get(row, Balance.FIRST)))
+
+    def add_account(self, slot: int, values: dict[Balance, int]) -> int:
+        """Give an account a balance row and its bucket number 0."""
+        uncovered = self.buckets.add(
+            bucket_values(slot, 0, UNCOVERED, 0, 0)[column] for column in Bucket
+        )
+        values = {Balance.FIRST: NONE, Balance.HEAD: NONE} | values
+        values |= {Balance.OWNER: slot, Balance.UNCOVERED: uncovered}
+        row = self.balances.add(values.get(column, 0) for column in Balance)
+        self._reach(slot + 1)
+        self._rows[slot] = row
+        return row
+
+    def add_bucket(self, row: int, grant: Grant, kind: ChangeKind, now_ms: int) -> int:
+        """Grant a bucket, enter it, and return its row."""
+        number = self.get(row, Balance.NUMBERS) + 1
+        self.set(row, Balance.NUMBERS, number)
+        slot, scope = self.get(row, Balance.OWNER), self.scopes.code(grant.scope)
+        values = bucket_values(slot, number, grant, scope, now_ms)
+        bucket = self.buckets.add(values[column] for column in Bucket)
+        self.set(row, Balance.FIRST, self.buckets.link(self.get(row, Balance.FIRST), bucket))
+        self.enter(row, bucket, kind, grant.amount_utok, now_ms)
+        return bucket
+
+    def drop_bucket(self, row: int, bucket: int) -> None:
+        """Forget a bucket of which nothing is left to use or to settle."""
+        self.set(row, Balance.FIRST, self.buckets.unlink(self.get(row, Balance.FIRST), bucket))
+        self.buckets.free(bucket)
+
+    def enter(self, row: int, bucket: int, kind: ChangeKind, amount_utok: int, now_ms: int) -> None:
+        """Enter into the ledger what was just done to a bucket."""
+        number = self.get(row, Balance.CHANGES) + 1
+        self.set(row, Balance.CHANGES, number)
+        total, used = self.buckets.get(bucket, Bucket.TOTAL), self.buckets.get(bucket, Bucket.USED)
+        slot, name = self.get(row, Balance.OWNER), self.buckets.get(bucket, Bucket.NUMBER)
+        self.changes.append(Change(slot, number, name, kind, amount_utok, total - used, now_ms))
+
+    def reduce(
+        self, row: int, bucket: int, kind: ChangeKind, amount_utok: int, now_ms: int
+    ) -> None:
+        """Take an unused amount out of a bucket for good, and enter it."""
+        if amount_utok:
+            self.buckets.change(bucket, Bucket.TOTAL, -amount_utok)
+            self.enter(row, bucket, kind, -amount_utok, now_ms)
+
+    def payers(self, row: int, use: Use, at_ms: int) -> list[int]:
+        """Return the buckets that pay for `use` at `at_ms`, in burn order."""
+        buckets, covers = self.buckets, self.scopes.covers
+        return [
+            bucket
+            for bucket in self.chain(row)
+            if buckets.valid(bucket, at_ms) and covers(buckets.get(bucket, Bucket.SCOPE), use)
+        ]
+
+    def split(self, row: int, use: Use, amount_utok: int, at_ms: int) -> list[Part]:
+        """Return which buckets would pay, in burn order, without the part that none does."""
+        parts: list[Part] = []
+        for bucket in self.payers(row, use, at_ms):
+            if amount_utok <= 0:
+                break
+            if taken := min(self.buckets.rest(bucket), amount_utok):
+                parts.append(Part(bucket, self.buckets.get(bucket, Bucket.NUMBER), taken))
+                amount_utok -= taken
+        return parts
+
+    def burn(self, row: int, use: Use, amount_utok: int, at_ms: int) -> list[Part]:
+        """Charge usage to the buckets that pay, and the rest to bucket number 0."""
+        parts = self.split(row, use, amount_utok, at_ms)
+        if over := amount_utok - sum(part.amount_utok for part in parts):
+            parts.append(Part(self.get(row, Balance.UNCOVERED), 0, over))
+        for part in parts:
+            self.buckets.change(part.row, Bucket.USED, part.amount_utok)
+            self.note_burn(row, part.number, part.amount_utok)
+        return parts
+
+    def note_burn(self, row: int, number: int, amount_utok: int) -> None:
+        """Note what usage took from a bucket."""
+        self.burns.singles.append((self.get(row, Balance.OWNER), number, amount_utok))
+
+    def note_burns(self, slots: Int64s, numbers: Int64s, amounts_utok: Int64s) -> None:
+        """Note what usage took from many buckets."""
+        self.burns.arrays.append(np.stack((slots, numbers, amounts_utok), axis=1))
+
+    def take(self) -> tuple[list[Change], Int64s]:
+        """Return what was entered and, as rows of `Burns`, what was burnt since the last call."""
+        taken = self.changes, self.burns.rows()
+        self.changes, self.burns = [], Burns()
+        return taken
+
+    def adopt(self) -> None:
+        """Find the accounts again when the tables were filled from a journal."""
+        owners = self.balances.matrix[:, Balance.OWNER]
+        used = np.flatnonzero(owners != FREE)
+        self._reach(int(owners.max(initial=-1)) + 1)
+        self._rows[owners[used]] = used
+        self.holds.index()
+
+    def _reach(self, count: int) -> None:
+        if count > len(self._rows):
+            grown = np.full(max(count, len(self._rows) * 3 // 2), NONE, np.int64)
+            grown[: len(self._rows)] = self._rows
+            self._rows = grown

@@ -1,0 +1,187 @@
+"""Keep the buckets of all accounts, and burn them in one total order.
+
+    priority (lower first) -> earliest expiry -> oldest grant -> lowest number
+
+The buckets of an account are a chain in that order, from `first` along `NEXT`. Of each, always:
+0 <= held, 0 <= used, used + held <= total. Bucket number 0 is the exception and the last resort: it
+has no total and takes what no bucket covers (overage, or what the house writes off), so that the
+sum over an account's buckets is all it was ever charged.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from tokenline.quota.table import NONE, Table
+from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Bucket(IntEnum):
+    """Name the columns; the order is part of the journal's format."""
+
+    OWNER = 0
+    NEXT = 1
+    NUMBER = 2
+    SOURCE = 3
+    PRIORITY = 4
+    VALID_FROM = 5
+    VALID_TO = 6
+    TOTAL = 7
+    USED = 8
+    HELD = 9
+    SCOPE = 10
+    TRANSFERABLE = 11
+    GRANTED_AT = 12
+
+
+class Part(NamedTuple):
+    """Say how much of which bucket; `row` is where it lies now, `number` its name for ever."""
+
+    row: int
+    number: int
+    amount_utok: int
+
+
+class Scopes:
+    """Keep each distinct scope once, under a small number; 0 covers everything."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = [Scope()]
+        self._codes: dict[Scope, int] = {Scope(): 0}
+        self._known: dict[tuple[int, Use], bool] = {}
+
+    def code(self, scope: Scope) -> int:
+        """Return the number of a scope, remembering a new one."""
+        if scope not in self._codes:
+            self._codes[scope] = len(self.scopes)
+            self.scopes.append(scope)
+        return self._codes[scope]
+
+    def covers(self, code: int, use: Use) -> bool:
+        """Say whether a bucket of this scope may pay for `use`."""
+        return not code or _covers(self.scopes[code], use)
+
+    def to_json(self) -> str:
+        """Return all scopes as text, for the journal."""
+        return json.dumps([[scope.models, scope.subscribers] for scope in self.scopes])
+
+    @classmethod
+    def from_json(cls, text: str) -> Scopes:
+        """Return what `to_json` wrote."""
+        found = cls()
+        for models, subscribers in json.loads(text):
+            found.code(Scope(models=tuple(models), subscribers=tuple(subscribers)))
+        return found
+
+
+class Buckets(Table):
+    """Hold the rows and walk the chains."""
+
+    def __init__(self) -> None:
+        super().__init__(len(Bucket))
+
+    def chain(self, first: int) -> Iterator[int]:
+        """Yield the rows of an account in burn order; the row in hand may be unlinked meanwhile."""
+        row = first
+        while row != NONE:
+            following = int(self._matrix[row, Bucket.NEXT])
+            yield row
+            row = following
+
+    def rest(self, row: int) -> int:
+        """Return what is neither used nor held, in µtok."""
+        total, used, held = self._matrix[row, Bucket.TOTAL : Bucket.SCOPE].tolist()
+        return int(total - used - held)
+
+    def valid(self, row: int, at_ms: int) -> bool:
+        """Say whether a bucket pays for what occurred at `at_ms`."""
+        start, end = self._matrix[row, Bucket.VALID_FROM : Bucket.TOTAL].tolist()
+        return bool(start <= at_ms < end)
+
+    def link(self, first: int, row: int) -> int:
+        """Put a row into a chain where it belongs; return the chain's first."""
+        wanted, before = self._rank(row), NONE
+        for other in self.chain(first):
+            if self._rank(other) > wanted:
+                break
+            before = other
+        self.touch(row)
+        if before == NONE:
+            self._matrix[row, Bucket.NEXT] = first
+            return row
+        self._matrix[row, Bucket.NEXT] = self._matrix[before, Bucket.NEXT]
+        self._matrix[before, Bucket.NEXT] = row
+        self.touch(before)
+        return first
+
+    def unlink(self, first: int, row: int) -> int:
+        """Take a row out of a chain; return the chain's first."""
+        following = int(self._matrix[row, Bucket.NEXT])
+        self._matrix[row, Bucket.NEXT] = NONE
+        self.touch(row)
+        if row == first:
+            return following
+        before = next(one for one in self.chain(first) if self._matrix[one, Bucket.NEXT] == row)
+        self._matrix[before, Bucket.NEXT] = following
+        self.touch(before)
+        return first
+
+    def get(self, row: int, column: Bucket) -> int:
+        """Return one column of a bucket."""
+        return int(self._matrix[row, column])
+
+    def set(self, row: int, column: Bucket, value: int) -> None:
+        """Change one column of a bucket."""
+        self._matrix[row, column] = value
+        self.touch(row)
+
+    def change(self, row: int, column: Bucket, amount: int) -> None:
+        """Add `amount` to one column of a bucket."""
+        self._matrix[row, column] += amount
+        self.touch(row)
+
+    def _rank(self, row: int) -> tuple[int, int, int, int]:
+        values = self._matrix[row].tolist()
+        return (
+            values[Bucket.PRIORITY],
+            values[Bucket.VALID_TO],
+            values[Bucket.GRANTED_AT],
+            values[Bucket.NUMBER],
+        )
+
+
+def bucket_values(
+    owner: int, number: int, grant: Grant, scope: int, now_ms: int
+) -> dict[Bucket, int]:
+    """Return the columns of a new bucket."""
+    return {
+        Bucket.OWNER: owner,
+        Bucket.NEXT: NONE,
+        Bucket.NUMBER: number,
+        Bucket.SOURCE: grant.source,
+        Bucket.PRIORITY: grant.priority,
+        Bucket.VALID_FROM: grant.valid_from_ms,
+        Bucket.VALID_TO: grant.valid_to_ms,
+        Bucket.TOTAL: grant.amount_utok,
+        Bucket.USED: 0,
+        Bucket.HELD: 0,
+        Bucket.SCOPE: scope,
+        Bucket.TRANSFERABLE: grant.transferable,
+        Bucket.GRANTED_AT: now_ms,
+    }
+
+
+# Never in a chain: it has no place in the order, it is what comes after it.
+UNCOVERED = Grant(amount_utok=0, source=Source.UNCOVERED, valid_to_ms=NEVER_MS)
+
+
+def _covers(scope: Scope, use: Use) -> bool:
+    models = {f"{use.provider}/{use.model}", f"{use.provider}/*"}
+    return (not scope.models or not models.isdisjoint(scope.models)) and (
+        not scope.subscribers or use.subscriber in scope.subscribers
+    )

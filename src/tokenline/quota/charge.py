@@ -1,0 +1,110 @@
+"""Charge a chunk of rated usage: most accounts in a few array operations, the others event by event.
+
+Most usage asks for less than the bucket in front has left, of a time in which that bucket pays for
+everything, with nothing due. Such accounts are charged together. An event that names a session, and
+every event of an account that is near an edge, goes through `orders.charge`, which knows all rules.
+Both ways leave the same balances (`tests/laws/test_charge_laws.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenline.quota.books import Balance, Books
+from tokenline.quota.buckets import Bucket
+from tokenline.quota.cycle import advance, refresh
+from tokenline.quota.holds import draw
+from tokenline.quota.terms import Use
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenline.quota.hold_rows import Session
+
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rated:
+    """Hold rated events as columns of equal length, in offset order.
+
+    `named` says which name a session; `use` and `session` are asked only for events that are looked
+    at one by one.
+    """
+
+    slots: Int64s
+    charges_utok: Int64s
+    occurred_ms: Int64s
+    named: Bools
+    use: Callable[[int], Use]
+    session: Callable[[int], Session]
+
+
+def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
+    """Charge the events of accounts that have a balance; return how many named an ended session."""
+    rows = books.rows_of(rated.slots)
+    mine = np.flatnonzero(rows >= 0)
+    if not mine.size:
+        return 0
+    order = mine[np.argsort(rows[mine], kind="stable")]
+    ordered = rows[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    accounts = ordered[starts]
+    quick = _quick(books, rated, order, starts, accounts, now_ms)
+    sums = np.add.reduceat(rated.charges_utok[order], starts)
+    _charge_heads(books, accounts[quick], sums[quick])
+    late, ends = 0, np.append(starts[1:], len(order))
+    for at in np.flatnonzero(~quick).tolist():
+        late += _charge_each(
+            books, int(accounts[at]), rated, order[starts[at] : ends[at]].tolist(), now_ms
+        )
+    return late
+
+
+def _quick(
+    books: Books, rated: Rated, order: Int64s, starts: Int64s, accounts: Int64s, now_ms: int
+) -> Bools:
+    """Say which accounts' events the bucket in front pays for, all of them."""
+    balances = books.balances.matrix[accounts]
+    occurred = rated.occurred_ms[order]
+    quick: Bools = balances[:, Balance.DUE_AT] > now_ms
+    quick &= np.minimum.reduceat(occurred, starts) >= balances[:, Balance.HEAD_FROM]
+    quick &= np.maximum.reduceat(occurred, starts) < balances[:, Balance.HEAD_UNTIL]
+    sums = np.add.reduceat(rated.charges_utok[order], starts)
+    # Less, not equal: a bucket that is empty is no longer in front, and that is for `refresh` to find.
+    quick &= sums < balances[:, Balance.HEAD_LEFT]
+    quick &= ~np.logical_or.reduceat(rated.named[order], starts)
+    return quick
+
+
+def _charge_heads(books: Books, accounts: Int64s, sums: Int64s) -> None:
+    balances, buckets = books.balances.matrix, books.buckets.matrix
+    heads = balances[accounts, Balance.HEAD]
+    numbers = buckets[heads, Bucket.NUMBER]
+    buckets[heads, Bucket.USED] += sums
+    covered = sums * (numbers != 0)
+    balances[accounts, Balance.HEAD_LEFT] -= covered
+    balances[accounts, Balance.LEFT] -= covered
+    books.balances.touch_all(accounts)
+    books.buckets.touch_all(heads)
+    books.note_burns(balances[accounts, Balance.OWNER], numbers, sums)
+
+
+def _charge_each(books: Books, row: int, rated: Rated, events: list[int], now_ms: int) -> int:
+    """Charge one account's events in their order; return how many named a session that had ended."""
+    advance(books, row, now_ms)
+    owner, late = books.get(row, Balance.OWNER), 0
+    for event in events:
+        amount, use = int(rated.charges_utok[event]), rated.use(event)
+        hold = books.holds.find(owner, rated.session(event)) if rated.named[event] else None
+        if hold is not None:
+            late += draw(books, row, hold, use, amount, now_ms)
+        else:
+            books.burn(row, use, amount, int(rated.occurred_ms[event]))
+    refresh(books, row, now_ms)
+    return late

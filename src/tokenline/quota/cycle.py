@@ -1,0 +1,202 @@
+"""Bring an account up to a moment: what is due by then happens, whoever asks first.
+
+No timer fires. Each balance knows when it must be looked at again (`DUE_AT`); usage or a command
+that finds it due first lets holds expire, closes buckets whose time is over, rolls over what the plan
+allows and begins the bill cycle. Months in which nobody asked are not made up for: what they would
+have granted has expired.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenline.metering.calendar import cycle_at, days_of
+from tokenline.quota.books import BOUNDLESS, Balance, Books, ChangeKind, Status
+from tokenline.quota.buckets import Bucket
+from tokenline.quota.hold_rows import HoldStatus
+from tokenline.quota.holds import expire
+from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MINUTE_MS = 60_000
+
+
+def advance(books: Books, row: int, now_ms: int) -> None:
+    """Do all that is due by `now_ms`; without anything due it does nothing."""
+    if now_ms < books.get(row, Balance.DUE_AT):
+        return
+    _close_holds(books, row, now_ms)
+    _close_buckets(books, row, now_ms)
+    if books.get(row, Balance.CYCLE_END) <= now_ms:
+        begin_cycle(books, row, now_ms)
+    refresh(books, row, now_ms)
+
+
+def begin_cycle(books: Books, row: int, now_ms: int) -> None:
+    """Enter the bill cycle that holds `now_ms` and grant what the plan gives for it."""
+    day = books.get(row, Balance.CYCLE_DAY)
+    start_ms, end_ms = cycle_at(books.zone(row), day, now_ms // MINUTE_MS * MINUTE_MS)
+    books.set(row, Balance.CYCLE_START, start_ms)
+    books.set(row, Balance.CYCLE_END, end_ms)
+    if books.get(row, Balance.STATUS) != Status.CLOSED:
+        terms = books.terms(row, now_ms)
+        grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
+
+
+def grant_allowance(books: Books, row: int, terms: Terms, amount_utok: int, now_ms: int) -> None:
+    """Grant the plan's bucket of the present cycle."""
+    books.set(row, Balance.MODE, terms.mode)
+    if amount_utok <= 0:
+        return
+    grant = Grant(
+        amount_utok=amount_utok,
+        source=Source.PLAN,
+        priority=terms.priority,
+        valid_from_ms=books.get(row, Balance.CYCLE_START),
+        valid_to_ms=books.get(row, Balance.CYCLE_END),
+        scope=terms.scope,
+    )
+    books.add_bucket(row, grant, ChangeKind.GRANT, now_ms)
+
+
+def share_left(books: Books, row: int, now_ms: int) -> tuple[int, int]:
+    """Return how many days of the cycle are left, today included, and how many it has."""
+    zone, end_ms = books.zone(row), books.get(row, Balance.CYCLE_END)
+    return (
+        days_of(zone, now_ms, end_ms),
+        days_of(zone, books.get(row, Balance.CYCLE_START), end_ms),
+    )
+
+
+def refresh(books: Books, row: int, now_ms: int) -> None:
+    """Sum the buckets anew and find the one that pays for most of what is to come."""
+    buckets = books.buckets
+    left = total = held = 0
+    due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
+    for bucket in books.chain(row):
+        due = min(due, *_turns(books, row, bucket, now_ms), NEVER_MS)
+        if buckets.valid(bucket, now_ms):
+            left += buckets.rest(bucket)
+            total += buckets.get(bucket, Bucket.TOTAL)
+            held += buckets.get(bucket, Bucket.HELD)
+    for column, value in (
+        (Balance.DUE_AT, due),
+        (Balance.LEFT, left),
+        (Balance.TOTAL, total),
+        (Balance.HELD, held),
+    ):
+        books.set(row, column, value)
+    _find_head(books, row, now_ms)
+
+
+def _find_head(books: Books, row: int, now_ms: int) -> None:
+    """Note the bucket that pays for anything that occurs from now on, and for how long and how much.
+
+    Buckets before it in the order that are over, or begin later, bound when that is so.
+    """
+    buckets = books.buckets
+    head, left, since, until = books.get(row, Balance.UNCOVERED), BOUNDLESS, 0, NEVER_MS
+    for bucket in books.chain(row):
+        start, end = buckets.get(bucket, Bucket.VALID_FROM), buckets.get(bucket, Bucket.VALID_TO)
+        if end <= now_ms:
+            since = max(since, end)
+        elif start > now_ms:
+            until = min(until, start)
+        elif rest := buckets.rest(bucket):
+            # What only pays for some is looked at call by call.
+            head, left = bucket, 0 if buckets.get(bucket, Bucket.SCOPE) else rest
+            since, until = max(since, start), min(until, end)
+            break
+        else:
+            # Empty, it pays for nothing now: but something may be given back to it, at a refresh.
+            continue
+    for column, value in (
+        (Balance.HEAD, head),
+        (Balance.HEAD_LEFT, left),
+        (Balance.HEAD_FROM, since),
+        (Balance.HEAD_UNTIL, until),
+    ):
+        books.set(row, column, value)
+
+
+def _turns(books: Books, row: int, bucket: int, now_ms: int) -> Iterator[int]:
+    """Yield the moments at which a bucket begins, ends and is to be closed.
+
+    One that is over and still held is closed when its hold lets go: that is looked at then.
+    """
+    start = books.buckets.get(bucket, Bucket.VALID_FROM)
+    end = books.buckets.get(bucket, Bucket.VALID_TO)
+    for moment in (start, end):
+        if moment > now_ms:
+            yield moment
+    closes = _closes_at(books, bucket)
+    if closes > now_ms or _is_closable(books, row, bucket):
+        yield closes
+
+
+def _closes_at(books: Books, bucket: int) -> int:
+    end = books.buckets.get(bucket, Bucket.VALID_TO)
+    return end + books.linger_ms if end < NEVER_MS - books.linger_ms else NEVER_MS
+
+
+def _holds_due(books: Books, row: int) -> int:
+    return books.holds.next_due_ms(books.get(row, Balance.OWNER))
+
+
+def _close_holds(books: Books, row: int, now_ms: int) -> None:
+    for hold in books.holds.due(books.get(row, Balance.OWNER), now_ms):
+        if hold.status in (HoldStatus.OPEN, HoldStatus.SETTLED):
+            expire(books, row, hold, now_ms)
+        else:
+            books.holds.forget(hold)
+
+
+def _close_buckets(books: Books, row: int, now_ms: int) -> None:
+    for bucket in books.chain(row):
+        if _closes_at(books, bucket) <= now_ms and _is_closable(books, row, bucket):
+            _close_bucket(books, row, bucket, now_ms)
+
+
+def _is_closable(books: Books, row: int, bucket: int) -> bool:
+    """Say whether no hold has a claim on a bucket: none holds of it or may still be corrected."""
+    if books.buckets.get(bucket, Bucket.HELD):
+        return False
+    owner = books.get(row, Balance.OWNER)
+    return not any(
+        part.row == bucket for hold in books.holds.of_owner(owner) for part in hold.parts
+    )
+
+
+def _close_bucket(books: Books, row: int, bucket: int, now_ms: int) -> None:
+    buckets = books.buckets
+    rest, end_ms = buckets.rest(bucket), buckets.get(bucket, Bucket.VALID_TO)
+    kept = _rolled_over(books, row, bucket, rest, now_ms)
+    books.reduce(row, bucket, ChangeKind.ROLLOVER_OUT, kept, now_ms)
+    books.reduce(row, bucket, ChangeKind.EXPIRY, rest - kept, now_ms)
+    books.drop_bucket(row, bucket)
+    if kept:
+        day = books.get(row, Balance.CYCLE_DAY)
+        grant = Grant(
+            amount_utok=kept,
+            source=Source.ROLLOVER,
+            priority=books.terms(row, now_ms).priority,
+            valid_from_ms=end_ms,
+            valid_to_ms=cycle_at(books.zone(row), day, end_ms)[1],
+            scope=books.terms(row, now_ms).scope,
+        )
+        books.add_bucket(row, grant, ChangeKind.GRANT, now_ms)
+
+
+def _rolled_over(books: Books, row: int, bucket: int, rest: int, now_ms: int) -> int:
+    """Return how much of an allowance goes on into the cycle after its own, if that is not over too."""
+    if books.buckets.get(bucket, Bucket.SOURCE) != Source.PLAN:
+        return 0
+    if books.get(row, Balance.STATUS) == Status.CLOSED:
+        return 0
+    end_ms = books.buckets.get(bucket, Bucket.VALID_TO)
+    next_end_ms = cycle_at(books.zone(row), books.get(row, Balance.CYCLE_DAY), end_ms)[1]
+    if next_end_ms <= now_ms:
+        return 0
+    return min(rest, books.terms(row, now_ms).rollover_utok)

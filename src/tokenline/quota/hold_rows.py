@@ -1,0 +1,270 @@
+"""Keep holds as rows of int64, find them by session and know which is due next."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from enum import IntEnum
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from tokenline.quota.buckets import Part
+from tokenline.quota.table import FREE, NONE, OWNER, Table
+from tokenline.quota.terms import NEVER_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+PARTS_MAX = 8
+SCALARS = 13
+ANSWERS = 11
+WIDTH = SCALARS + ANSWERS + 5 * PARTS_MAX
+
+Session = tuple[int, int]
+
+
+class HoldStatus(IntEnum):
+    """Say where a hold is in its life; the order is part of the journal's format."""
+
+    OPEN = 0
+    SETTLED = 1
+    EXPIRED = 2
+    CLOSED = 3
+
+
+class Outcome(IntEnum):
+    """Say what became of a command; the order is part of the journal's format."""
+
+    DONE = 0
+    REFUSED = 1
+
+
+class Reason(IntEnum):
+    """Say why a command was refused; the order is part of the journal's format."""
+
+    NONE = 0
+    UNKNOWN_ACCOUNT = 1
+    ALREADY_OPEN = 2
+    SUSPENDED = 3
+    CLOSED = 4
+    UNKNOWN_PLAN = 5
+    UNKNOWN_MODEL = 6
+    UNKNOWN_BUCKET = 7
+    BALANCE_USED_UP = 8
+    BALANCE_HELD = 9
+    LIMIT_REACHED = 10
+    STALE_SEQ = 11
+    UNKNOWN_HOLD = 12
+    BAD_AMOUNT = 13
+    NOT_SUSPENDED = 14
+    OTHER_ACCOUNT = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldAnswer:
+    """Hold what a gateway is told; kept whole, so that a repeated question gets the same bytes.
+
+    `granted_utok` is all that the session may still spend, `split` how much of it came from which
+    bucket (by number) in this answer. `at_ms` is the broker's time of the question.
+    """
+
+    outcome: Outcome = Outcome.DONE
+    reason: Reason = Reason.NONE
+    granted_utok: int = 0
+    max_tokens: int = 0
+    threshold_utok: int = 0
+    validity_ms: int = 0
+    final: bool = False
+    late: bool = False
+    catalog_version: int = 0
+    rest_utok: int = 0
+    at_ms: int = 0
+    split: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Hold:
+    """Be one hold in hand; `parts` are what is held of which bucket, or was charged at its expiry.
+
+    `reported_utok` is what the gateway said its calls used so far, `used_utok` the usage that has
+    arrived. `expires_at_ms` is when the policy closes it; `kept_until_ms` when its row is forgotten.
+    """
+
+    owner: int
+    session: Session
+    lease: bool
+    seq: int = NONE
+    status: HoldStatus = HoldStatus.OPEN
+    expiry: int = 0
+    reported_utok: int = 0
+    used_utok: int = 0
+    opened_at_ms: int = 0
+    expires_at_ms: int = 0
+    kept_until_ms: int = 0
+    parts: list[Part] = field(default_factory=list)
+    answer: HoldAnswer = HoldAnswer()
+    row: int = NONE
+
+    @property
+    def held_utok(self) -> int:
+        """The sum of its parts."""
+        return sum(part.amount_utok for part in self.parts)
+
+    @property
+    def owed_utok(self) -> int:
+        """What calls have used and no usage event has told yet."""
+        return max(0, self.reported_utok - self.used_utok)
+
+    @property
+    def due_at_ms(self) -> int:
+        """When it must be looked at again: to be closed by its policy, or to be forgotten."""
+        ends = self.status in (HoldStatus.OPEN, HoldStatus.SETTLED)
+        return self.expires_at_ms if ends else self.kept_until_ms
+
+    def values(self) -> list[int]:
+        """Return the columns."""
+        answer = self.answer
+        scalars = [
+            *(self.owner, *self.session, self.seq, self.lease, self.status, self.expiry),
+            *(self.reported_utok, self.used_utok),
+            *(self.opened_at_ms, self.expires_at_ms, self.kept_until_ms),
+            len(self.parts),
+        ]
+        answers = [
+            *(answer.outcome, answer.reason, answer.granted_utok, answer.max_tokens),
+            *(answer.threshold_utok, answer.validity_ms, answer.final, answer.late),
+            *(answer.catalog_version, answer.rest_utok, answer.at_ms),
+        ]
+        parts = _padded(self.parts, 3)
+        split = _padded(answer.split, 2)
+        return [int(value) for value in (*scalars, *answers, *parts, *split)]
+
+    @classmethod
+    def of(cls, row: int, values: list[int]) -> Hold:
+        """Return what `values` gave."""
+        owner, hi, lo, seq, lease, status, expiry, reported, used, *times, count = values[:SCALARS]
+        parts_at = SCALARS + ANSWERS
+        split_at = parts_at + 3 * PARTS_MAX
+        return cls(
+            row=row,
+            owner=owner,
+            session=(hi, lo),
+            seq=seq,
+            lease=bool(lease),
+            status=HoldStatus(status),
+            expiry=expiry,
+            reported_utok=reported,
+            used_utok=used,
+            opened_at_ms=times[0],
+            expires_at_ms=times[1],
+            kept_until_ms=times[2],
+            parts=[Part(*values[at : at + 3]) for at in range(parts_at, parts_at + 3 * count, 3)],
+            answer=_answer(values[SCALARS:parts_at], values[split_at:]),
+        )
+
+
+class Holds(Table):
+    """Hold the rows; the indexes are made again from them after a recovery."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH)
+        self._by_session: dict[tuple[int, Session], int] = {}
+        self._rows_by_owner: dict[int, set[int]] = defaultdict(set)
+        self._leases: dict[int, set[int]] = defaultdict(set)
+        # A heap an owner; of several entries of a row the one `_due_at` has is meant.
+        self._due: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self._due_at: dict[int, int] = {}
+
+    def find(self, owner: int, session: Session) -> Hold | None:
+        """Return the hold of a session of an account."""
+        row = self._by_session.get((owner, session))
+        return None if row is None else self.load(row)
+
+    def load(self, row: int) -> Hold:
+        """Return one hold, to be changed and saved."""
+        return Hold.of(row, self._matrix[row].tolist())
+
+    def save(self, hold: Hold) -> None:
+        """Write a hold back, or give it a row when it has none."""
+        if hold.row == NONE:
+            hold.row = self.add(hold.values())
+        else:
+            self._matrix[hold.row] = hold.values()
+            self.touch(hold.row)
+        self._note(hold)
+
+    def forget(self, hold: Hold) -> None:
+        """Give a hold's row back."""
+        del self._by_session[hold.owner, hold.session]
+        self._due_at.pop(hold.row, None)
+        for rows in (self._leases, self._rows_by_owner):
+            rows[hold.owner].discard(hold.row)
+            if not rows[hold.owner]:
+                del rows[hold.owner]
+        self.free(hold.row)
+
+    def due(self, owner: int, now_ms: int) -> Iterator[Hold]:
+        """Yield the holds of an account that must be looked at by now, the earliest first."""
+        while self.next_due_ms(owner) <= now_ms:
+            yield self.load(heappop(self._due[owner])[1])
+
+    def next_due_ms(self, owner: int) -> int:
+        """Return when the first hold of an account must be looked at, NEVER_MS when it has none."""
+        heap = self._due.get(owner, [])
+        while heap and self._due_at.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        if heap:
+            return heap[0][0]
+        self._due.pop(owner, None)
+        return NEVER_MS
+
+    def leases(self, owner: int) -> int:
+        """Return how many leases of an account are open."""
+        return len(self._leases.get(owner, ()))
+
+    def of_owner(self, owner: int) -> list[Hold]:
+        """Return all holds of an account, by row."""
+        return [self.load(row) for row in sorted(self._rows_by_owner.get(owner, ()))]
+
+    def index(self) -> None:
+        """Find everything again when the rows were filled from a journal."""
+        for row in range(len(self)):
+            if self._matrix[row, OWNER] != FREE:
+                self._note(self.load(row))
+
+    def _note(self, hold: Hold) -> None:
+        self._by_session[hold.owner, hold.session] = hold.row
+        self._rows_by_owner[hold.owner].add(hold.row)
+        if hold.lease and hold.status is HoldStatus.OPEN:
+            self._leases[hold.owner].add(hold.row)
+        else:
+            self._leases[hold.owner].discard(hold.row)
+        if self._due_at.get(hold.row) != hold.due_at_ms:
+            self._due_at[hold.row] = hold.due_at_ms
+            heappush(self._due[hold.owner], (hold.due_at_ms, hold.row))
+
+
+def _answer(values: list[int], split: list[int]) -> HoldAnswer:
+    outcome, reason, granted, max_tokens, threshold, validity, final, late, version, rest, at = (
+        values
+    )
+    pairs = zip(split[::2], split[1::2], strict=True)
+    return HoldAnswer(
+        outcome=Outcome(outcome),
+        reason=Reason(reason),
+        granted_utok=granted,
+        max_tokens=max_tokens,
+        threshold_utok=threshold,
+        validity_ms=validity,
+        final=bool(final),
+        late=bool(late),
+        catalog_version=version,
+        rest_utok=rest,
+        at_ms=at,
+        split=tuple((number, amount) for number, amount in pairs if amount),
+    )
+
+
+def _padded(rows: Iterable[tuple[int, ...]], width: int) -> list[int]:
+    flat = [value for row in rows for value in row]
+    return flat + [0] * (width * PARTS_MAX - len(flat))

@@ -1,0 +1,283 @@
+"""Reserve units for calls whose size nobody knows yet, and settle them when usage tells.
+
+    hold ──> update ──> ... ──> settle ─┬─> usage events draw it down ──> closed
+      └─ usage events draw it down  ────┘
+      └─ silence for 2 x validity ──> expired: charged or released, by the plan's policy
+
+One rule sizes them all. A session has reported R used units of which U have arrived as usage, and
+wants W more: after the answer it holds max(0, R - U) + W, or less where there is less. A hold is
+W = its worst case with R = 0; an update moves R and asks for the next slice; settle and release are
+W = 0. Usage is charged by usage events and by nothing else, so a settled hold keeps what its calls
+have used until their events are here. RFC 8506 5.1.1, 5.4, 8.2, 13.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenline.quota.books import Balance, Books, ChangeKind, Status
+from tokenline.quota.buckets import Bucket, Part
+from tokenline.quota.hold_rows import (
+    PARTS_MAX,
+    Hold,
+    HoldAnswer,
+    HoldStatus,
+    Outcome,
+    Reason,
+    Session,
+)
+from tokenline.quota.terms import NOTHING, HoldExpiry, Terms, Use
+
+LEASE_SHARE = 2
+THRESHOLD_PERCENT = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldOrder:
+    """Hold what a gateway asks; amounts in µtok.
+
+    Less than `needed_utok` is of no use to it. `prompt_utok` and `output_utok` (a token) turn what
+    was granted into `max_tokens`. `settles` ends the session: nothing more is wanted.
+    """
+
+    session: Session
+    seq: int
+    use: Use = NOTHING
+    lease: bool = False
+    reported_utok: int = 0
+    wanted_utok: int = 0
+    needed_utok: int = 0
+    prompt_utok: int = 0
+    output_utok: int = 0
+    max_tokens: int = 0
+    settles: bool = False
+    catalog_version: int = 0
+
+
+def answer_hold(books: Books, row: int, order: HoldOrder, now_ms: int) -> HoldAnswer:
+    """Grant, enlarge, settle or refuse; the account was brought up to `now_ms` before.
+
+    The last question of a session repeated gets its answer again, whatever has changed since. One
+    that is older than the last is told so: its answer is gone, and granting anew could double it.
+    """
+    owner = books.get(row, Balance.OWNER)
+    hold = books.holds.find(owner, order.session)
+    if hold is not None and order.seq == hold.seq:
+        return hold.answer
+    if hold is not None and order.seq < hold.seq:
+        return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.STALE_SEQ, at_ms=now_ms)
+    if hold is None:
+        hold = Hold(owner=owner, session=order.session, lease=order.lease, opened_at_ms=now_ms)
+    terms = books.terms(row, now_ms)
+    hold.seq = order.seq
+    hold.reported_utok = max(hold.reported_utok, order.reported_utok)
+    if hold.status in (HoldStatus.EXPIRED, HoldStatus.CLOSED):
+        hold.answer = _answer_late(books, row, hold, now_ms)
+    elif order.settles:
+        hold.answer = _settle(books, hold, terms, now_ms)
+    else:
+        hold.answer = _grant(books, row, hold, order, terms, now_ms)
+    books.holds.save(hold)
+    return hold.answer
+
+
+def draw(books: Books, row: int, hold: Hold, use: Use, amount_utok: int, at_ms: int) -> bool:
+    """Charge usage to what its session holds, and the rest like any usage; say whether it is late.
+
+    What was charged at the hold's expiry is not charged again.
+    """
+    late = hold.status in (HoldStatus.EXPIRED, HoldStatus.CLOSED)
+    hold.used_utok += amount_utok
+    left = amount_utok
+    for at, part in enumerate(hold.parts):
+        taken = min(part.amount_utok, left)
+        if not taken:
+            continue
+        left -= taken
+        hold.parts[at] = part._replace(amount_utok=part.amount_utok - taken)
+        if late:
+            _give_back(books, row, part, taken, at_ms)
+        else:
+            books.buckets.change(part.row, Bucket.HELD, -taken)
+        books.buckets.change(part.row, Bucket.USED, taken)
+        books.note_burn(row, part.number, taken)
+    hold.parts = [part for part in hold.parts if part.amount_utok]
+    if left:
+        books.burn(row, use, left, at_ms)
+    if hold.status is HoldStatus.SETTLED and not hold.owed_utok:
+        _resize(books, row, hold, 0)
+        _close(hold, hold.expires_at_ms)
+    books.holds.save(hold)
+    return late
+
+
+def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
+    """Close a hold nobody settled: charge what was reported, all that was granted, or nothing.
+
+    It stays known as long as its usage may still be reported; then what was charged here counts.
+    """
+    policy = HoldExpiry(hold.expiry)
+    if policy is not HoldExpiry.CHARGE_GRANTED:
+        _resize(books, row, hold, 0 if policy is HoldExpiry.RELEASE else hold.owed_utok)
+    for part in hold.parts:
+        books.buckets.change(part.row, Bucket.HELD, -part.amount_utok)
+        books.buckets.change(part.row, Bucket.USED, part.amount_utok)
+        if part.amount_utok:
+            books.enter(row, part.row, ChangeKind.HOLD_CHARGE, -part.amount_utok, now_ms)
+    hold.status = HoldStatus.EXPIRED
+    hold.kept_until_ms = now_ms + books.linger_ms
+    books.holds.save(hold)
+
+
+def _grant(
+    books: Books, row: int, hold: Hold, order: HoldOrder, terms: Terms, now_ms: int
+) -> HoldAnswer:
+    owed, before = hold.owed_utok, {part.number: part.amount_utok for part in hold.parts}
+    reason = _barred(books, row)
+    wanted = 0 if reason else _slice(books, row, hold, order)
+    _resize(books, row, hold, owed + wanted, use=order.use, at_ms=now_ms, overage=terms.overage)
+    granted = max(0, hold.held_utok - owed)
+    if not reason and granted < order.needed_utok:
+        reason, granted = _shortage(books, row, order, granted, now_ms), 0
+        # What is too little for this call may be enough for another.
+        _resize(books, row, hold, owed)
+    _prolong(hold, terms, now_ms, keep=not reason)
+    return HoldAnswer(
+        outcome=Outcome.REFUSED if reason else Outcome.DONE,
+        reason=reason,
+        granted_utok=granted,
+        max_tokens=_max_tokens(order, granted),
+        threshold_utok=granted * THRESHOLD_PERCENT // 100,
+        validity_ms=0 if reason else terms.hold_validity_ms,
+        final=not reason and granted < order.wanted_utok,
+        catalog_version=order.catalog_version,
+        rest_utok=_rest(books, row, order.use, now_ms),
+        at_ms=now_ms,
+        split=tuple(
+            (part.number, more)
+            for part in hold.parts
+            if (more := part.amount_utok - before.get(part.number, 0)) > 0
+        ),
+    )
+
+
+def _barred(books: Books, row: int) -> Reason:
+    status = Status(books.get(row, Balance.STATUS))
+    return {Status.SUSPENDED: Reason.SUSPENDED, Status.CLOSED: Reason.CLOSED}.get(
+        status, Reason.NONE
+    )
+
+
+def _slice(books: Books, row: int, hold: Hold, order: HoldOrder) -> int:
+    """Return how much to grant: all that is wanted, and of a scarce balance only a fair part.
+
+    Many leases must not lock away from each other what little is left (RFC 8506 5.1.2).
+    """
+    if not order.lease:
+        return order.wanted_utok
+    left = max(0, books.get(row, Balance.LEFT)) + hold.held_utok
+    sharers = LEASE_SHARE * max(1, books.holds.leases(hold.owner))
+    return max(order.needed_utok, min(order.wanted_utok, left // sharers))
+
+
+def _shortage(books: Books, row: int, order: HoldOrder, granted: int, now_ms: int) -> Reason:
+    """Say whether waiting may help: what others hold may come back."""
+    held = sum(
+        books.buckets.get(bucket, Bucket.HELD) for bucket in books.payers(row, order.use, now_ms)
+    )
+    return Reason.BALANCE_HELD if held + granted >= order.needed_utok else Reason.BALANCE_USED_UP
+
+
+def _rest(books: Books, row: int, use: Use, now_ms: int) -> int:
+    return sum(books.buckets.rest(bucket) for bucket in books.payers(row, use, now_ms))
+
+
+def _max_tokens(order: HoldOrder, granted: int) -> int:
+    if not granted:
+        return 0
+    if not order.output_utok:
+        return order.max_tokens
+    return max(0, min(order.max_tokens, (granted - order.prompt_utok) // order.output_utok))
+
+
+def _settle(books: Books, hold: Hold, terms: Terms, now_ms: int) -> HoldAnswer:
+    row = books.row(hold.owner)
+    _resize(books, row, hold, hold.owed_utok)
+    if hold.owed_utok:
+        # Its usage is on the way: until then it holds what was used.
+        hold.status = HoldStatus.SETTLED
+        _prolong(hold, terms, now_ms, keep=True)
+    else:
+        _close(hold, now_ms + 2 * terms.hold_validity_ms)
+    return HoldAnswer(at_ms=now_ms, rest_utok=hold.held_utok)
+
+
+def _answer_late(books: Books, row: int, hold: Hold, now_ms: int) -> HoldAnswer:
+    """Take a settlement that comes after the expiry: what was charged beyond the use is given back."""
+    surplus = hold.held_utok - hold.owed_utok
+    if hold.status is HoldStatus.EXPIRED and surplus > 0:
+        for at, part in reversed(list(enumerate(hold.parts))):
+            taken = min(part.amount_utok, surplus)
+            surplus -= taken
+            hold.parts[at] = part._replace(amount_utok=part.amount_utok - taken)
+            _give_back(books, row, part, taken, now_ms)
+    return HoldAnswer(at_ms=now_ms, late=True)
+
+
+def _give_back(books: Books, row: int, part: Part, amount_utok: int, now_ms: int) -> None:
+    if amount_utok:
+        books.buckets.change(part.row, Bucket.USED, -amount_utok)
+        books.enter(row, part.row, ChangeKind.HOLD_REFUND, amount_utok, now_ms)
+
+
+def _close(hold: Hold, kept_until_ms: int) -> None:
+    hold.status, hold.kept_until_ms = HoldStatus.CLOSED, kept_until_ms
+
+
+def _prolong(hold: Hold, terms: Terms, now_ms: int, *, keep: bool) -> None:
+    """Let a hold live for two validities more; one that was refused from the start is only remembered."""
+    hold.expiry = terms.hold_expiry
+    hold.expires_at_ms = now_ms + 2 * terms.hold_validity_ms
+    if not keep and not hold.parts and not hold.owed_utok:
+        _close(hold, hold.expires_at_ms)
+
+
+def _resize(
+    books: Books,
+    row: int,
+    hold: Hold,
+    target_utok: int,
+    *,
+    use: Use | None = None,
+    at_ms: int = 0,
+    overage: bool = False,
+) -> None:
+    """Hold `target_utok`, or as much as there is; without `use` it only gives back.
+
+    What was taken last is given back first, so what stays is what burns first.
+    """
+    surplus = hold.held_utok - target_utok
+    for part in reversed(hold.parts) if surplus > 0 else ():
+        taken = min(part.amount_utok, surplus)
+        surplus -= taken
+        _put(books, hold, part._replace(amount_utok=-taken))
+    if surplus < 0 and use is not None:
+        for part in books.split(row, use, -surplus, at_ms):
+            surplus += part.amount_utok
+            _put(books, hold, part)
+        if surplus < 0 and overage:
+            _put(books, hold, Part(books.get(row, Balance.UNCOVERED), 0, -surplus))
+    hold.parts = [part for part in hold.parts if part.amount_utok]
+
+
+def _put(books: Books, hold: Hold, part: Part) -> None:
+    """Add to what is held of one bucket; a ninth bucket is not taken in."""
+    for at, old in enumerate(hold.parts):
+        if old.row == part.row:
+            hold.parts[at] = old._replace(amount_utok=old.amount_utok + part.amount_utok)
+            break
+    else:
+        if len(hold.parts) == PARTS_MAX:
+            return
+        hold.parts.append(part)
+    books.buckets.change(part.row, Bucket.HELD, part.amount_utok)

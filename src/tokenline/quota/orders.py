@@ -1,0 +1,267 @@
+"""Carry out what is asked of an account: open it, grant, take, move, change its plan, close it.
+
+Each order is checked before anything changes; one that the rules do not allow is `Declined` with a
+reason and leaves no trace. Who asks twice with the same command id is answered from memory, which is
+not here (`charging`). All entry points bring the account up to the moment first.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenline.errors import Declined
+from tokenline.metering.calendar import cycle_at, day_of_month, days_of
+from tokenline.quota.books import Balance, Books, ChangeKind, Status
+from tokenline.quota.buckets import Bucket
+from tokenline.quota.cycle import (
+    MINUTE_MS,
+    advance,
+    grant_allowance,
+    refresh,
+    share_left,
+)
+from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
+from tokenline.quota.holds import HoldOrder, answer_hold, draw
+from tokenline.quota.table import NONE
+from tokenline.quota.terms import NOTHING, Grant, Source, Terms, Use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Say what left an account, for the one that receives it."""
+
+    amount_utok: int
+    valid_to_ms: int
+
+
+def open_account(books: Books, slot: int, plan: str, cycle_day: int, now_ms: int) -> int:
+    """Give an account a plan and its first allowance; return its balance row.
+
+    A `cycle_day` of 0 means the day of opening.
+
+    Raises:
+        Declined: it is open already, or there is no such plan.
+    """
+    if books.row(slot) != NONE:
+        raise Declined(Reason.ALREADY_OPEN)
+    terms = _terms(books, plan, now_ms)
+    row = books.add_account(slot, {Balance.PLAN: books.plan_code(plan)})
+    zone, minute_ms = books.zone(row), now_ms // MINUTE_MS * MINUTE_MS
+    day = cycle_day or day_of_month(zone, minute_ms)
+    start_ms, end_ms = cycle_at(zone, day, minute_ms)
+    books.set(row, Balance.CYCLE_DAY, day)
+    books.set(row, Balance.CYCLE_START, start_ms)
+    books.set(row, Balance.CYCLE_END, end_ms)
+    grant_allowance(books, row, terms, _share(books, row, terms, now_ms), now_ms)
+    refresh(books, row, now_ms)
+    return row
+
+
+def suspend(books: Books, slot: int, now_ms: int) -> None:
+    """Let nothing more be granted until it is resumed; what is held stays held."""
+    with _working(books, slot, now_ms) as row:
+        _require(books, row, Status.ACTIVE, Reason.SUSPENDED)
+        books.set(row, Balance.STATUS, Status.SUSPENDED)
+
+
+def resume(books: Books, slot: int, now_ms: int) -> None:
+    """End a suspension."""
+    with _working(books, slot, now_ms) as row:
+        _require(books, row, Status.SUSPENDED, Reason.NOT_SUSPENDED)
+        books.set(row, Balance.STATUS, Status.ACTIVE)
+
+
+def close_account(books: Books, slot: int, now_ms: int) -> None:
+    """End an account for good; usage that is still reported is charged to what it had."""
+    with _working(books, slot, now_ms) as row:
+        books.set(row, Balance.STATUS, Status.CLOSED)
+
+
+def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
+    """Add a bucket (top-up, pack, gift, refund, what was transferred) and return its number."""
+    with _working(books, slot, now_ms) as row:
+        if granted.amount_utok <= 0 or granted.valid_to_ms <= now_ms:
+            raise Declined(Reason.BAD_AMOUNT)
+        bucket = books.add_bucket(row, granted, ChangeKind.GRANT, now_ms)
+        return books.buckets.get(bucket, Bucket.NUMBER)
+
+
+def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) -> None:
+    """Add to a bucket, or take from what is neither used nor held of it."""
+    with _working(books, slot, now_ms) as row:
+        bucket = _bucket(books, row, number)
+        if not amount_utok or books.buckets.rest(bucket) + amount_utok < 0:
+            raise Declined(Reason.BAD_AMOUNT)
+        books.reduce(row, bucket, ChangeKind.ADJUSTMENT, -amount_utok, now_ms)
+
+
+def transfer_out(books: Books, slot: int, amount_utok: int, now_ms: int) -> Moved:
+    """Take an amount out of the transferable buckets, in burn order; all of it or nothing.
+
+    What is moved is valid no longer than the shortest-lived bucket it came from.
+    """
+    with _working(books, slot, now_ms) as row:
+        found = [
+            bucket
+            for bucket in books.payers(row, NOTHING, now_ms)
+            if books.buckets.get(bucket, Bucket.TRANSFERABLE) and books.buckets.rest(bucket)
+        ]
+        if amount_utok <= 0 or sum(map(books.buckets.rest, found)) < amount_utok:
+            raise Declined(Reason.BAD_AMOUNT)
+        left, ends_ms = amount_utok, []
+        for bucket in found:
+            if taken := min(books.buckets.rest(bucket), left):
+                books.reduce(row, bucket, ChangeKind.TRANSFER_OUT, taken, now_ms)
+                ends_ms.append(books.buckets.get(bucket, Bucket.VALID_TO))
+                left -= taken
+        return Moved(amount_utok, min(ends_ms))
+
+
+def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
+    """Put another plan into force at once, each paying for its days of the cycle.
+
+    Prorated: the old allowance keeps the share of the days before today, the new one grants the share
+    of the others, less what was used beyond the old share. Not prorated: the old one ends, the new
+    one is granted whole.
+    """
+    with _working(books, slot, now_ms) as row:
+        terms = _terms(books, plan, now_ms)
+        over = sum(
+            _cut_share(books, row, bucket, now_ms, whole=not terms.prorated)
+            for bucket in _allowances(books, row, now_ms)
+        )
+        books.set(row, Balance.PLAN, books.plan_code(plan))
+        grant_allowance(books, row, terms, _share(books, row, terms, now_ms) - over, now_ms)
+
+
+def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
+    """Begin cycles on another day of the month; the present one ends when that day comes next.
+
+    A prorated allowance grows or shrinks with it, by days, never below what is used or held.
+    """
+    with _working(books, slot, now_ms) as row:
+        if not 1 <= day <= 31:
+            raise Declined(Reason.BAD_AMOUNT)
+        zone, old_end_ms = books.zone(row), books.get(row, Balance.CYCLE_END)
+        start_ms = books.get(row, Balance.CYCLE_START)
+        end_ms = cycle_at(zone, day, now_ms // MINUTE_MS * MINUTE_MS)[1]
+        for bucket in _allowances(books, row, now_ms):
+            if books.terms(row, now_ms).prorated:
+                days = days_of(zone, start_ms, end_ms), days_of(zone, start_ms, old_end_ms)
+                _scale(books, row, bucket, days, now_ms)
+            _move_end(books, row, bucket, end_ms)
+        books.set(row, Balance.CYCLE_DAY, day)
+        books.set(row, Balance.CYCLE_END, end_ms)
+
+
+def hold(books: Books, slot: int, order: HoldOrder, now_ms: int) -> HoldAnswer:
+    """Answer a session: see `holds.answer_hold`."""
+    with _working(books, slot, now_ms, closed=True) as row:
+        return answer_hold(books, row, order, now_ms)
+
+
+def charge(
+    books: Books,
+    slot: int,
+    use: Use,
+    amount_utok: int,
+    *,
+    occurred_ms: int,
+    now_ms: int,
+    session: Session | None = None,
+) -> bool:
+    """Charge usage that was rated; say whether the session it names had ended before.
+
+    Without a session, or with one nobody knows, the buckets pay that were valid when it occurred.
+    """
+    with _working(books, slot, now_ms, closed=True) as row:
+        known = books.holds.find(slot, session) if session is not None else None
+        if known is not None:
+            return draw(books, row, known, use, amount_utok, now_ms)
+        books.burn(row, use, amount_utok, occurred_ms)
+        return False
+
+
+def bring_up_to(books: Books, slot: int, now_ms: int) -> None:
+    """Do what is due; an account that has no balance has nothing due."""
+    if (row := books.row(slot)) != NONE:
+        advance(books, row, now_ms)
+
+
+@contextmanager
+def _working(books: Books, slot: int, now_ms: int, *, closed: bool = False) -> Iterator[int]:
+    """Bring an account up to the moment, and sum its buckets anew behind the work."""
+    row = books.row(slot)
+    if row == NONE:
+        raise Declined(Reason.UNKNOWN_ACCOUNT)
+    advance(books, row, now_ms)
+    if not closed and books.get(row, Balance.STATUS) == Status.CLOSED:
+        raise Declined(Reason.CLOSED)
+    yield row
+    refresh(books, row, now_ms)
+
+
+def _require(books: Books, row: int, status: Status, reason: Reason) -> None:
+    if books.get(row, Balance.STATUS) != status:
+        raise Declined(reason)
+
+
+def _terms(books: Books, plan: str, now_ms: int) -> Terms:
+    terms = books.terms_of(plan, now_ms)
+    if terms is None:
+        raise Declined(Reason.UNKNOWN_PLAN)
+    return terms
+
+
+def _share(books: Books, row: int, terms: Terms, now_ms: int) -> int:
+    """Return what a plan grants for the rest of the cycle, rounded down."""
+    if not terms.prorated:
+        return terms.allowance_utok
+    left, days = share_left(books, row, now_ms)
+    return terms.allowance_utok * left // days
+
+
+def _allowances(books: Books, row: int, now_ms: int) -> list[int]:
+    """Return the plan's buckets of the present cycle."""
+    return [
+        bucket
+        for bucket in books.chain(row)
+        if books.buckets.get(bucket, Bucket.SOURCE) == Source.PLAN
+        and books.buckets.get(bucket, Bucket.VALID_TO) > now_ms
+    ]
+
+
+def _cut_share(books: Books, row: int, bucket: int, now_ms: int, *, whole: bool) -> int:
+    """Leave an allowance its share of the days before today; return what was used beyond it."""
+    buckets = books.buckets
+    left, days = share_left(books, row, now_ms)
+    total = buckets.get(bucket, Bucket.TOTAL)
+    taken = total - buckets.rest(bucket)
+    share = taken if whole else total * (days - left) // days
+    books.reduce(row, bucket, ChangeKind.PLAN_CHANGE, total - max(taken, share), now_ms)
+    return max(0, taken - share)
+
+
+def _scale(books: Books, row: int, bucket: int, days: tuple[int, int], now_ms: int) -> None:
+    buckets = books.buckets
+    total = buckets.get(bucket, Bucket.TOTAL)
+    scaled = max(total - buckets.rest(bucket), total * days[0] // days[1])
+    books.reduce(row, bucket, ChangeKind.CYCLE_CHANGE, total - scaled, now_ms)
+
+
+def _move_end(books: Books, row: int, bucket: int, end_ms: int) -> None:
+    first = books.buckets.unlink(books.get(row, Balance.FIRST), bucket)
+    books.buckets.set(bucket, Bucket.VALID_TO, end_ms)
+    books.set(row, Balance.FIRST, books.buckets.link(first, bucket))
+
+
+def _bucket(books: Books, row: int, number: int) -> int:
+    for bucket in books.chain(row):
+        if books.buckets.get(bucket, Bucket.NUMBER) == number:
+            return bucket
+    raise Declined(Reason.UNKNOWN_BUCKET)

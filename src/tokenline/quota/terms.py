@@ -1,0 +1,94 @@
+"""Hold what a plan says of charging, and what a grant brings: the words the engine is spoken to in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+NEVER_MS = (1 << 63) - 1
+
+
+class Mode(IntEnum):
+    """Say how a plan is charged; the order is part of the journal's format."""
+
+    POSTPAID = 0
+    PREPAID = 1
+    STRICT = 2
+
+
+class HoldExpiry(IntEnum):
+    """Say what becomes of a hold nobody settled; the order is part of the journal's format."""
+
+    CHARGE_REPORTED = 0
+    RELEASE = 1
+    CHARGE_GRANTED = 2
+
+
+class Source(IntEnum):
+    """Say where a bucket came from; the order is part of the journal's format."""
+
+    UNCOVERED = 0
+    PLAN = 1
+    PACK = 2
+    FREE = 3
+    GIFT = 4
+    TOP_UP = 5
+    ROLLOVER = 6
+    TRANSFER = 7
+    REFUND = 8
+    ADJUSTMENT = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Name what a bucket may pay for; empty is everything.
+
+    `models` are `provider/model`, or `provider/*` for all models of a provider.
+    """
+
+    models: tuple[str, ...] = ()
+    subscribers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Name what is paid for."""
+
+    provider: str = ""
+    model: str = ""
+    subscriber: str = ""
+
+
+NOTHING = Use()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Hold what a plan grants each cycle and how it is charged; times in ms."""
+
+    mode: Mode = Mode.POSTPAID
+    allowance_utok: int = 0
+    rollover_utok: int = 0
+    priority: int = 100
+    scope: Scope = Scope()
+    overage: bool = False
+    prorated: bool = True
+    hold_validity_ms: int = 60_000
+    hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Describe a bucket to be: how much, since when and until when, for what, burnt how early.
+
+    A lower priority burns first. `valid_from_ms` 0 also pays for usage from before the grant that is
+    reported only now.
+    """
+
+    amount_utok: int
+    source: Source
+    priority: int = 100
+    valid_from_ms: int = 0
+    valid_to_ms: int = NEVER_MS
+    scope: Scope = Scope()
+    transferable: bool = False

@@ -1,0 +1,96 @@
+"""Keep the versions of the catalog and say which one is in force at a moment.
+
+A version is in force from its `effective_ms` until that of the next. A newer version may not begin
+before an older one, so what a moment costs never changes once both are known; that a version is
+published before it begins is for whoever applies it to see to: here is no clock.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+
+from tokenline.errors import BadData
+from tokenline.rating.catalog import END_OF_TIME_MS, Catalog
+
+
+class CatalogBook:
+    """Hold versions in their order."""
+
+    def __init__(self) -> None:
+        self._versions: list[Catalog] = []
+        self._starts_ms: list[int] = []
+
+    @property
+    def versions(self) -> tuple[Catalog, ...]:
+        """Return the versions known, oldest first."""
+        return tuple(self._versions)
+
+    def add(self, catalog: Catalog) -> bool:
+        """Take a version in; False when this very one is known already.
+
+        Raises:
+            BadData: it is not newer than the newest, or begins before it.
+        """
+        if catalog in self._versions:
+            return False
+        if self._versions:
+            _check_follows(self._versions[-1], catalog)
+        self._versions.append(catalog)
+        self._starts_ms.append(catalog.effective_ms)
+        return True
+
+    def at(self, moment_ms: int) -> Catalog | None:
+        """Return the version in force; None before the oldest one and at the end of all calendars."""
+        after = bisect_right(self._starts_ms, moment_ms)
+        return self._versions[after - 1] if after and moment_ms < END_OF_TIME_MS else None
+
+    def during(self, start_ms: int, end_ms: int) -> tuple[Catalog, ...]:
+        """Return the versions in force somewhere in `[start_ms, end_ms)`, oldest first."""
+        first = max(bisect_right(self._starts_ms, start_ms) - 1, 0)
+        later = [one for one in self._versions[first:] if one.effective_ms < end_ms]
+        # Of versions that begin at one moment only the newest is ever in force.
+        return tuple(one for one in later if self.at(max(one.effective_ms, start_ms)) is one)
+
+    def prune(self, before_ms: int) -> None:
+        """Forget the versions that are no longer in force at `before_ms`."""
+        first = max(bisect_right(self._starts_ms, before_ms) - 1, 0)
+        del self._versions[:first], self._starts_ms[:first]
+
+    def to_json(self) -> str:
+        """Return all versions, oldest first; every number is an integer."""
+        return f"[{','.join(one.to_json() for one in self._versions)}]"
+
+    @classmethod
+    def from_json(cls, text: str) -> CatalogBook:
+        """Return what `to_json` gave.
+
+        Raises:
+            BadData: it is no list of catalogs, or they are not in order.
+        """
+        book = cls()
+        for said in _list_of(text):
+            book.add(Catalog.from_json(json.dumps(said)))
+        return book
+
+
+def _check_follows(newest: Catalog, catalog: Catalog) -> None:
+    if catalog.version <= newest.version:
+        raise BadData(
+            f"catalog version {catalog.version} is not greater than {newest.version}, the newest "
+            "known: what is changed needs a new version"
+        )
+    if catalog.effective_ms < newest.effective_ms:
+        raise BadData(
+            f"catalog version {catalog.version} is effective before version {newest.version}"
+        )
+
+
+def _list_of(text: str) -> list[object]:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"catalogs: not JSON: {error}") from error
+    if not isinstance(said, list):
+        raise BadData("catalogs: not a list")
+    return said

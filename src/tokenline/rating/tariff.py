@@ -1,0 +1,74 @@
+"""Rate one call exactly, with nothing but Python: for gateways, statements and tests.
+
+`rate` does the same for a chunk at once; a law holds the two together.
+"""
+
+from __future__ import annotations
+
+from tokenline.event import TOKEN_KINDS
+from tokenline.rating.book import CatalogBook
+from tokenline.rating.catalog import Catalog
+from tokenline.rating.rates import MINUTE_MS, Rate
+
+PROMPT_KINDS = (
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+)
+ANSWER_KINDS = ("output_tokens", "reasoning_tokens")
+_PROMPT = tuple(TOKEN_KINDS.index(kind) for kind in PROMPT_KINDS)
+_ANSWER = tuple(TOKEN_KINDS.index(kind) for kind in ANSWER_KINDS)
+
+
+def multipliers_at(
+    book: CatalogBook, provider: str, model: str, occurred_ms: int
+) -> tuple[int, ...] | None:
+    """Return µtok a token of each kind, in the order of TOKEN_KINDS; None where there is no rate."""
+    catalog = book.at(occurred_ms)
+    found = None if catalog is None else catalog.rate_of(provider, model)
+    if catalog is None or found is None:
+        return None
+    return found.row_at(catalog.minute_at(occurred_ms))
+
+
+def charge_of(
+    book: CatalogBook, provider: str, model: str, counts: tuple[int, ...], occurred_ms: int
+) -> int | None:
+    """Return what a call costs in µtok; None where no version is in force or the model has no rate.
+
+    `counts` are in the order of TOKEN_KINDS.
+    """
+    row = multipliers_at(book, provider, model, occurred_ms)
+    if row is None:
+        return None
+    return sum(count * utok for count, utok in zip(counts, row, strict=True))
+
+
+def worst_multipliers(
+    catalog: Catalog, provider: str, model: str, at_ms: int, validity_ms: int
+) -> tuple[int, int] | None:
+    """Return the most that a prompt token and an answer token can cost, in µtok; None without a rate.
+
+    It is the dearest text kind at any moment of `[at_ms, at_ms + validity_ms)`: a grant over a
+    change of tariff is sized at the dearer rate (RFC 8506, 5.1.1). Time goes by minutes, so the
+    validity should be at most some hours. For a change of version see `CatalogBook.during`.
+    """
+    found = catalog.rate_of(provider, model)
+    if found is None:
+        return None
+    rows = _rows_during(catalog, found, at_ms, at_ms + max(validity_ms, 1))
+    return (
+        max(row[kind] for row in rows for kind in _PROMPT),
+        max(row[kind] for row in rows for kind in _ANSWER),
+    )
+
+
+def _rows_during(
+    catalog: Catalog, found: Rate, start_ms: int, end_ms: int
+) -> list[tuple[int, ...]]:
+    if not found.hours:
+        return [found.utok]
+    minutes = range(start_ms // MINUTE_MS, -(-end_ms // MINUTE_MS))
+    times = {catalog.minute_at(minute * MINUTE_MS) for minute in minutes}
+    return [found.row_at(time) for time in times]

@@ -1,0 +1,332 @@
+"""Be what `tokenline.quota` must equal: slow, obvious, with fractions of tokens and no rows at all.
+
+Nothing is remembered that can be looked up: what is held is summed over the holds, what is due is
+searched for in everything, the order of burning is sorted anew each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tokenline.quota.terms import HoldExpiry, Source
+
+MILLION = 1_000_000
+ZERO = Fraction(0)
+
+
+class Refused(Exception):
+    """Say no, with the name of the reason."""
+
+
+@dataclass
+class ModelBucket:
+    number: int
+    source: Source
+    priority: int
+    start: int
+    end: int
+    total: Fraction
+    granted_at: int
+    scope: Any = None
+    transferable: bool = False
+    used: Fraction = ZERO
+
+    def pays(self, use: Any, at: int) -> bool:
+        if not self.start <= at < self.end:
+            return False
+        if self.scope is None:
+            return True
+        models, subscribers = self.scope.models, self.scope.subscribers
+        named = not models or any(
+            each in models for each in (f"{use.provider}/{use.model}", f"{use.provider}/*")
+        )
+        return named and (not subscribers or use.subscriber in subscribers)
+
+
+@dataclass
+class ModelHold:
+    session: Any
+    lease: bool
+    seq: int = -1
+    status: str = "open"
+    policy: HoldExpiry = HoldExpiry.CHARGE_REPORTED
+    reported: Fraction = ZERO
+    used: Fraction = ZERO
+    expires: int = 0
+    kept: int = 0
+    # Bucket number to amount, in the order taken: held, or charged at the expiry.
+    parts: dict[int, Fraction] = field(default_factory=dict)
+    answer: Any = None
+
+    @property
+    def owed(self) -> Fraction:
+        return max(ZERO, self.reported - self.used)
+
+    @property
+    def holds(self) -> bool:
+        return self.status in ("open", "settled")
+
+
+@dataclass
+class ModelAccount:
+    plans: Any
+    linger: int
+    zone: str
+    plan: str
+    day: int
+    start: int
+    end: int
+    status: str = "active"
+    buckets: dict[int, ModelBucket] = field(default_factory=dict)
+    holds: dict[Any, ModelHold] = field(default_factory=dict)
+    numbers: int = 0
+    uncovered: Fraction = ZERO
+
+    # What there is
+
+    def terms(self, plan: str | None = None) -> Any:
+        return self.plans[plan or self.plan]
+
+    def held(self, number: int) -> Fraction:
+        return sum((one.parts.get(number, ZERO) for one in self.holds.values() if one.holds), ZERO)
+
+    def rest(self, bucket: ModelBucket) -> Fraction:
+        return bucket.total - bucket.used - self.held(bucket.number)
+
+    def in_order(self) -> list[ModelBucket]:
+        def rank(one: ModelBucket) -> Any:
+            return one.priority, one.end, one.granted_at, one.number
+
+        return sorted(self.buckets.values(), key=rank)
+
+    def payers(self, use: Any, at: int) -> list[ModelBucket]:
+        return [bucket for bucket in self.in_order() if bucket.pays(use, at)]
+
+    # What happens by itself
+
+    def advance(self, now: int) -> None:
+        while True:
+            due = [
+                (when, name)
+                for name, one in enumerate(self.holds.values())
+                if (when := one.expires if one.holds else one.kept) <= now
+            ]
+            if not due:
+                break
+            one = list(self.holds.values())[min(due)[1]]
+            if one.holds:
+                self.expire(one, now)
+            else:
+                del self.holds[one.session]
+        for bucket in self.in_order():
+            self.close_bucket(bucket, now)
+        if self.end <= now:
+            self.start, self.end = cycle(self.zone, self.day, now)
+            if self.status != "closed":
+                self.grant_plan(self.terms().allowance_utok, now)
+
+    def close_bucket(self, bucket: ModelBucket, now: int) -> None:
+        named = any(bucket.number in one.parts for one in self.holds.values())
+        if bucket.end + self.linger > now or named:
+            return
+        rest, kept = self.rest(bucket), ZERO
+        end = cycle(self.zone, self.day, bucket.end)[1] if bucket.end < 1 << 60 else 0
+        if bucket.source is Source.PLAN and self.status != "closed" and end > now:
+            kept = min(rest, Fraction(self.terms().rollover_utok, MILLION))
+        del self.buckets[bucket.number]
+        if kept:
+            scope = self.terms().scope
+            self.add(kept, Source.ROLLOVER, self.terms().priority, bucket.end, end, now, scope)
+
+    def expire(self, one: ModelHold, now: int) -> None:
+        if one.policy is HoldExpiry.RELEASE:
+            self.shrink(one, ZERO)
+        elif one.policy is HoldExpiry.CHARGE_REPORTED:
+            self.shrink(one, one.owed)
+        for number, amount in one.parts.items():
+            self.use_up(number, amount)
+        one.status, one.kept = "expired", now + self.linger
+
+    # What is done
+
+    def add(
+        self,
+        amount: Fraction,
+        source: Source,
+        priority: int,
+        start: int,
+        end: int,
+        now: int,
+        scope: Any = None,
+        transferable: bool = False,
+    ) -> int:
+        self.numbers += 1
+        self.buckets[self.numbers] = ModelBucket(
+            number=self.numbers,
+            source=source,
+            priority=priority,
+            start=start,
+            end=end,
+            total=amount,
+            granted_at=now,
+            scope=scope,
+            transferable=transferable,
+        )
+        return self.numbers
+
+    def grant_plan(self, utok: Fraction | int, now: int) -> None:
+        if utok > 0:
+            terms = self.terms()
+            amount = Fraction(int(utok), MILLION)
+            self.add(amount, Source.PLAN, terms.priority, self.start, self.end, now, terms.scope)
+
+    def use_up(self, number: int, amount: Fraction) -> None:
+        if number:
+            self.buckets[number].used += amount
+        else:
+            self.uncovered += amount
+
+    def burn(self, use: Any, amount: Fraction, at: int) -> None:
+        for bucket in self.payers(use, at):
+            taken = min(amount, self.rest(bucket))
+            bucket.used += taken
+            amount -= taken
+        self.uncovered += amount
+
+    def shrink(self, one: ModelHold, target: Fraction) -> None:
+        surplus = sum(one.parts.values(), ZERO) - target
+        for number in list(reversed(one.parts)):
+            taken = min(max(surplus, ZERO), one.parts[number])
+            surplus -= taken
+            one.parts[number] -= taken
+        one.parts = {number: amount for number, amount in one.parts.items() if amount}
+
+    def grow(self, one: ModelHold, target: Fraction, use: Any, now: int, overage: bool) -> None:
+        missing = target - sum(one.parts.values(), ZERO)
+        for bucket in self.payers(use, now):
+            taken = min(max(missing, ZERO), self.rest(bucket))
+            missing -= taken
+            if taken and (bucket.number in one.parts or len(one.parts) < 8):
+                one.parts[bucket.number] = one.parts.get(bucket.number, ZERO) + taken
+        if overage and missing > 0 and (0 in one.parts or len(one.parts) < 8):
+            one.parts[0] = one.parts.get(0, ZERO) + missing
+
+    def draw(self, one: ModelHold, use: Any, amount: Fraction, now: int) -> bool:
+        late = not one.holds
+        one.used += amount
+        for number in list(one.parts):
+            taken = min(amount, one.parts[number])
+            one.parts[number] -= taken
+            amount -= taken
+            if not late:
+                self.use_up(number, taken)
+        one.parts = {number: part for number, part in one.parts.items() if part}
+        self.burn(use, amount, now)
+        if one.status == "settled" and not one.owed:
+            one.parts, one.status, one.kept = {}, "closed", one.expires
+        return late
+
+    def ask(self, order: Any, now: int) -> tuple[Any, ...]:
+        """Answer a session: (reason, granted, max tokens, final, late, split)."""
+        one = self.holds.get(order.session)
+        if one is not None and order.seq == one.seq:
+            return one.answer
+        if one is not None and order.seq < one.seq:
+            return ("stale_seq", ZERO, 0, False, False, {})
+        one = self.holds.setdefault(order.session, ModelHold(order.session, order.lease))
+        one.seq = order.seq
+        one.reported = max(one.reported, Fraction(order.reported_utok, MILLION))
+        one.answer = self.settled(one, now) if order.settles else self.asked(one, order, now)
+        return one.answer
+
+    def settled(self, one: ModelHold, now: int) -> tuple[Any, ...]:
+        late = not one.holds
+        if one.status == "expired":
+            before = dict(one.parts)
+            self.shrink(one, one.owed)
+            for number, amount in before.items():
+                self.use_up(number, one.parts.get(number, ZERO) - amount)
+        elif not late:
+            self.shrink(one, one.owed)
+            one.status = "settled" if one.owed else "closed"
+            one.kept = now + 2 * self.terms().hold_validity_ms
+            if one.owed:
+                one.policy, one.expires = self.terms().hold_expiry, one.kept
+        return ("none", ZERO, 0, False, late, {})
+
+    def asked(self, one: ModelHold, order: Any, now: int) -> tuple[Any, ...]:
+        if not one.holds:
+            return self.settled(one, now)
+        terms, owed, before = self.terms(), one.owed, dict(one.parts)
+        wanted, needed = (Fraction(n, MILLION) for n in (order.wanted_utok, order.needed_utok))
+        reason = {"active": "none"}.get(self.status, self.status)
+        if order.lease:
+            others = [each for each in self.holds.values() if each is not one or each.expires]
+            count = sum(each.lease and each.status == "open" for each in others)
+            left = sum(
+                (self.rest(each) for each in self.buckets.values() if each.start <= now < each.end),
+                ZERO,
+            )
+            fair = Fraction(
+                int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count)), MILLION
+            )
+            wanted = max(needed, min(wanted, fair))
+        target = owed + (wanted if reason == "none" else ZERO)
+        self.shrink(one, target)
+        self.grow(one, target, order.use, now, terms.overage)
+        granted = max(ZERO, sum(one.parts.values(), ZERO) - owed)
+        if reason == "none" and granted < needed:
+            held = sum((self.held(each.number) for each in self.payers(order.use, now)), ZERO)
+            reason = "balance_held" if held + granted >= needed else "balance_used_up"
+            granted = ZERO
+            self.shrink(one, owed)
+        one.policy = terms.hold_expiry
+        one.expires = now + 2 * terms.hold_validity_ms
+        if reason != "none" and not one.parts and not one.owed:
+            one.status, one.kept = "closed", one.expires
+        split = {
+            n: more for n, amount in one.parts.items() if (more := amount - before.get(n, ZERO)) > 0
+        }
+        final = reason == "none" and granted < Fraction(order.wanted_utok, MILLION)
+        return (reason, granted, most_tokens(order, granted), final, False, split)
+
+
+def most_tokens(order: Any, granted: Fraction) -> int:
+    if not granted:
+        return 0
+    if not order.output_utok:
+        return order.max_tokens
+    room = (granted * MILLION - order.prompt_utok) // order.output_utok
+    return max(0, min(order.max_tokens, int(room)))
+
+
+def cycle(zone: str, day: int, moment: int) -> tuple[int, int]:
+    """Walk day by day to the first and the last midnight of a cycle."""
+    at = datetime.fromtimestamp(moment // 1000, ZoneInfo(zone)).replace(
+        hour=0, minute=0, second=0, microsecond=0
+    )
+    start = at
+    while not is_anchor(start, day):
+        start -= timedelta(days=1)
+    end = at + timedelta(days=1)
+    while not is_anchor(end, day):
+        end += timedelta(days=1)
+    return ms(start), ms(end)
+
+
+def is_anchor(at: datetime, day: int) -> bool:
+    last = (at + timedelta(days=1)).month != at.month
+    return at.day == day or (last and at.day < day)
+
+
+def days(zone: str, start: int, end: int) -> int:
+    dates = [datetime.fromtimestamp(one // 1000, ZoneInfo(zone)).date() for one in (start, end)]
+    return (dates[1] - dates[0]).days
+
+
+def ms(at: datetime) -> int:
+    return int(at.astimezone(UTC).timestamp()) * 1000

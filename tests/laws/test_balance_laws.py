@@ -1,0 +1,519 @@
+"""Whatever is asked of the engine in whatever order, it equals the slow model to the last µtok."""
+
+from __future__ import annotations
+
+import copy
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.laws.balance_model import MILLION, ZERO, ModelAccount, Refused, cycle, days
+from tests.strategies import DAY, HOUR, MINUTE, NOON
+from tokenline.errors import Declined
+from tokenline.metering.calendar import day_of_month
+from tokenline.quota import orders
+from tokenline.quota.books import Balance, Books
+from tokenline.quota.buckets import Bucket, Scopes
+from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.hold_rows import Outcome
+from tokenline.quota.holds import HoldOrder
+from tokenline.quota.terms import (
+    NEVER_MS,
+    Grant,
+    HoldExpiry,
+    Mode,
+    Scope,
+    Source,
+    Terms,
+    Use,
+)
+
+LINGER = HOUR
+CHEAP = Scope(models=("glm/*", "qwen/max"))
+MOTHER = Scope(subscribers=("mother",))
+PLANS = {
+    "strict": Terms(mode=Mode.STRICT, allowance_utok=90 * MILLION, rollover_utok=20 * MILLION),
+    "prepaid": Terms(
+        mode=Mode.PREPAID,
+        allowance_utok=31 * MILLION + 7,
+        prorated=False,
+        hold_validity_ms=30_000,
+        hold_expiry=HoldExpiry.RELEASE,
+    ),
+    "postpaid": Terms(
+        allowance_utok=50 * MILLION,
+        overage=True,
+        rollover_utok=10**15,
+        hold_expiry=HoldExpiry.CHARGE_GRANTED,
+    ),
+    "scoped": Terms(mode=Mode.STRICT, allowance_utok=40 * MILLION, scope=CHEAP, priority=5),
+    "empty": Terms(mode=Mode.STRICT),
+}
+SLOTS = (0, 1)
+ZONES = ("Asia/Shanghai", "America/New_York")
+slots = st.sampled_from(SLOTS)
+plans = st.sampled_from(sorted(PLANS))
+amounts = st.one_of(st.integers(0, 30 * MILLION), st.sampled_from([1, MILLION, 10**12]))
+uses = st.builds(
+    Use,
+    st.sampled_from(["glm", "qwen"]),
+    st.sampled_from(["max", "mini"]),
+    st.sampled_from(["", "mother", "son"]),
+)
+times = st.one_of(
+    st.integers(0, 5_000),
+    st.sampled_from([30_000, MINUTE, 2 * MINUTE, HOUR, HOUR + 1, DAY, 9 * DAY, 31 * DAY, 70 * DAY]),
+)
+ends = st.sampled_from([NEVER_MS, 1, MINUTE, 3 * HOUR, DAY, 20 * DAY])
+sources = st.sampled_from([Source.PACK, Source.GIFT, Source.TOP_UP, Source.TRANSFER])
+scopes = st.sampled_from([Scope(), Scope(), CHEAP, MOTHER])
+sessions = st.tuples(st.integers(0, 2), st.just(7))
+chunk_events = st.tuples(
+    slots,
+    st.integers(0, 3 * MILLION),
+    st.sampled_from([0, 0, 0, 1, HOUR - 1]),
+    uses,
+    st.one_of(st.none(), st.none(), st.none(), sessions),
+)
+
+
+def find_terms(plan, _):
+    return PLANS.get(plan)
+
+
+class EngineAndModel(RuleBasedStateMachine):
+    @initialize(zone=st.sampled_from(ZONES), data=st.data())
+    def begin(self, zone, data):
+        self.now = NOON
+        cells = AccountCells()
+        for name in ("t/a", "t/b"):
+            slot = cells.open(name)
+            cells.matrix[slot, Cell.ZONE] = cells.zone_code(zone)
+        self.zone = zone
+        self.books = Books(cells, find_terms, LINGER)
+        self.model = {}
+        self.ledger = {}
+        for slot in data.draw(st.sampled_from([(0,), (0, 1), (0, 1)])):
+            self.open_both(slot, data.draw(plans), data.draw(st.sampled_from([0, 1, 31])))
+
+    def both(self, slot, engine, model):
+        """Do the same on both sides; both go ahead, or both refuse for the same reason."""
+        try:
+            got = engine()
+        except Declined as declined:
+            got = str(declined)
+        wanted = "unknown_account"
+        if slot in self.model:
+            self.model[slot].advance(self.now)
+            try:
+                wanted = model(self.model[slot])
+            except Refused as refused:
+                wanted = str(refused)
+        assert got == wanted
+        self.note_changes()
+
+    def note_changes(self):
+        changes, burns = self.books.take()
+        for one in changes:
+            key = one.slot, one.bucket
+            self.ledger[key] = self.ledger.get(key, 0) + one.amount_utok
+        for slot, bucket, amount in burns.tolist():
+            self.ledger[slot, bucket] = self.ledger.get((slot, bucket), 0) - amount
+        numbers = [one.number for one in changes]
+        assert all(one.amount_utok for one in changes)
+        assert len({(one.slot, one.number) for one in changes}) == len(numbers)
+
+    def working(self, account):
+        if account.status == "closed":
+            raise Refused("closed")
+
+    @rule(wait=times)
+    def time_passes(self, wait):
+        self.now += wait
+
+    @rule(slot=slots, plan=st.one_of(plans, st.just("gone")), day=st.sampled_from([0, 1, 15, 31]))
+    def open_account(self, slot, plan, day):
+        self.open_both(slot, plan, day)
+
+    def open_both(self, slot, plan, day):
+        try:
+            got = orders.open_account(self.books, slot, plan, day, self.now)
+        except Declined as declined:
+            got = str(declined)
+        if slot in self.model or plan == "gone":
+            assert got == ("already_open" if slot in self.model else "unknown_plan")
+            return
+        assert got == self.books.row(slot)
+        day = day or day_of_month(self.zone, self.now)
+        span = cycle(self.zone, day, self.now)
+        account = ModelAccount(PLANS, LINGER, self.zone, plan, day, *span)
+        account.grant_plan(self.share(account, plan), self.now)
+        self.model[slot] = account
+        self.note_changes()
+
+    def share(self, account, plan):
+        terms = PLANS[plan]
+        if not terms.prorated:
+            return terms.allowance_utok
+        left = days(self.zone, self.now, account.end)
+        return Fraction(terms.allowance_utok * left, days(self.zone, account.start, account.end))
+
+    @rule(slot=slots, plan=plans)
+    def change_plan(self, slot, plan):
+        def model(account):
+            self.working(account)
+            over = 0
+            for one in account.in_order():
+                if one.source is Source.PLAN and one.end > self.now:
+                    taken = one.total - account.rest(one)
+                    left = days(self.zone, self.now, account.end)
+                    whole = days(self.zone, account.start, account.end)
+                    share = Fraction(int(one.total * MILLION) * (whole - left) // whole, MILLION)
+                    share = share if PLANS[plan].prorated else taken
+                    one.total = max(taken, share)
+                    over += max(ZERO, taken - share) * MILLION
+            account.plan = plan
+            account.grant_plan(int(self.share(account, plan)) - over, self.now)
+
+        self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now), model)
+
+    @rule(slot=slots, day=st.sampled_from([0, 1, 8, 28, 31]))
+    def change_cycle(self, slot, day):
+        def model(account):
+            self.working(account)
+            if not day:
+                raise Refused("bad_amount")
+            end = cycle(self.zone, day, self.now)[1]
+            for one in account.in_order():
+                if one.source is Source.PLAN and one.end > self.now:
+                    if account.terms().prorated:
+                        new = days(self.zone, account.start, end)
+                        old = days(self.zone, account.start, account.end)
+                        scaled = Fraction(int(one.total * MILLION) * new // old, MILLION)
+                        one.total = max(one.total - account.rest(one), scaled)
+                    one.end = end
+            account.day, account.end = day, end
+
+        self.both(slot, lambda: orders.change_cycle(self.books, slot, day, self.now), model)
+
+    @rule(slot=slots)
+    def suspend(self, slot):
+        self.set_status(slot, orders.suspend, "active", "suspended", "suspended")
+
+    @rule(slot=slots)
+    def resume(self, slot):
+        self.set_status(slot, orders.resume, "suspended", "active", "not_suspended")
+
+    def set_status(self, slot, order, was, now, reason):
+        def model(account):
+            self.working(account)
+            if account.status != was:
+                raise Refused(reason)
+            account.status = now
+
+        self.both(slot, lambda: order(self.books, slot, self.now), model)
+
+    @rule(slot=slots, sure=st.integers(0, 9))
+    def close(self, slot, sure):
+        if sure:
+            return
+
+        def model(account):
+            self.working(account)
+            account.status = "closed"
+
+        self.both(slot, lambda: orders.close_account(self.books, slot, self.now), model)
+
+    @rule(slot=slots, amount=amounts, source=sources, lasts=ends, scope=scopes, data=st.data())
+    def grant(self, slot, amount, source, lasts, scope, data):
+        end = lasts if lasts == NEVER_MS else self.now + lasts
+        start = data.draw(st.sampled_from([0, 0, self.now, self.now + HOUR]))
+        granted = Grant(
+            amount_utok=amount,
+            source=source,
+            priority=data.draw(st.sampled_from([1, 100, 100])),
+            valid_from_ms=start,
+            valid_to_ms=end,
+            scope=scope,
+            transferable=data.draw(st.booleans()),
+        )
+
+        self.grant_both(slot, granted)
+
+    def grant_both(self, slot, granted):
+        def model(account):
+            self.working(account)
+            if not granted.amount_utok:
+                raise Refused("bad_amount")
+            return account.add(
+                Fraction(granted.amount_utok, MILLION),
+                granted.source,
+                granted.priority,
+                granted.valid_from_ms,
+                granted.valid_to_ms,
+                self.now,
+                granted.scope,
+                granted.transferable,
+            )
+
+        self.both(slot, lambda: orders.grant(self.books, slot, granted, self.now), model)
+
+    @rule(slot=slots, number=st.integers(0, 6), amount=amounts, sign=st.sampled_from([1, -1]))
+    def adjust(self, slot, number, amount, sign):
+        def model(account):
+            self.working(account)
+            if number not in account.buckets:
+                raise Refused("unknown_bucket")
+            bucket, delta = account.buckets[number], Fraction(sign * amount, MILLION)
+            if not amount or account.rest(bucket) + delta < 0:
+                raise Refused("bad_amount")
+            bucket.total += delta
+
+        self.both(
+            slot, lambda: orders.adjust(self.books, slot, number, sign * amount, self.now), model
+        )
+
+    @rule(slot=slots, amount=amounts)
+    def transfer(self, slot, amount):
+        def model(account):
+            self.working(account)
+            found = [
+                one
+                for one in account.payers(Use(), self.now)
+                if one.transferable and account.rest(one)
+            ]
+            left, last = Fraction(amount, MILLION), []
+            if not amount or sum(map(account.rest, found)) < left:
+                raise Refused("bad_amount")
+            for one in found:
+                taken = min(left, account.rest(one))
+                if taken:
+                    last.append(one.end)
+                    one.total, left = one.total - taken, left - taken
+            return orders.Moved(amount, min(last))
+
+        self.both(slot, lambda: orders.transfer_out(self.books, slot, amount, self.now), model)
+
+    @rule(slot=slots, use=uses, amount=amounts, ago=st.sampled_from([0, 0, 1, MINUTE, HOUR - 1]))
+    def use_up(self, slot, use, amount, ago):
+        def engine():
+            return orders.charge(
+                self.books, slot, use, amount, occurred_ms=self.now - ago, now_ms=self.now
+            )
+
+        def model(account):
+            account.burn(use, Fraction(amount, MILLION), self.now - ago)
+            return False
+
+        self.both(slot, engine, model)
+
+    @rule(events=st.lists(chunk_events, min_size=1, max_size=12))
+    def use_many(self, events):
+        """Charge a chunk at once; the model charges one event after the other."""
+        columns = list(zip(*events, strict=True))
+        owners, charges, agos, used, named = columns
+        rated = Rated(
+            slots=np.array(owners, np.int64),
+            charges_utok=np.array(charges, np.int64),
+            occurred_ms=self.now - np.array(agos, np.int64),
+            named=np.array([session is not None for session in named]),
+            use=used.__getitem__,
+            session=named.__getitem__,
+        )
+        late = charge_chunk(self.books, rated, self.now)
+        wanted = 0
+        for slot in set(owners) & set(self.model):
+            self.model[slot].advance(self.now)
+        for slot, amount, ago, use, session in events:
+            if slot in self.model:
+                account, charged = self.model[slot], Fraction(amount, MILLION)
+                if session in account.holds:
+                    wanted += account.draw(account.holds[session], use, charged, self.now)
+                else:
+                    account.burn(use, charged, self.now - ago)
+        assert late == wanted
+        self.note_changes()
+
+    @rule(slot=slots, session=sessions, use=uses, amount=amounts)
+    def use_held(self, slot, session, use, amount):
+        self.use_both(slot, session, use, amount)
+
+    def use_both(self, slot, session, use, amount):
+        def engine():
+            return orders.charge(
+                self.books,
+                slot,
+                use,
+                amount,
+                occurred_ms=self.now,
+                now_ms=self.now,
+                session=session,
+            )
+
+        def model(account):
+            one = account.holds.get(session)
+            if one is None:
+                account.burn(use, Fraction(amount, MILLION), self.now)
+                return False
+            return account.draw(one, use, Fraction(amount, MILLION), self.now)
+
+        self.both(slot, engine, model)
+
+    @rule(
+        slot=slots,
+        session=sessions,
+        seq=st.integers(0, 3),
+        use=uses,
+        wanted=amounts,
+        reported=amounts,
+        data=st.data(),
+    )
+    def hold(self, slot, session, seq, use, wanted, reported, data):
+        order = HoldOrder(
+            session=session,
+            seq=seq,
+            use=use,
+            lease=data.draw(st.booleans()),
+            reported_utok=reported if seq else 0,
+            wanted_utok=wanted,
+            needed_utok=data.draw(st.integers(0, wanted)),
+            prompt_utok=data.draw(st.integers(0, MILLION)),
+            output_utok=data.draw(st.sampled_from([0, 250_000, 2 * MILLION])),
+            max_tokens=data.draw(st.integers(1, 1000)),
+            settles=data.draw(st.integers(0, 3)) == 0,
+        )
+
+        self.ask(slot, order)
+
+    def ask(self, slot, order):
+        def engine():
+            answer = orders.hold(self.books, slot, order, self.now)
+            assert (answer.outcome is Outcome.REFUSED) == (answer.reason != 0)
+            return (
+                answer.reason.name.lower(),
+                Fraction(answer.granted_utok, MILLION),
+                answer.max_tokens,
+                answer.final,
+                answer.late,
+                {number: Fraction(amount, MILLION) for number, amount in answer.split},
+            )
+
+        self.both(slot, engine, lambda account: account.ask(order, self.now))
+        if slot in self.model:
+            before = [one.matrix.copy() for one in self.tables(self.books)]
+            again = orders.hold(self.books, slot, order, self.now)
+            assert again.reason.name == "STALE_SEQ" or again == orders.hold(
+                self.books, slot, order, self.now
+            )
+            after = [one.matrix for one in self.tables(self.books)]
+            assert all(map(np.array_equal, before, after))
+
+    @rule(slot=slots, use=uses, data=st.data())
+    def forsake(self, slot, use, data):
+        """Hold, report, say no more until the policy speaks; then tell what was used after all."""
+        session, amount = (data.draw(st.integers(3, 4)), 7), data.draw(amounts)
+        told = data.draw(st.sampled_from([0, 1, amount // 2, amount]))
+        fields = {"session": session, "use": use, "wanted_utok": amount, "max_tokens": 9}
+        self.ask(slot, HoldOrder(**fields, seq=0))
+        self.ask(slot, HoldOrder(**fields, seq=1, reported_utok=told))
+        self.now += data.draw(st.sampled_from([MINUTE, 2 * MINUTE, HOUR, HOUR + 3 * MINUTE]))
+        if data.draw(st.booleans()):
+            self.use_both(slot, session, use, data.draw(st.sampled_from([1, amount // 2, amount])))
+        if data.draw(st.booleans()):
+            self.ask(slot, HoldOrder(session=session, seq=2, settles=True, reported_utok=told))
+
+    @rule(slot=slots, small=st.integers(1, MILLION), count=st.integers(2, 10), use=uses)
+    def hold_crumbs(self, slot, small, count, use):
+        """Ask for more than eight buckets can give together."""
+        for _ in range(count):
+            granted = Grant(amount_utok=small, source=Source.PACK)
+            self.grant_both(slot, granted)
+        self.ask(slot, HoldOrder(session=(count, 8), seq=0, use=use, wanted_utok=10**12))
+
+    @rule()
+    def restart(self):
+        """Lose everything but the rows, as a worker does that reads its journal."""
+        old = self.books
+        self.books = Books(old.cells, find_terms, LINGER)
+        self.books.plans = list(old.plans)
+        self.books.scopes = Scopes.from_json(old.scopes.to_json())
+        for table, rows in zip(self.tables(self.books), self.tables(old), strict=True):
+            table.adopt(copy.deepcopy(rows.matrix))
+        self.books.adopt()
+
+    def tables(self, books):
+        return books.balances, books.buckets, books.holds
+
+    @invariant()
+    def balances_are_equal(self):
+        for slot, account in getattr(self, "model", {}).items():
+            row, buckets = self.books.row(slot), self.books.buckets
+            found = {
+                buckets.get(one, Bucket.NUMBER): tuple(
+                    Fraction(buckets.get(one, column), MILLION)
+                    for column in (Bucket.TOTAL, Bucket.USED, Bucket.HELD)
+                )
+                for one in self.books.chain(row)
+            }
+            assert list(found) == [one.number for one in account.in_order()]
+            assert found == {
+                number: (one.total, one.used, account.held(number))
+                for number, one in account.buckets.items()
+            }
+            uncovered = self.books.get(row, Balance.UNCOVERED)
+            assert buckets.get(uncovered, Bucket.USED) == account.uncovered * MILLION
+            assert buckets.get(uncovered, Bucket.HELD) == account.held(0) * MILLION
+
+    @invariant()
+    def nobody_holds_or_uses_what_is_not_there(self):
+        for slot in getattr(self, "model", ()):
+            for one in self.books.chain(self.books.row(slot)):
+                total, used, held = self.books.buckets.matrix[one, Bucket.TOTAL : Bucket.SCOPE]
+                assert used >= 0
+                assert held >= 0
+                assert used + held <= total
+
+    @invariant()
+    def the_ledger_explains_every_balance(self):
+        for slot in getattr(self, "model", ()):
+            row, buckets = self.books.row(slot), self.books.buckets
+            rows = [*self.books.chain(row), self.books.get(row, Balance.UNCOVERED)]
+            found = {
+                (slot, buckets.get(one, Bucket.NUMBER)): buckets.get(one, Bucket.TOTAL)
+                - buckets.get(one, Bucket.USED)
+                for one in rows
+            }
+            told = {key: amount for key, amount in self.ledger.items() if key[0] == slot and amount}
+            assert told == {key: amount for key, amount in found.items() if amount}
+
+    @invariant()
+    def the_head_pays_what_the_order_says(self):
+        """What fast charging would do is what slow charging does."""
+        for slot in getattr(self, "model", ()):
+            row = self.books.row(slot)
+            if self.now >= self.books.get(row, Balance.DUE_AT):
+                continue
+            head, left, since, until = (
+                self.books.get(row, column)
+                for column in (
+                    Balance.HEAD,
+                    Balance.HEAD_LEFT,
+                    Balance.HEAD_FROM,
+                    Balance.HEAD_UNTIL,
+                )
+            )
+            for at in {max(since, self.now - HOUR), self.now, min(until - 1, self.now + MINUTE)}:
+                if left and since <= at < until:
+                    parts = self.books.split(row, Use(), min(left, 10**15), at)
+                    uncovered = head == self.books.get(row, Balance.UNCOVERED)
+                    assert [part.row for part in parts] == ([] if uncovered else [head])
+
+
+EngineAndModel.TestCase.settings = settings(
+    max_examples=250, stateful_step_count=50, deadline=None, print_blob=True
+)
+TestEngineAgainstModel = EngineAndModel.TestCase
