@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from tokenline.charging.step import Commanded, Refused, UsageChunk
-from tokenline.wire.columns import ColumnCodec
+from tokenline.errors import BadData
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec, Failure
+
+ORDERS = ("account_order", "hold_order", "catalog_version")
 
 # Fields of a record, taken by C code: there are ten thousand in a chunk.
 KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "timestamp"))
@@ -61,17 +65,38 @@ def decode_usage(columns: ColumnCodec, records: Sequence[Any]) -> UsageChunk:
 
 
 def decode_commands(
-    columns: ColumnCodec, records: Sequence[Any]
+    columns: ColumnCodec, codec: Codec, records: Sequence[Any]
 ) -> tuple[list[Commanded], list[Refused]]:
-    """Decode a run of account commands."""
+    """Decode a run of commands of any kind; many of `accounts apply` as columns, others one by one."""
     decoded = columns.decode("account_command", [record.value for record in records])
     commands = [
         Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
         for i, fields in zip(decoded.kept, decoded.batch.to_pylist(), strict=True)
     ]
-    return commands, [
-        _refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures
-    ]
+    refused: list[Refused] = []
+    for bad in decoded.failures:
+        found = _order(codec, records[bad.position], bad)
+        if isinstance(found, Refused):
+            refused.append(found)
+        else:
+            commands.append(found)
+    return sorted(commands, key=attrgetter("offset")), refused
+
+
+def _order(codec: Codec, record: Any, bad: Failure) -> Commanded | Refused:
+    """Decode what is no account_command; what is no order either is refused for the first reason."""
+    try:
+        name, fields = codec.decode(record.value)
+    except BadData:
+        name = ""
+    if name not in ORDERS:
+        return _refused(record, bad.reason, bad.detail)
+    if name != "catalog_version":
+        key = f"{fields['tenant_id']}/{fields['account_id']}"
+        # On another partition it would make the account a second time.
+        if _text(record.key) != key:
+            return _refused(record, "key_mismatch", f"the key of this {name} is not {key}")
+    return Commanded(offset=record.offset, appended_ms=record.timestamp, fields=fields, name=name)
 
 
 def _refused(record: Any, reason: str, detail: str) -> Refused:

@@ -21,8 +21,9 @@ from streams.memory import give_back
 from streams.outputs import Outputs
 from streams.reread import read_range, read_waiting
 from streams.state import JournalLog
-from tokenline.charging.fold import by_minute, fold_commands, fold_usage
-from tokenline.charging.journal import Message
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import by_minute, fold_usage
+from tokenline.charging.packs import Message
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Flush, Step, UsageChunk
@@ -243,7 +244,7 @@ class PartitionLine:
             yield fold_usage(self.state, part)
 
     def _command_steps(self, records: Sequence[Any]) -> Iterator[Step]:
-        commands, refused = decode_commands(self._worker.columns, records)
+        commands, refused = decode_commands(self._worker.columns, self._worker.codec, records)
         step = fold_commands(self.state, commands, records[-1].offset)
         step.refused = refused + step.refused
         yield step

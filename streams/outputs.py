@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from aiokafka import AIOKafkaProducer
 
-from tokenline.charging.journal import Message, Record
+from streams.replies import replies_of
+from tokenline.charging.journal import Record
+from tokenline.charging.packs import Message
 from tokenline.event import TOKEN_KINDS
-from tokenline.wire.kafka import client_options
+from tokenline.wire.kafka import client_options, partition_of
 from tokenline.wire.topics import (
     CHARGED,
     DEAD_LETTERS,
     DECISIONS,
+    REPLIES,
     WINDOWS,
     decision_key,
     heartbeat_key,
@@ -84,6 +87,7 @@ class Outputs:
             self._dead_letter(step.cause[0], refused, raw[refused.offset])
             for refused in step.refused
         ]
+        found += replies_of(self._codec, step.replies)
         if step.judged is not None:
             found.append(self._charged(state, step))
         return found
@@ -124,10 +128,25 @@ class Outputs:
         await asyncio.gather(*await self._begin_send(stem, records))
 
     async def _begin_send(self, stem: str, records: Iterable[Record]) -> list[asyncio.Future[Any]]:
+        if stem == REPLIES:
+            return await self._begin_replies(records)
         topic = self._settings.topic(stem)
         return [
             await self._producer.send_batch(batch, topic, partition=self._partition)
             for batch in self._batches(records)
+        ]
+
+    async def _begin_replies(self, records: Iterable[Record]) -> list[asyncio.Future[Any]]:
+        """Send each answer to the partition its asker reads."""
+        by_partition: dict[int, list[Record]] = {}
+        for key, value in records:
+            partition = partition_of(key, self._settings.partitions)
+            by_partition.setdefault(partition, []).append((key, value))
+        topic = self._settings.topic(REPLIES)
+        return [
+            await self._producer.send_batch(batch, topic, partition=partition)
+            for partition, part in by_partition.items()
+            for batch in self._batches(part)
         ]
 
     def _batches(self, records: Iterable[Record]) -> Iterator[Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from streams.intake import decode_usage
 from streams.outputs import encode_windows, window_rows
-from tokenline.charging.fold import fold_commands, fold_usage
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import fold_usage
 from tokenline.charging.journal import JournalWriter
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.step import Commanded

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
 from tests.strategies import BOUNDS, Record, chunk_of
-from tokenline.charging.fold import by_minute, fold_commands, fold_usage
-from tokenline.charging.journal import Message, epoch_of
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import by_minute, fold_usage
+from tokenline.charging.journal import epoch_of
+from tokenline.charging.packs import Message, pack_names
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Commanded, Flush, Step
@@ -66,6 +68,9 @@ class Books:
         self.verdicts: dict[int, str] = {}
         self.decisions: dict[tuple[str, int], dict[str, Any]] = {}
         self.dead_letters: dict[int, str] = {}
+        self.changes: dict[tuple[str, int], dict[str, Any]] = {}
+        self.burns: dict[tuple[str, int, int], int] = {}
+        self.replies: dict[int, dict[str, Any]] = {}
 
     def take(self, message: Message) -> None:
         """Read one message; one that says something else than before is an error."""
@@ -74,6 +79,11 @@ class Books:
         if message.topic == "decisions":
             old = self.decisions.setdefault((said["account"], said["version"]), said)
             assert old == said
+        elif message.topic == "balances":
+            old = self.changes.setdefault((said["account"], said["number"]), said)
+            assert old == said
+        elif message.topic == "replies":
+            assert self.replies.setdefault(said["offset"], said) == said
         elif message.topic == "dead-letters":
             assert self.dead_letters.setdefault(said["offset"], said["reason"]) == said["reason"]
         else:
@@ -90,6 +100,9 @@ class Books:
         for row in flush.windows.iter_rows(named=True):
             key = (keys[row["slot"]], *(row[name] for name in WINDOW_KEY[1:]))
             _replace(self.windows, (*key, flush.segment_start_ms), row)
+        for slot, bucket, amount in flush.burns.tolist():
+            name = keys[slot], bucket, flush.segment_start_ms
+            self.burns[name] = max(amount, self.burns.get(name, 0))
         for row in flush.months.iter_rows(named=True):
             _replace(self.months, (keys[row["slot"]], row["window_start"]), row)
 
@@ -104,6 +117,15 @@ class Books:
     def month_totals(self) -> dict[tuple[Any, ...], tuple[int, int]]:
         """Return (events, tokens) of each account and month."""
         return {key: (row["events"], row["total_tokens"]) for key, (_, row) in self.months.items()}
+
+    def balances(self) -> dict[tuple[str, int], int]:
+        """Return what the entries of each account's bucket come to: its total less what was used."""
+        sums: Counter[tuple[str, int]] = Counter()
+        for (account, _), said in self.changes.items():
+            sums[account, said["bucket"]] += said["amount_utok"]
+        for (account, bucket, _), amount in self.burns.items():
+            sums[account, bucket] -= amount
+        return {name: amount for name, amount in sums.items() if amount}
 
     def offsets(self, verdict: str) -> set[int]:
         """Return the offsets judged so."""
@@ -212,9 +234,19 @@ def facts(state: PartitionState) -> dict[str, Any]:
     for progress in ("epoch", "published_seq", "flushed_minute_ms", "flushed_offset"):
         head.pop(progress)
     cells = {key: state.cells.matrix[slot].tolist() for slot, key in enumerate(state.cells.keys)}
-    tally = state.tally.rows()
-    windows = sorted(map(str, tally.sort(WINDOW_KEY).rows())) if len(tally) else []
-    return {"head": head, "cells": cells, "windows": windows, "seen": len(state.seen)}
+    tally = state.tally
+    rows = tally.rows()
+    windows = sorted(map(str, rows.sort(WINDOW_KEY).rows())) if len(rows) else []
+    tables = [table.matrix.tolist() for table in state.books.tables]
+    names = json.loads(pack_names(state)), tally.burns().tolist()
+    return {
+        "head": head,
+        "cells": cells,
+        "windows": windows,
+        "seen": len(state.seen),
+        "tables": tables,
+        "names": names,
+    }
 
 
 def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
@@ -225,5 +257,12 @@ def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
         if step.cause[0] == "usage":
             said = {"offset": refused.offset, "reason": refused.reason}
             yield Message("dead-letters", b"k", json.dumps(said).encode())
+    for change in step.changes:
+        said = dataclasses.asdict(change) | {"account": state.cells.keys[change.slot]}
+        yield Message("balances", b"k", json.dumps(said).encode())
+    for replied in step.replies:
+        said = dataclasses.asdict(replied.answer) | {"offset": replied.command.offset}
+        said |= {"split": list(said.get("split", ()))}
+        yield Message("replies", b"k", json.dumps(said).encode())
     if step.judged is not None:
         yield Message("charged", b"k", json.dumps(dataclasses.asdict(step.judged)).encode())

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tokenline.charging.step import Commanded, Refused, UsageChunk
 from tokenline.event import TOKEN_KINDS
-from tokenline.metering.judge import Bounds
+from tokenline.metering.judge import Bounds, token_matrix
+from tokenline.metering.tally import LineNumbers
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -34,6 +35,7 @@ _TEXTS = (
     "gateway_epoch",
     "provider",
     "model",
+    "hold_id",
 )
 _SCHEMA = pa.schema(
     [
@@ -69,11 +71,24 @@ def event(**fields: Any) -> dict[str, Any]:
         "gateway_seq": 1,
         "provider": "p",
         "model": "m",
+        "hold_id": "",
         "occurred_at": NOON,
         "input_tokens": 10,
         "other_units": {},
     }
     return plain | fields
+
+
+def numbers_of(batch: pa.RecordBatch, slots: Any, offsets: Any, charges: Any = 0) -> LineNumbers:
+    """Return what a tally needs beside the batch; `charges` are µtok by catalog version 1."""
+    count = len(batch)
+    return LineNumbers(
+        slots=np.array(slots, np.int64),
+        offsets=np.array(offsets, np.int64),
+        totals=token_matrix(batch).sum(axis=1),
+        charge_utok=np.zeros(count, np.int64) + charges,
+        catalog_version=np.ones(count, np.int64),
+    )
 
 
 def key_of(said: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ from charging_helpers import command, frame, usage
 from charging_oracle import key_of
 
 from tests.paper_line import recover
-from tokenline.charging.fold import fold_commands, fold_usage
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.step import Commanded, UsageChunk
 from tokenline.metering.judge import Bounds

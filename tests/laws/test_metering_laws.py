@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tests.strategies import NOON, batch_of, event
-from tokenline.charging.journal import (
+from tests.strategies import NOON, batch_of, event, numbers_of
+from tokenline.charging.packs import (
     Message,
     pack_out,
     pack_part,
@@ -20,7 +20,6 @@ from tokenline.charging.journal import (
     unpack_seen,
 )
 from tokenline.metering.identity import identities
-from tokenline.metering.judge import token_matrix
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import KEY, Tally, lines_of
 from tokenline.quota.cells import WIDTH
@@ -83,8 +82,7 @@ def test_a_tally_is_the_same_for_any_parts_in_any_order(data, said):
             slot, subscriber, ago, tokens = said[i]
             one = event(subscriber_id=subscriber, occurred_at=NOON - ago, input_tokens=tokens)
             batch = batch_of([one])
-            totals = token_matrix(batch).sum(axis=1)
-            tally.add(lines_of(batch, np.array([slot]), np.array([i]), totals))
+            tally.add(lines_of(batch, numbers_of(batch, [slot], [i])))
             if data.draw(st.booleans()):
                 tally.rows()
         return tally.rows().sort(KEY).to_dicts()
@@ -128,7 +126,7 @@ def test_names_come_back_from_the_journal(minute_ms, names):
 def test_lines_come_back_from_the_journal(said):
     batch = batch_of([event(subscriber_id=who, input_tokens=n) for _, who, _, n in said])
     slots = np.array([slot for slot, *_ in said])
-    lines = lines_of(batch, slots, np.arange(len(said)), token_matrix(batch).sum(axis=1))
+    lines = lines_of(batch, numbers_of(batch, slots, np.arange(len(said))))
     minute_ms, found = unpack_part(pack_part(NOON, lines))
 
     assert minute_ms == NOON

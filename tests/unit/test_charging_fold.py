@@ -6,7 +6,8 @@ import pytest
 
 from tests.paper_line import Books, Journal, PaperLine
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, Record, chunk_of, command, event, record
-from tokenline.charging.fold import by_minute, fold_commands, fold_usage
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.quota.cells import Cell
 from tokenline.quota.decide import State

@@ -11,10 +11,9 @@ import pytest
 from tests.paper_line import Books, Journal, PaperLine, recover
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
 from tokenline.charging import journal as journal_module
-from tokenline.charging.journal import (
+from tokenline.charging.journal import epoch_of, live_records
+from tokenline.charging.packs import (
     Message,
-    epoch_of,
-    live_records,
     out_seq,
     pack_out,
     pack_rows,

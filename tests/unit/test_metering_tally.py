@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from tests.strategies import HOUR, MINUTE, NOON, batch_of, event
+from tests.strategies import HOUR, MINUTE, NOON, batch_of, event, numbers_of
 from tokenline.metering import tally as tally_module
-from tokenline.metering.judge import token_matrix
 from tokenline.metering.tally import KEY, Tally, lines_of
 
 
 def lines(events, slots, first_offset=0):
     batch = batch_of(events)
     offsets = np.arange(first_offset, first_offset + len(events))
-    return lines_of(batch, np.array(slots), offsets, token_matrix(batch).sum(axis=1))
+    return lines_of(batch, numbers_of(batch, slots, offsets))
 
 
 def rows_of(*parts):

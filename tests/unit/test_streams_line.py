@@ -14,7 +14,8 @@ from streams import charging
 from streams.line import INBOX_CHUNKS, PartitionLine
 from streams.metrics import ChargingMetrics
 from tests.strategies import BOUNDS, MINUTE, NOON, chunk_of, command, record
-from tokenline.charging.fold import by_minute, fold_commands, fold_usage
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.errors import PoisonedInput
 from tokenline.settings import Settings
 

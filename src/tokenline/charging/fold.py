@@ -1,11 +1,12 @@
-r"""Fold a chunk of usage, or one account command, into the state of its partition.
+r"""Fold a chunk of usage into the state of its partition.
 
     decode failed?   -> refused                     \\
     breaks a rule?   -> refused                      | dead letters
-    account unknown? -> refused                     /
+    account unknown? -> refused                      |
+    model unknown?   -> refused                     /
     late?            -> ledger only
     seen before?     -> duplicate, counted nowhere
-    else             -> counted: windows, cells, decisions
+    else             -> counted: windows, cells, balances, decisions
 
 A refused event is not remembered, so sending it again after its account was applied counts it.
 """
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.charging.step import Commanded, Judged, Refused, Step, UsageChunk
-from tokenline.errors import BadData
-from tokenline.metering.calendar import month_starts, zone_of
+from tokenline.charging.balances import charge_usage, rate_usage
+from tokenline.charging.step import Judged, Refused, Step, UsageChunk
+from tokenline.metering.calendar import month_starts
 from tokenline.metering.identity import identities
 from tokenline.metering.judge import (
     DETAILS,
@@ -30,13 +31,13 @@ from tokenline.metering.judge import (
     judge,
     token_matrix,
 )
-from tokenline.metering.tally import lines_of
-from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
+from tokenline.metering.tally import LineNumbers, lines_of
+from tokenline.quota.cells import Cell
 from tokenline.quota.decide import decide
-from tokenline.quota.usage import Counted, add_usage, roll_rates
+from tokenline.quota.usage import Counted, add_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     import pyarrow as pa
 
@@ -55,15 +56,6 @@ IDENTITY_COLUMNS = (
     "gateway_epoch",
     "gateway_seq",
 )
-LIMIT_FIELDS = {
-    "month_tokens": Cell.MONTH_TOKENS_LIMIT,
-    "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
-    "hour_tokens": Cell.HOUR_TOKENS_LIMIT,
-    "day_tokens": Cell.DAY_TOKENS_LIMIT,
-    "minute_requests": Cell.MINUTE_REQUESTS_LIMIT,
-    "hour_requests": Cell.HOUR_REQUESTS_LIMIT,
-    "day_requests": Cell.DAY_REQUESTS_LIMIT,
-}
 
 
 def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
@@ -77,6 +69,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     if len(chunk.offsets):
         tokens = token_matrix(chunk.batch)
         verdict, slots, names = _judge(state, chunk, tokens)
+        charges, versions = rate_usage(state, chunk.batch, tokens, verdict)
         step.refused += _refusals(verdict, chunk)
         late = chunk.offsets[verdict == Judgement.LATE].tolist()
         duplicate = chunk.offsets[verdict == Judgement.DUPLICATE].tolist()
@@ -87,8 +80,14 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
             step.names = names[at]
             state.seen.remember(step.names, as_of_ms)
             batch = chunk.batch if isinstance(at, slice) else chunk.batch.take(arrow_int64s(at))
-            totals = tokens[at].sum(axis=1)
-            _count(state, step, batch, totals, slots[at], chunk.offsets[at])
+            numbers = LineNumbers(
+                slots=slots[at],
+                offsets=chunk.offsets[at],
+                totals=tokens[at].sum(axis=1),
+                charge_utok=charges[at],
+                catalog_version=versions[at],
+            )
+            _count(state, step, batch, numbers)
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
         lo=chunk.lo,
@@ -101,60 +100,6 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)
     return step
-
-
-def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int) -> Step:
-    """Apply account commands up to `hi`: set limits and decide anew; the last of an account wins.
-
-    A command that names no zone of this world, or a limit below -1, is refused and changes nothing.
-    Only usage moves the minute in hand. Usage may be waiting that was appended hours before the
-    command: it belongs into the minutes, rate windows and horizon of its own time.
-    """
-    newest_ms = max((command.appended_ms for command in commands), default=state.minute_ms)
-    step = state.begin_step(state.minute_ms)
-    step.as_of_ms, step.cause = newest_ms, ("commands", hi)
-    minute_ms = state.minute_ms or newest_ms // 60_000 * 60_000
-    known, touched = len(state.cells), []
-    for command in commands:
-        try:
-            touched.append(_set_account(state.cells, command.fields))
-        except BadData as error:
-            step.refused.append(_refused_command(command, str(error)))
-    step.new_keys = state.cells.keys[known:]
-    step.touched = np.unique(np.array(touched, np.int64))
-    roll_rates(state.cells, step.touched, minute_ms)
-    step.decisions = decide(state.cells, step.touched, minute_ms, state.epoch, announce=True)
-    state.next_offsets["commands"] = hi + 1
-    return step
-
-
-def _set_account(cells: AccountCells, command: Mapping[str, object]) -> int:
-    zone = str(command["time_zone"])
-    zone_of(zone)
-    limits = {name: int(str(command[name])) for name in LIMIT_FIELDS}
-    key = f"{command['tenant_id']}/{command['account_id']}"
-    if wrong := next((name for name, value in limits.items() if value < NO_LIMIT), None):
-        raise BadData(f"{key}: {wrong} is {limits[wrong]}; it is -1 for none, or 0 and more")
-    if not (command["tenant_id"] and command["account_id"]):
-        raise BadData("a command names no tenant_id or no account_id")
-    if "/" in str(command["tenant_id"]):
-        raise BadData(f"{key}: tenant_id has a slash, so the key could mean another account")
-    slot = cells.open(key)
-    row = cells.matrix[slot]
-    row[Cell.ZONE] = cells.zone_code(zone)
-    row[list(LIMIT_FIELDS.values())] = list(limits.values())
-    return slot
-
-
-def _refused_command(command: Commanded, detail: str) -> Refused:
-    names = ("tenant_id", "account_id")
-    return Refused(
-        offset=command.offset,
-        appended_ms=command.appended_ms,
-        reason="bad_command",
-        detail=detail,
-        identity={name: str(command.fields[name]) for name in names},
-    )
 
 
 def by_minute(chunk: UsageChunk) -> Iterator[UsageChunk]:
@@ -211,25 +156,21 @@ def _judge(
     return verdict, slots, names
 
 
-def _count(
-    state: PartitionState,
-    step: Step,
-    batch: pa.RecordBatch,
-    totals: Int64s,
-    slots: Int64s,
-    offsets: Int64s,
-) -> None:
-    """Add events, all to be counted, to windows and cells, and decide."""
-    cells = state.cells
+def _count(state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: LineNumbers) -> None:
+    """Add events, all to be counted, to windows, cells and balances, and decide."""
+    cells, slots = state.cells, numbers.slots
     occurred_ms = int64_column(batch, "occurred_at")
     months_ms = month_starts(cells.zones, cells.matrix[slots, Cell.ZONE], occurred_ms)
-    step.lines = lines_of(batch, slots, offsets, totals)
+    step.lines = lines_of(batch, numbers)
     state.tally.add(step.lines)
-    counted = Counted(slots=slots, tokens=totals, months_ms=months_ms, offsets=offsets)
+    counted = Counted(
+        slots=slots, tokens=numbers.totals, months_ms=months_ms, offsets=numbers.offsets
+    )
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
-    step.decisions = decide(cells, step.touched, step.minute_ms, state.epoch)
-    step.counted, step.tokens = len(slots), int(totals.sum())
+    charge_usage(state, step, batch, slots, numbers.charge_utok)
+    step.decisions = decide(cells, step.touched, step.minute_ms, state.epoch, books=state.books)
+    step.counted, step.tokens = len(slots), int(numbers.totals.sum())
 
 
 def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:

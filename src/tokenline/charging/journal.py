@@ -6,8 +6,12 @@ A step is one atomic record batch of the compacted `state` topic. Records, by ke
     head            where each topic was read to; zones; totals     newest wins
     rows/CYCLE/N    the account rows this step touched, whole       covered by pages
     page/CYCLE/N    4,096 account rows as they lie in memory        rewritten in a cycle
+    books/CYCLE/N   rows of balances, buckets, holds it touched     covered by leaves
+    leaf/CYCLE/T/N  2,048 rows of table T                           rewritten in a cycle
+    names           plans, scopes and catalogs                      newest wins
     seen/MINUTE/N   names of the events this step counted           until the horizon
     part/TURN/N     what the tally took of this step                until flushed
+    burn/TURN/N     what this step's usage took from buckets        until flushed
     out/N           messages to publish after this step's ack       until published
 
 Rows and pages are absolute, so reading survivors in offset order gives the newest state whatever
@@ -16,58 +20,50 @@ and their keys are used again. Keys carry the epoch: a late record of a fenced o
 replace one of ours (DESIGN invariant 4). Nor may it replace or remove one of its own that is still
 needed: a key is removed, or used again, only when the step that covers it was acknowledged and the
 minute it closed is published (`settled_seq` has passed it), so what a fenced owner still sends covers
-nothing. Bytes are little-endian and carry a version.
+nothing. What the bytes are is in `packs`.
 """
 
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from tokenline.errors import BrokenLog
-from tokenline.quota.cells import WIDTH, AccountCells
+from tokenline.charging.packs import (
+    Message,
+    pack_burns,
+    pack_names,
+    pack_out,
+    pack_part,
+    pack_rows,
+    pack_seen,
+    pack_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from tokenline.charging.partition import PartitionState
     from tokenline.charging.step import Step
+    from tokenline.quota.books import Books
+    from tokenline.quota.cells import AccountCells
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 Record = tuple[bytes, bytes | None]
 
-FORMAT = 1
-FORMAT_PACKED = 2  # of `out` only
-OUT_PLAIN_BYTES = 1 << 20
 PAGE_ROWS = 4096
+LEAF_ROWS = 2048  # a hold's row is twice an account's
 PAGES_A_STEP = 4
 CYCLES_KEPT = 3
 PAGE_CYCLES_KEPT = 2
 MINUTES_KEPT = 3
 OUT_KEPT = 64
-
-_ROWS = struct.Struct("<BIIII")
-_MINUTE = struct.Struct("<Bq")
-_OUT_HEAD = struct.Struct("<BQI")
-_OUT = struct.Struct("<BHi")
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """Hold one record to publish: topic stem, key, value (None is a tombstone)."""
-
-    topic: str
-    key: bytes
-    value: bytes | None
 
 
 @dataclass(slots=True)
@@ -86,6 +82,8 @@ class JournalWriter:
     timed_keys: dict[int, list[bytes]] = field(default_factory=dict)
     _cycle: int = 0
     _rows_written: int = 0
+    _books_written: int = 0
+    _table: int = 0  # that `_page_next` is of: 0 the accounts, then those of the books
     _page_next: int = 0
     _debt_rows: int = 0
     _in_minute: int = 0
@@ -99,15 +97,22 @@ class JournalWriter:
         # Removals first: a page of this very batch may use a key that is removed here.
         records: list[Record] = [(key, None) for key in self._covered(state.settled_seq)]
         self._enter_minute(step)
+        self._forgive(state)
         if len(step.touched):
             records.append(self._rows(state.cells, step))
+        records.extend(self._books(state.books))
+        if step.named:
+            records.append((self._key("names"), pack_names(state)))
         if len(step.names):
             records.append(self._seen(step))
         if step.lines is not None:
             key = self._key("part", self._turn, self._in_minute)
             records.append((key, pack_part(step.minute_ms, step.lines)))
+        if len(step.burns):
+            key = self._key("burn", self._turn, self._in_minute)
+            records.append((key, pack_burns(step.minute_ms, step.burns)))
         records.append((self._key("out", step.seq % OUT_KEPT), pack_out(step.seq, out)))
-        records.extend(self._pages(state.cells, step.seq, state.settled_seq))
+        records.extend(self._pages(state, step.seq))
         records.append((self._key("head"), json.dumps(state.head()).encode()))
         self._in_minute += 1
         return records
@@ -119,7 +124,10 @@ class JournalWriter:
         nothing between the steps before it and what a fenced owner wrote after it.
         """
         head = json.dumps(state.head()).encode()
-        return [(self._key("open"), head), (self._key("head"), head)]
+        records: list[Record] = [(self._key("open"), head), (self._key("head"), head)]
+        if state.catalogs.versions or state.books.plans:
+            records.insert(1, (self._key("names"), pack_names(state)))
+        return records
 
     def _covered(self, settled_seq: int) -> Iterator[bytes]:
         """Give the keys whose cover is acknowledged, each once."""
@@ -135,11 +143,18 @@ class JournalWriter:
         for minute in [m for m in self.timed_keys if m < step.minute_ms - self.remember_ms]:
             self._due.append((step.seq, self.timed_keys.pop(minute)))
 
+    def _forgive(self, state: PartitionState) -> None:
+        """Owe no more than one cycle: that pays for everything."""
+        sizes = (len(state.cells), *map(len, state.books.tables))
+        pages = sum(
+            -(-rows // (LEAF_ROWS if table else PAGE_ROWS)) for table, rows in enumerate(sizes)
+        )
+        self._debt_rows = min(self._debt_rows, max(pages, 1) * PAGE_ROWS)
+
     def _rows(self, cells: AccountCells, step: Step) -> Record:
         key = self._key("rows", self._cycle % CYCLES_KEPT, self._rows_written)
         self._rows_written += 1
-        # One cycle pays for everything.
-        self._debt_rows = min(self._debt_rows + len(step.touched), max(len(cells), PAGE_ROWS))
+        self._debt_rows += len(step.touched)
         first_new = len(cells) - len(step.new_keys) if step.new_keys else 0
         return key, pack_rows(first_new, step.new_keys, step.touched, cells.matrix[step.touched])
 
@@ -148,36 +163,69 @@ class JournalWriter:
         self.timed_keys.setdefault(step.minute_ms, []).append(key)
         return key, pack_seen(step.minute_ms, step.names)
 
-    def _pages(self, cells: AccountCells, seq: int, settled_seq: int) -> Iterator[Record]:
+    def _books(self, books: Books) -> Iterator[Record]:
+        """Give what changed in the tables since the last step, as one record."""
+        touched = [table.take_touched() for table in books.tables]
+        rows = sum(map(len, touched))
+        if rows:
+            key = self._key("books", self._cycle % CYCLES_KEPT, self._books_written)
+            self._books_written += 1
+            self._debt_rows += rows
+            parts = zip(count(), books.tables, touched, strict=False)
+            yield key, b"".join(pack_table(n, table, at) for n, table, at in parts if len(at))
+
+    def _pages(self, state: PartitionState, seq: int) -> Iterator[Record]:
         """Pay rows written with pages written: a page for as many rows as it holds."""
+        settled_seq = state.settled_seq
         for _ in range(PAGES_A_STEP):
             # A cycle begins when the last is acknowledged: it uses keys which that one covered.
-            blocked = self._page_next == 0 and self._cycle_seq > settled_seq
+            blocked = not self._page_next and not self._table and self._cycle_seq > settled_seq
             if self._debt_rows < PAGE_ROWS or blocked:
                 return
-            yield self._page(cells, seq)
-            if self._page_next * PAGE_ROWS >= len(cells):
+            self._debt_rows -= PAGE_ROWS
+            yield self._page(state.cells, seq) if not self._table else self._leaf(state.books, seq)
+            self._turn_page(state, seq)
+
+    def _turn_page(self, state: PartitionState, seq: int) -> None:
+        """Go on to the next page, of the accounts and then of each table, or end the cycle."""
+        self._page_next += 1
+        sizes = (len(state.cells), *map(len, state.books.tables))
+        while self._page_next * self._page_rows >= sizes[self._table]:
+            self._page_next, self._table = 0, self._table + 1
+            if self._table == len(sizes):
+                self._table = 0
                 self._end_cycle(seq)
+                return
+
+    @property
+    def _page_rows(self) -> int:
+        return LEAF_ROWS if self._table else PAGE_ROWS
 
     def _page(self, cells: AccountCells, seq: int) -> Record:
-        number, first = self._page_next, self._page_next * PAGE_ROWS
-        self._debt_rows -= PAGE_ROWS
-        self._page_next += 1
+        first = self._page_next * PAGE_ROWS
         slots = np.arange(first, min(first + PAGE_ROWS, len(cells)), dtype=np.int64)
         keys = cells.keys[first : first + PAGE_ROWS]
-        if self._cycle:
-            self._due.append((seq, [self._page_key(self._cycle - 1, number)]))
-        return self._page_key(self._cycle, number), pack_rows(
-            first, keys, slots, cells.matrix[slots]
-        )
+        key = self._page_key(seq, "page", self._page_next)
+        return key, pack_rows(first, keys, slots, cells.matrix[slots])
 
-    def _page_key(self, cycle: int, number: int) -> bytes:
-        return self._key("page", cycle % PAGE_CYCLES_KEPT, number)
+    def _leaf(self, books: Books, seq: int) -> Record:
+        number, table = self._table - 1, books.tables[self._table - 1]
+        first = self._page_next * LEAF_ROWS
+        rows = np.arange(first, min(first + LEAF_ROWS, len(table)), dtype=np.int64)
+        key = self._page_key(seq, "leaf", number, self._page_next)
+        return key, pack_table(number, table, rows)
+
+    def _page_key(self, seq: int, kind: str, *numbers: int) -> bytes:
+        """Return a page's key in this cycle, and remove that of the last when this one is safe."""
+        if self._cycle:
+            old = self._key(kind, (self._cycle - 1) % PAGE_CYCLES_KEPT, *numbers)
+            self._due.append((seq, [old]))
+        return self._key(kind, self._cycle % PAGE_CYCLES_KEPT, *numbers)
 
     def _end_cycle(self, seq: int) -> None:
         self._cycle += 1
         self._cycle_seq = seq
-        self._page_next = self._rows_written = 0
+        self._page_next = self._rows_written = self._books_written = 0
         if self.stale_keys:
             # One batch, so that a reader never meets half of an old epoch (see `live_records`).
             self._due.append((seq, self.stale_keys))
@@ -213,104 +261,3 @@ def live_records(
 def epoch_of(key: bytes) -> int:
     """Return the owner epoch a key carries."""
     return int(key.split(b"/", 1)[0])
-
-
-def pack_rows(first_new: int, new_keys: Sequence[str], slots: Int64s, rows: Int64s) -> bytes:
-    """Return account rows and the names of the slots from `first_new` on."""
-    names = json.dumps(list(new_keys)).encode() if new_keys else b""
-    head = _ROWS.pack(FORMAT, first_new, len(new_keys), len(slots), len(names))
-    return b"".join(
-        (head, names, slots.astype("<u4").tobytes(), np.ascontiguousarray(rows, "<i8").tobytes())
-    )
-
-
-def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
-    """Return what `pack_rows` was given."""
-    version, first_new, new, count, names_bytes = _ROWS.unpack_from(value)
-    _check_format("rows", version)
-    at = _ROWS.size
-    names = json.loads(value[at : at + names_bytes]) if new else []
-    at += names_bytes
-    slots = np.frombuffer(value, "<u4", count, at).astype(np.int64)
-    rows = np.frombuffer(value, "<i8", count * WIDTH, at + 4 * count).reshape(count, WIDTH)
-    return first_new, names, slots, rows
-
-
-def pack_seen(minute_ms: int, names: UInt64s) -> bytes:
-    """Return the names counted in an append minute."""
-    return _MINUTE.pack(FORMAT, minute_ms) + np.ascontiguousarray(names, "<u8").tobytes()
-
-
-def unpack_seen(value: bytes) -> tuple[int, UInt64s]:
-    """Return what `pack_seen` was given."""
-    version, minute_ms = _MINUTE.unpack_from(value)
-    _check_format("names", version)
-    names = np.frombuffer(value, "<u8", offset=_MINUTE.size)
-    return minute_ms, names.reshape(-1, 2).astype(np.uint64)
-
-
-def pack_part(minute_ms: int, lines: pa.RecordBatch) -> bytes:
-    """Return counted lines of an append minute, as Arrow IPC."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, lines.schema) as writer:
-        writer.write_batch(lines)
-    return b"".join((_MINUTE.pack(FORMAT, minute_ms), sink.getvalue()))
-
-
-def unpack_part(value: bytes) -> tuple[int, pa.RecordBatch]:
-    """Return what `pack_part` was given."""
-    version, minute_ms = _MINUTE.unpack_from(value)
-    _check_format("lines", version)
-    return minute_ms, pa.ipc.open_stream(pa.py_buffer(value)[_MINUTE.size :]).read_next_batch()
-
-
-def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
-    """Return the messages a step publishes after its ack; many are compressed.
-
-    A step is one batch of 16 MiB at most, and one step may cut off ten thousand accounts: such
-    messages are nearly all the same.
-    """
-    parts = []
-    for message in messages:
-        topic = message.topic.encode()
-        size = -1 if message.value is None else len(message.value)
-        parts += [
-            _OUT.pack(len(topic), len(message.key), size),
-            topic,
-            message.key,
-            message.value or b"",
-        ]
-    body = b"".join(parts)
-    if len(body) <= OUT_PLAIN_BYTES:
-        return _OUT_HEAD.pack(FORMAT, seq, len(messages)) + body
-    return _OUT_HEAD.pack(FORMAT_PACKED, seq, len(messages)) + zlib.compress(body, 1)
-
-
-def out_seq(value: bytes) -> int:
-    """Return the step whose messages `unpack_out` would return."""
-    return int(_OUT_HEAD.unpack_from(value)[1])
-
-
-def unpack_out(value: bytes) -> tuple[int, list[Message]]:
-    """Return what `pack_out` was given."""
-    version, seq, count = _OUT_HEAD.unpack_from(value)
-    _check_format("messages", version, FORMAT_PACKED)
-    value = value[_OUT_HEAD.size :]
-    if version == FORMAT_PACKED:
-        value = zlib.decompress(value)
-    at, messages = 0, []
-    for _ in range(count):
-        topic_bytes, key_bytes, size = _OUT.unpack_from(value, at)
-        at += _OUT.size
-        topic, at = value[at : at + topic_bytes].decode(), at + topic_bytes
-        key, at = value[at : at + key_bytes], at + key_bytes
-        body, at = (None, at) if size < 0 else (value[at : at + size], at + size)
-        messages.append(Message(topic, key, body))
-    return seq, messages
-
-
-def _check_format(what: str, version: int, *also: int) -> None:
-    if version not in (FORMAT, *also):
-        raise BrokenLog(
-            f"the journal holds {what} of format {version}; this worker does not read it"
-        )

@@ -10,14 +10,18 @@ import numpy.typing as npt
 import polars as pl
 
 from tokenline.charging.step import Flush, Step
+from tokenline.charging.terms import terms_at
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
+from tokenline.quota.books import Books
 from tokenline.quota.cells import MONTHS, AccountCells, Cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tokenline.metering.judge import Bounds
+    from tokenline.quota.terms import Terms
+from tokenline.rating.book import CatalogBook
 
 Int64s = npt.NDArray[np.int64]
 
@@ -38,8 +42,9 @@ class PartitionState:
     """Hold accounts, seen identities, the open tally and how far each topic was read.
 
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
-    `minute_ms` is the append minute in hand; it never goes back. `closing_seq` is the step that closed
-    a minute whose totals are not published yet, 0 when there is none.
+    `minute_ms` is the append minute in hand, `clock_ms` the time of the balances; neither goes back.
+    `closing_seq` is the step that closed a minute whose totals are not published yet, 0 when there is
+    none.
     """
 
     bounds: Bounds
@@ -51,7 +56,10 @@ class PartitionState:
     flushed_offset: int = -1
     published_seq: int = 0
     closing_seq: int = 0
+    clock_ms: int = 0
     cells: AccountCells = field(default_factory=AccountCells)
+    catalogs: CatalogBook = field(default_factory=CatalogBook)
+    books: Books = field(init=False)
     totals: Totals = field(default_factory=Totals)
     seen: SeenEvents = field(init=False)
     tally: Tally = field(init=False)
@@ -62,6 +70,21 @@ class PartitionState:
         # late yet. The journal names the minute only: recovery may take an event for older by one.
         self.seen = SeenEvents(self.bounds.horizon_ms + self.bounds.future_skew_ms + 60_000)
         self.tally = Tally(self.minute_ms)
+        # Usage that counts is no older than the horizon when it is appended.
+        linger_ms = self.bounds.horizon_ms + 60_000
+        self.books = Books(self.cells, self.terms_of, linger_ms)
+
+    def terms_of(self, plan: str, at_ms: int) -> Terms | None:
+        """Return the terms of a plan by the catalog in force at a moment."""
+        return terms_at(self.catalogs, plan, at_ms)
+
+    def move_clock(self, now_ms: int) -> int:
+        """Return the moment at which balances are looked at next: theirs, or `now_ms` if it is later.
+
+        Usage and commands are two topics, and one may be behind the other; a balance never goes back.
+        """
+        self.clock_ms = max(self.clock_ms, now_ms)
+        return self.clock_ms
 
     def begin_step(self, now_ms: int) -> Step:
         """Start a step at `now_ms`; closes the minute in hand when `now_ms` is past it."""
@@ -131,12 +154,14 @@ class PartitionState:
             "epoch": self.epoch,
             "seq": self.seq,
             "minute_ms": self.minute_ms,
+            "clock_ms": self.clock_ms,
             "next_offsets": dict(self.next_offsets),
             "flushed_minute_ms": self.flushed_minute_ms,
             "flushed_offset": self.flushed_offset,
             "published_seq": self.published_seq,
             "zones": list(self.cells.zones),
             "accounts": len(self.cells),
+            "tables": [len(table) for table in self.books.tables],
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
         }
 

@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.charging.journal import (
-    JournalWriter,
+from tokenline.charging.journal import JournalWriter, epoch_of, live_records
+from tokenline.charging.packs import (
     Message,
-    epoch_of,
-    live_records,
     out_seq,
+    unpack_burns,
+    unpack_names,
     unpack_out,
     unpack_part,
     unpack_rows,
     unpack_seen,
+    unpack_tables,
 )
 from tokenline.charging.partition import PartitionState, Totals
 from tokenline.charging.step import Flush
 from tokenline.errors import BrokenLog
 from tokenline.metering.tally import Tally
 from tokenline.quota.cells import WIDTH
+from tokenline.quota.table import FREE, OWNER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
@@ -38,6 +40,8 @@ Int64s = npt.NDArray[np.int64]
 
 HEADS = (b"open", b"head")
 ROWS = (b"rows", b"page")
+BOOKS = (b"books", b"leaf")
+TABLES = 4
 
 
 @dataclass(slots=True)
@@ -104,6 +108,35 @@ class _Rows:
         self.end = min(self.end, count)
 
 
+@dataclass(slots=True)
+class _TableRows:
+    """Gather rows of one table of the books; rows that were never written are nobody's."""
+
+    matrix: Int64s = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+
+    def take(self, rows: Int64s, values: Int64s) -> None:
+        end = int(rows.max()) + 1
+        if end > len(self.matrix):
+            grown = np.zeros((max(end, 2 * len(self.matrix)), values.shape[1]), np.int64)
+            grown[:, OWNER] = FREE
+            if self.matrix.size:
+                grown[: len(self.matrix)] = self.matrix
+            self.matrix = grown
+        self.matrix[rows] = values
+
+    def cut(self, count: int) -> Int64s:
+        """Return the rows the newest head knows of; what lies behind was written too late.
+
+        Raises:
+            BrokenLog: the head knows of more.
+        """
+        if count > len(self.matrix):
+            raise BrokenLog(
+                "the journal's head names rows that are not there; it was cut or edited"
+            )
+        return np.ascontiguousarray(self.matrix[:count])
+
+
 class Recovery:
     """Fill an empty `state` while its journal is read, and enter the next epoch.
 
@@ -115,7 +148,9 @@ class Recovery:
     def __init__(self, state: PartitionState) -> None:
         self._found = Recovered(state)
         self._rows = _Rows()
+        self._tables = [_TableRows() for _ in range(TABLES)]
         self._parts: dict[int, list[pa.RecordBatch]] = {}
+        self._burns: dict[int, list[Int64s]] = {}
         self._survivors: dict[bytes, tuple[int, bytes]] = {}
         self._out: deque[tuple[int, bytes]] = deque()
         self._newest = 0
@@ -135,11 +170,14 @@ class Recovery:
         if epoch == self._newest:
             if kind in ROWS:
                 self._found.rows += self._rows.take(value)
+            elif kind in BOOKS:
+                for number, rows, values in unpack_tables(value):
+                    self._tables[number].take(rows, values)
             elif kind == b"out":
                 self._out.append((out_seq(value), key))
             elif kind == b"head":
                 self._forget_published(json.loads(value)["published_seq"])
-        self._survivors[key] = (offset, b"" if kind in ROWS else value)
+        self._survivors[key] = (offset, b"" if kind in ROWS + BOOKS else value)
 
     def _forget_published(self, published_seq: int) -> None:
         """Empty the records of messages nobody will ask for; their keys are still to be removed.
@@ -168,10 +206,12 @@ class Recovery:
             head = json.loads(value)
             _take_head(state, head, epoch_of(key))
             self._rows.cut(int(head["accounts"]))
+            self._fill_books(head.get("tables", [0] * TABLES))
         for key, value in live:
             self._take_live(key, value)
         _fill_cells(state, self._rows)
-        _fill_tallies(found, self._parts)
+        state.books.adopt()
+        _fill_tallies(found, self._parts, self._burns)
         state.mark_months_since(state.flushed_offset)
         found.out.sort(key=itemgetter(0))
         state.epoch += 1
@@ -187,14 +227,27 @@ class Recovery:
             minute_ms, lines = unpack_part(value)
             self._parts.setdefault(minute_ms, []).append(lines)
             found.timed_keys.setdefault(minute_ms, []).append(key)
+        elif kind == b"burn":
+            minute_ms, burns = unpack_burns(value)
+            self._burns.setdefault(minute_ms, []).append(burns)
+            found.timed_keys.setdefault(minute_ms, []).append(key)
+        elif kind == b"names":
+            unpack_names(value, found.state)
+            found.stale_keys.append(key)
         elif kind == b"out":
             found.stale_keys.append(key)
             if value and out_seq(value) > found.state.published_seq:
                 found.out.append(unpack_out(value))
-        elif kind in ROWS or kind in HEADS:
+        elif kind in ROWS + BOOKS + HEADS:
             found.stale_keys.append(key)
         else:
             raise BrokenLog(f"the journal holds a record of unknown kind {key!r}")
+
+    def _fill_books(self, counts: Sequence[int]) -> None:
+        tables = zip(self._found.state.books.tables, self._tables, counts, strict=True)
+        for table, rows, count in tables:
+            if count:
+                table.adopt(rows.cut(count))
 
 
 def _kind(key: bytes) -> bytes:
@@ -205,6 +258,7 @@ def _take_head(state: PartitionState, head: Mapping[str, object], epoch: int) ->
     state.epoch = epoch
     state.seq = int(str(head["seq"]))
     state.minute_ms = int(str(head["minute_ms"]))
+    state.clock_ms = int(str(head.get("clock_ms", 0)))
     state.flushed_minute_ms = int(str(head["flushed_minute_ms"]))
     state.flushed_offset = int(str(head["flushed_offset"]))
     state.published_seq = int(str(head["published_seq"]))
@@ -222,14 +276,18 @@ def _fill_cells(state: PartitionState, rows: _Rows) -> None:
     state.cells.adopt(keys, rows.matrix)
 
 
-def _fill_tallies(found: Recovered, parts: dict[int, list[pa.RecordBatch]]) -> None:
+def _fill_tallies(
+    found: Recovered, parts: dict[int, list[pa.RecordBatch]], burns: dict[int, list[Int64s]]
+) -> None:
     state = found.state
-    for minute_ms in sorted(parts):
+    for minute_ms in sorted(parts.keys() | burns.keys()):
         if minute_ms <= state.flushed_minute_ms:
             continue
         tally = Tally(minute_ms)
-        for lines in parts[minute_ms]:
+        for lines in parts.get(minute_ms, []):
             tally.add(lines)
+        for rows in burns.get(minute_ms, []):
+            tally.add_burns(rows)
         if minute_ms == state.minute_ms:
             state.tally = tally
         else:

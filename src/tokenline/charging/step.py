@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tokenline.metering.tally import Tally
+    from tokenline.quota.answers import OrderAnswer
+    from tokenline.quota.books import Change
     from tokenline.quota.decide import Decided
+    from tokenline.quota.hold_rows import HoldAnswer
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
+NO_BURNS: Int64s = np.zeros((0, 3), np.int64)
 NO_SLOTS: Int64s = np.zeros(0, np.int64)
 NO_NAMES: UInt64s = np.zeros((0, 2), np.uint64)
 
@@ -61,11 +65,20 @@ class UsageChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commanded:
-    """Hold one decoded account command and where it stood."""
+    """Hold one decoded record of the commands topic, its schema's name and where it stood."""
 
     offset: int
     appended_ms: int
-    fields: Mapping[str, object]
+    fields: Mapping[str, Any]
+    name: str = "account_command"
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """Hold what is answered to whom."""
+
+    command: Commanded
+    answer: OrderAnswer | HoldAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +111,11 @@ class Flush:
     months: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @property
+    def burns(self) -> Int64s:
+        """Return what usage took from each bucket in the minute: slot, number, µtok."""
+        return self.tally.burns()
+
+    @property
     def windows(self) -> pl.DataFrame:
         """Return the totals of every window touched, one row each; sums what is not summed yet."""
         return self.tally.rows()
@@ -105,7 +123,10 @@ class Flush:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """Hold all that one fold changed; it becomes one atomic batch of the journal."""
+    """Hold all that one fold changed; it becomes one atomic batch of the journal.
+
+    `named` says that a plan, a scope or a catalog was new: those are kept as one record.
+    """
 
     seq: int
     minute_ms: int
@@ -113,6 +134,10 @@ class Step:
     new_keys: list[str] = field(default_factory=list)
     names: UInt64s = field(default_factory=lambda: NO_NAMES)
     lines: pa.RecordBatch | None = None
+    burns: Int64s = field(default_factory=lambda: NO_BURNS)
+    replies: list[Replied] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    named: bool = False
     decisions: list[Decided] = field(default_factory=list)
     judged: Judged | None = None
     refused: list[Refused] = field(default_factory=list)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenline.cli.common import Json, print_json, print_table
+from tokenline.cli.common import DataDir, Json, line_settings, print_json, print_table
+from tokenline.errors import BadData
 
 if TYPE_CHECKING:
     from tokenline.rating.catalog import Catalog
+    from tokenline.rating.diff import Change
     from tokenline.rating.offers import Pack, Plan
     from tokenline.rating.rates import Rate
+    from tokenline.settings import Settings
 
 app = typer.Typer(
     help="Check what is sold and what a token of each model costs.", no_args_is_help=True
 )
 
+LEAD_MS = 60_000
 CatalogFile = Annotated[Path, typer.Argument(help="TOML file; see schemas/catalog.toml")]
 
 
@@ -30,16 +35,7 @@ def check(file: CatalogFile, as_json: Json = False) -> None:
     """
     from tokenline.rating.catalog import read_catalog  # noqa: PLC0415
 
-    catalog = read_catalog(file)
-    if as_json:
-        print_json(_summary(catalog))
-        return
-    typer.echo(
-        f"catalog version {catalog.version}, in force from {catalog.effective_from:%Y-%m-%d %H:%M %z} "
-        f"({catalog.time_zone}); unknown models: {catalog.unknown_model}"
-    )
-    print_table(["model", "input", "cache read", "output", "hours"], _rate_rows(catalog))
-    print_table(["offer", "title", "yuan", "standard tokens", "how"], _offer_rows(catalog))
+    _print(read_catalog(file), as_json=as_json)
 
 
 @app.command()
@@ -57,14 +53,92 @@ def diff(
     from tokenline.rating.diff import diff as changes_of  # noqa: PLC0415
 
     before, after = read_catalog(old), read_catalog(new)
-    changes = changes_of(before, after)
+    _print_changes(changes_of(before, after), as_json=as_json)
+    book = CatalogBook()
+    book.add(before)
+    book.add(after)
+
+
+@app.command()
+def apply(
+    file: CatalogFile,
+    data: DataDir = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show what it changes and send nothing")
+    ] = False,
+) -> None:
+    """Publish a version of the catalog and wait until every partition rates by it.
+
+    It must come into force later than now, or what was used meanwhile would have been rated by the
+    old one; only the first version of a line may begin in the past.
+
+    Example: tokenline catalog apply catalog.toml --dry-run
+    """
+    from tokenline.clock import SystemClock  # noqa: PLC0415
+    from tokenline.rating.catalog import read_catalog  # noqa: PLC0415
+    from tokenline.rating.diff import diff as changes_of  # noqa: PLC0415
+    from tokenline.wire.orders import Orders  # noqa: PLC0415
+
+    catalog, settings = read_catalog(file), line_settings(data)
+    before = _newest(settings)
+    if dry_run:
+        _print_changes(changes_of(before, catalog), as_json=False)
+        return
+    if before == catalog:
+        typer.echo(f"catalog version {catalog.version} is published already")
+        return
+    if before is not None and catalog.effective_ms <= SystemClock().wall_ms() + LEAD_MS:
+        raise BadData(
+            f"{file}: effective_from {catalog.effective_from:%Y-%m-%d %H:%M %z} is not a minute ahead: "
+            "usage would be rated by the old version that is charged already"
+        )
+
+    async def publish() -> int:
+        async with Orders(settings) as orders:
+            text = catalog.to_json()
+            return len(await orders.publish_catalog(catalog.version, catalog.effective_ms, text))
+
+    partitions = asyncio.run(publish())
+    typer.echo(f"catalog version {catalog.version} is with all {partitions} partitions")
+
+
+@app.command()
+def show(data: DataDir = None, as_json: Json = False) -> None:
+    """Show the newest catalog that was published.
+
+    Example: tokenline catalog show --json
+    """
+    catalog = _newest(line_settings(data))
+    if catalog is None:
+        raise BadData("no catalog was published yet: tokenline catalog apply FILE")
+    _print(catalog, as_json=as_json)
+
+
+def _print(catalog: Catalog, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_summary(catalog))
+        return
+    typer.echo(
+        f"catalog version {catalog.version}, in force from {catalog.effective_from:%Y-%m-%d %H:%M %z} "
+        f"({catalog.time_zone}); unknown models: {catalog.unknown_model}"
+    )
+    print_table(["model", "input", "cache read", "output", "hours"], _rate_rows(catalog))
+    print_table(["offer", "title", "yuan", "standard tokens", "how"], _offer_rows(catalog))
+
+
+def _print_changes(changes: list[Change], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(change) for change in changes])
     else:
         typer.echo("\n".join(map(str, changes)) or "nothing changes")
-    book = CatalogBook()
-    book.add(before)
-    book.add(after)
+
+
+def _newest(settings: Settings) -> Catalog | None:
+    from tokenline.rating.catalog import Catalog  # noqa: PLC0415
+    from tokenline.wire.orders import read_catalogs  # noqa: PLC0415
+
+    texts = asyncio.run(read_catalogs(settings))
+    return Catalog.from_json(texts[-1]) if texts else None
 
 
 def _summary(catalog: Catalog) -> dict[str, Any]:

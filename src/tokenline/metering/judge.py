@@ -1,6 +1,7 @@
 """Judge decoded events by what they say: fit to count, late, or not usable and why.
 
-It knows no account and no history; unknown accounts and repeats are charging's to find. Every rule
+It knows no account, no catalog and no history; unknown accounts, unknown models and repeats are
+charging's to find. Every rule
 looks only at the record and its broker append time, so every replay judges alike.
 """
 
@@ -42,6 +43,7 @@ class Judgement(IntEnum):
     TOO_OLD = 7
     KEY_MISMATCH = 8
     UNKNOWN_ACCOUNT = 9
+    UNKNOWN_MODEL = 10
 
 
 DETAILS = {
@@ -52,6 +54,7 @@ DETAILS = {
     Judgement.TOO_OLD: "occurred_at is more than max_age_days before the broker's clock",
     Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id, or tenant_id has a slash: "
     "another account may be meant",
+    Judgement.UNKNOWN_MODEL: "the catalog in force when it occurred has no rate for the model",
     Judgement.UNKNOWN_ACCOUNT: "no account of this name was applied before the event was charged",
 }
 

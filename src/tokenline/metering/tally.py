@@ -11,6 +11,7 @@ commutative, an empty tally is zero, any chunking gives the same rows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,9 +29,11 @@ Int64s = npt.NDArray[np.int64]
 
 TEXT_COLUMNS = ("subscriber_id", "provider", "model")
 KEY = ("slot", *TEXT_COLUMNS, "window_start")
-NUMBERS = ("slot", "offset", "total_tokens")
+NUMBERS = ("slot", "offset", "total_tokens", "charge_utok", "catalog_version")
 LINE_COLUMNS = (*TEXT_COLUMNS, "occurred_at", *TOKEN_KINDS)
-SUMS = ("events", "total_tokens", *TOKEN_KINDS)
+SUMS = ("events", "total_tokens", "charge_utok", *TOKEN_KINDS)
+NEWEST = ("version", "catalog_version")
+NO_BURNS: Int64s = np.zeros((0, 3), np.int64)
 MERGE_ROWS = 100_000
 PACK_CHUNKS = 32
 
@@ -44,6 +47,7 @@ class Tally:
         # Level by level: PACK_CHUNKS batches of one level make one of the next.
         self._levels: list[list[pa.RecordBatch]] = []
         self._pending_rows = 0
+        self._burns: list[Int64s] = []
         self.dirty = False
 
     def add(self, lines: pa.RecordBatch) -> None:
@@ -54,6 +58,25 @@ class Tally:
         if self._pending_rows > MERGE_ROWS:
             self._merge()
 
+    def add_burns(self, burns: Int64s) -> None:
+        """Take in what usage took from buckets: a row each of slot, bucket number and µtok."""
+        if len(burns):
+            self._burns.append(burns)
+            self.dirty = True
+
+    def burns(self) -> Int64s:
+        """Return the absolute sums of every bucket used, a row each, by slot and number."""
+        if not self._burns:
+            return NO_BURNS
+        rows = np.concatenate(self._burns)
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+        fresh = np.flatnonzero((rows[1:, :2] != rows[:-1, :2]).any(axis=1)) + 1
+        starts = np.concatenate(([0], fresh))
+        sums = rows[starts]
+        sums[:, 2] = np.add.reduceat(rows[:, 2], starts)
+        self._burns = [sums]
+        return sums
+
     def rows(self) -> pl.DataFrame:
         """Return the absolute totals of every window touched, one row each."""
         self._merge()
@@ -63,6 +86,8 @@ class Tally:
         """Return a tally of what was added so far, to which nothing will be added."""
         taken = Tally(self.segment_start_ms)
         taken._merged = self.rows()
+        taken.add_burns(self.burns())
+        taken.dirty = False
         return taken
 
     def _hold(self, lines: pa.RecordBatch, level: int) -> None:
@@ -83,16 +108,41 @@ class Tally:
         self._levels, self._pending_rows = [], 0
         if parts:
             merged = pl.concat(parts).group_by(KEY)
-            self._merged = merged.agg(pl.col("version").max(), pl.col(SUMS).sum())
+            self._merged = merged.agg(pl.col(NEWEST).max(), pl.col(SUMS).sum())
 
 
-def lines_of(
-    batch: pa.RecordBatch, slots: Int64s, offsets: Int64s, totals: Int64s
-) -> pa.RecordBatch:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineNumbers:
+    """Hold what is known of counted events beside what they say, a column of equal length each.
+
+    `charge_utok` and `catalog_version` are what they cost and by which catalog, 0 where none was in
+    force.
+    """
+
+    slots: Int64s
+    offsets: Int64s
+    totals: Int64s
+    charge_utok: Int64s
+    catalog_version: Int64s
+
+
+def lines_of(batch: pa.RecordBatch, numbers: LineNumbers) -> pa.RecordBatch:
     """Return what a tally needs of counted events, a line each; columns are shared, not copied."""
+    columns = (
+        *(numbers.slots, numbers.offsets, numbers.totals),
+        *(numbers.charge_utok, numbers.catalog_version),
+    )
     lines = batch.select(LINE_COLUMNS)
-    for at, (name, numbers) in enumerate(zip(NUMBERS, (slots, offsets, totals), strict=True)):
-        lines = lines.add_column(at, name, arrow_int64s(numbers))
+    for at, (name, column) in enumerate(zip(NUMBERS, columns, strict=True)):
+        lines = lines.add_column(at, name, arrow_int64s(column))
+    return lines
+
+
+def of_today(lines: pa.RecordBatch) -> pa.RecordBatch:
+    """Return lines that an older version wrote with the columns of this one: nothing was rated then."""
+    for at, name in enumerate(NUMBERS):
+        if name not in lines.schema.names:
+            lines = lines.add_column(at, name, arrow_int64s(np.zeros(len(lines), np.int64)))
     return lines
 
 
@@ -115,7 +165,8 @@ def _sums_of(lines: Sequence[pa.RecordBatch]) -> pl.DataFrame:
         .group_by(KEY)
         .agg(
             pl.col("offset").max().alias("version"),
+            pl.col("catalog_version").max(),
             pl.len().cast(pl.Int64).alias("events"),
-            pl.col("total_tokens", *TOKEN_KINDS).sum(),
+            pl.col("total_tokens", "charge_utok", *TOKEN_KINDS).sum(),
         )
     )

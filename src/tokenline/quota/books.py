@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tokenline.quota.answers import Answers
 from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.hold_rows import Holds
@@ -34,7 +35,8 @@ class Balance(IntEnum):
 
     HEAD is the bucket that pays for anything that occurs in [HEAD_FROM, HEAD_UNTIL), up to HEAD_LEFT,
     while the clock is before DUE_AT: most usage asks for no more than these. LEFT, TOTAL and HELD
-    are sums over the buckets valid when they were last looked at.
+    are sums over the buckets valid when they were last looked at; STOPS is 1 where the plan lets nothing
+    be used beyond them.
     """
 
     OWNER = 0
@@ -56,6 +58,7 @@ class Balance(IntEnum):
     TOTAL = 16
     HELD = 17
     CHANGES = 18
+    STOPS = 19
 
 
 class Status(IntEnum):
@@ -127,11 +130,17 @@ class Books:
         self.balances = Table(len(Balance))
         self.buckets = Buckets()
         self.holds = Holds()
+        self.answers = Answers()
         self.scopes = Scopes()
         self.plans: list[str] = []
         self.changes: list[Change] = []
         self.burns = Burns()
         self._rows: Int64s = np.zeros(0, np.int64)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The rows, in the order the journal has them."""
+        return self.balances, self.buckets, self.holds, self.answers
 
     def row(self, slot: int) -> int:
         """Return the balance row of an account, NONE when it was never opened."""
@@ -273,6 +282,7 @@ class Books:
         self._reach(int(owners.max(initial=-1)) + 1)
         self._rows[owners[used]] = used
         self.holds.index()
+        self.answers.index()
 
     def _reach(self, count: int) -> None:
         if count > len(self._rows):

@@ -86,6 +86,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
         (Balance.LEFT, left),
         (Balance.TOTAL, total),
         (Balance.HELD, held),
+        (Balance.STOPS, not books.terms(row, now_ms).overage),
     ):
         books.set(row, column, value)
     _find_head(books, row, now_ms)

@@ -1,9 +1,10 @@
 """Decide open, warned or cut for the accounts a chunk touched.
 
 An account is cut while any rule's use has reached its limit; of several the one that resets last
-decides. A limit of 0 never resets (`resets_at_ms` 0). Crossing 50 and 80 percent of the monthly
-allowance warns, once each a month; at 100 it is cut. Deciding again on the same cells gives no new
-decision.
+decides. A limit of 0 never resets (`resets_at_ms` 0). Crossing 50 and 80 percent of the allowance
+warns, once each in its window; at 100 it is cut. The allowance of an account with a balance is its
+buckets, and its window the bill cycle; that of any other its tokens a month. Deciding again on the
+same cells gives no new decision.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import numpy.typing as npt
 
 from tokenline.metering.calendar import Spans, spans_at
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, by_zone, same_month
+from tokenline.quota.standing import BalanceStanding, standing_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tokenline.quota.books import Books
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -46,6 +50,9 @@ class Rule(IntEnum):
     MINUTE_REQUESTS = 5
     HOUR_REQUESTS = 6
     DAY_REQUESTS = 7
+    BALANCE = 8
+    SUSPENDED = 9
+    CLOSED = 10
 
 
 # Rule, its limit, its use, the window it runs in.
@@ -80,17 +87,26 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """Hold, for each account looked at, what the rules say now."""
+    """Hold, for each account looked at, what the rules say now; `allowance_rule` is whose it is."""
 
     state: Int64s
     rule: Int64s
     resets_at_ms: Int64s
-    month_used: Int64s
+    used: Int64s
     percent: Int64s
+    allowance: Int64s
+    allowance_rule: Int64s
+    start_ms: Int64s
 
 
 def decide(
-    cells: AccountCells, slots: Int64s, minute_ms: int, epoch: int, *, announce: bool = False
+    cells: AccountCells,
+    slots: Int64s,
+    minute_ms: int,
+    epoch: int,
+    *,
+    books: Books | None = None,
+    announce: bool = False,
 ) -> list[Decided]:
     """Bring the decisions of `slots` up to date and return those that changed, in order.
 
@@ -102,7 +118,10 @@ def decide(
         spans = spans_at(cells.zones[code], minute_ms)
         block, owners = rows[:, here], slots[here]
         standing = _stand(block, spans)
-        changed = _changed(block, standing, spans) | announce
+        balances = None if books is None else standing_of(books, owners)
+        if balances is not None:
+            standing = _with_balances(standing, balances)
+        changed = _changed(block, standing) | announce
         for i in np.flatnonzero(changed).tolist():
             decided.extend(
                 _record(
@@ -153,7 +172,46 @@ def _stand(rows: Int64s, spans: Spans) -> _Standing:
     resets[resets == NEVER_MS] = 0
     percent = _percent(used, limit)
     warned = np.where(percent >= THRESHOLDS_PERCENT[0], int(State.WARNED), int(State.OPEN))
-    return _Standing(np.where(rule > 0, int(State.CUT), warned), rule, resets, used, percent)
+    everywhere = np.ones(len(used), np.int64)
+    return _Standing(
+        state=np.where(rule > 0, int(State.CUT), warned),
+        rule=rule,
+        resets_at_ms=resets,
+        used=used,
+        percent=percent,
+        allowance=limit,
+        allowance_rule=everywhere * int(Rule.MONTH_TOKENS),
+        start_ms=everywhere * spans.month[0],
+    )
+
+
+def _with_balances(rates: _Standing, balances: BalanceStanding) -> _Standing:
+    """Put the balance in the place of the month's tokens where there is one.
+
+    A status ends a cut-off by no clock, so it decides before any limit; a balance that is used up
+    resets with the cycle, if that is later than what else cuts.
+    """
+    known, barred = balances.known, balances.known & (balances.status > 0)
+    statuses = np.array([Rule.NONE, Rule.SUSPENDED, Rule.CLOSED], np.int64)
+    used_up = known & balances.used_up & ((rates.rule == 0) | (rates.resets_at_ms > 0))
+    used_up &= balances.cycle_end_ms > rates.resets_at_ms
+    rule = np.where(used_up, int(Rule.BALANCE), rates.rule)
+    rule = np.where(barred, statuses[balances.status * barred], rule)
+    resets = np.where(used_up, balances.cycle_end_ms, rates.resets_at_ms)
+    percent = _percent(balances.used_utok, np.where(known, balances.total_utok, NO_LIMIT))
+    # Of an allowance of nothing no part is reached.
+    percent = np.where(known, percent * (balances.total_utok > 0), rates.percent)
+    warned = np.where(percent >= THRESHOLDS_PERCENT[0], int(State.WARNED), int(State.OPEN))
+    return _Standing(
+        state=np.where(rule > 0, int(State.CUT), warned),
+        rule=rule,
+        resets_at_ms=np.where(barred, 0, resets),
+        used=np.where(known, balances.used_utok, rates.used),
+        percent=percent,
+        allowance=np.where(known, balances.total_utok, rates.allowance),
+        allowance_rule=np.where(known, int(Rule.BALANCE), rates.allowance_rule),
+        start_ms=np.where(known, balances.cycle_start_ms, rates.start_ms),
+    )
 
 
 def _percent(used: Int64s, limit: Int64s) -> Int64s:
@@ -171,8 +229,8 @@ def _percent(used: Int64s, limit: Int64s) -> Int64s:
     return percent
 
 
-def _changed(rows: Int64s, now: _Standing, spans: Spans) -> Bools:
-    told_here = same_month(rows[Cell.THRESHOLD_MONTH], spans.month[0])
+def _changed(rows: Int64s, now: _Standing) -> Bools:
+    told_here = same_month(rows[Cell.THRESHOLD_MONTH], now.start_ms)
     told = rows[Cell.THRESHOLD_PERCENT] * told_here
     changed: Bools = (rows[Cell.STATE] != now.state) | (rows[Cell.RULE] != now.rule)
     changed |= (rows[Cell.RESETS_AT] != now.resets_at_ms) | (told < now.percent)
@@ -190,18 +248,17 @@ def _record(
     announce: bool,
 ) -> Iterator[Decided]:
     row = cells.matrix[slot]
-    told_here = same_month(row[Cell.THRESHOLD_MONTH], spans.month[0])
+    told_here = same_month(row[Cell.THRESHOLD_MONTH], now.start_ms[i])
     told = int(row[Cell.THRESHOLD_PERCENT]) if told_here else 0
     state, percent = State(int(now.state[i])), int(now.percent[i])
     was = State(int(row[Cell.STATE]))
     # Nothing of an allowance of 0 can be used, so no part of it is reached.
-    for step in THRESHOLDS_PERCENT if row[Cell.MONTH_TOKENS_LIMIT] else ():
+    for step in THRESHOLDS_PERCENT if now.allowance[i] else ():
         # The last threshold is told by the standing decision, below, if that is the month's.
         if told < step < percent or (told < step == percent < 100 and state is State.CUT):
-            used = int(now.month_used[i])
-            yield _warning(cells, slot, step, used, spans=spans, epoch=epoch)
+            yield _warning(cells, slot, step, now, i, epoch=epoch)
     row[Cell.STATE], row[Cell.RULE], row[Cell.RESETS_AT] = state, now.rule[i], now.resets_at_ms[i]
-    row[Cell.THRESHOLD_PERCENT], row[Cell.THRESHOLD_MONTH] = max(told, percent), spans.month[0]
+    row[Cell.THRESHOLD_PERCENT], row[Cell.THRESHOLD_MONTH] = max(told, percent), now.start_ms[i]
     reason = _reason(state, was, announce=announce)
     yield _standing_decision(
         cells, slot, now, i, spans=spans, epoch=epoch, reason=reason, told=told
@@ -217,18 +274,18 @@ def _reason(state: State, was: State, *, announce: bool) -> str:
 
 
 def _warning(
-    cells: AccountCells, slot: int, step: int, used: int, *, spans: Spans, epoch: int
+    cells: AccountCells, slot: int, step: int, now: _Standing, i: int, *, epoch: int
 ) -> Decided:
     version, old_epoch = _next_version(cells, slot, epoch)
     return Decided(
         slot=slot,
         state=State.WARNED,
-        rule=Rule.MONTH_TOKENS,
+        rule=Rule(int(now.allowance_rule[i])),
         reason="threshold_reached",
         threshold_percent=step,
-        used=used,
-        limit=int(cells.matrix[slot, Cell.MONTH_TOKENS_LIMIT]),
-        window_start_ms=spans.month[0],
+        used=int(now.used[i]),
+        limit=int(now.allowance[i]),
+        window_start_ms=int(now.start_ms[i]),
         resets_at_ms=0,
         version=version,
         old_epoch=old_epoch,
@@ -247,23 +304,24 @@ def _standing_decision(
     told: int,
 ) -> Decided:
     row = cells.matrix[slot]
-    rule = Rule(int(now.rule[i]))
-    used, limit, window = int(now.month_used[i]), int(row[Cell.MONTH_TOKENS_LIMIT]), spans.month
+    rule, own = Rule(int(now.rule[i])), Rule(int(now.allowance_rule[i]))
+    used, limit, start_ms = int(now.used[i]), int(now.allowance[i]), int(now.start_ms[i])
     for number, limit_cell, used_cell, name in RATE_RULES:
         if number is rule:
-            used, limit, window = int(row[used_cell]), int(row[limit_cell]), getattr(spans, name)
+            used, limit = int(row[used_cell]), int(row[limit_cell])
+            start_ms = getattr(spans, name)[0]
     percent = int(now.percent[i])
-    rule = rule if rule or not percent else Rule.MONTH_TOKENS
+    rule = rule if rule or not percent else own
     version, old_epoch = _next_version(cells, slot, epoch)
     return Decided(
         slot=slot,
         state=State(int(now.state[i])),
         rule=rule,
         reason=reason,
-        threshold_percent=percent if percent > told and rule is Rule.MONTH_TOKENS else 0,
+        threshold_percent=percent if percent > told and rule is own else 0,
         used=used,
         limit=limit,
-        window_start_ms=window[0],
+        window_start_ms=start_ms,
         resets_at_ms=int(now.resets_at_ms[i]),
         version=version,
         old_epoch=old_epoch,

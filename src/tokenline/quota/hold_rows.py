@@ -57,7 +57,8 @@ class Reason(IntEnum):
     UNKNOWN_HOLD = 12
     BAD_AMOUNT = 13
     NOT_SUSPENDED = 14
-    OTHER_ACCOUNT = 15
+    UNKNOWN_PACK = 15
+    BAD_CATALOG = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,6 +221,7 @@ def _answer_late(books: Books, row: int, hold: Hold, now_ms: int) -> HoldAnswer:
             surplus -= taken
             hold.parts[at] = part._replace(amount_utok=part.amount_utok - taken)
             _give_back(books, row, part, taken, now_ms)
+        hold.parts = [part for part in hold.parts if part.amount_utok]
     return HoldAnswer(at_ms=now_ms, late=True)
 
 

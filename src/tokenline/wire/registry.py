@@ -22,8 +22,8 @@ UNKNOWN_FOR_S = 30.0
 UNKNOWN_MAX = 10_000
 HTTP_NOT_FOUND = 404
 
-# Which topic carries a schema as its main value. `charging_heartbeat` shares the decisions topic,
-# so its subject carries the record's name as well (TopicRecordNameStrategy).
+# Which topic carries a schema as its main value. Those that share a topic have
+# the record's name in their subject as well (TopicRecordNameStrategy).
 TOPIC_OF = {
     "usage_event": "usage",
     "account_command": "commands",
@@ -32,8 +32,14 @@ TOPIC_OF = {
     "charged_range": "charged",
     "dead_letter": "dead-letters",
     "gateway_total": "control",
+    "order_reply": "replies",
+    "catalog_version": "catalog",
 }
-SHARED_TOPIC_OF = {"charging_heartbeat": "decisions"}
+SHARED_TOPIC_OF = {
+    "charging_heartbeat": "decisions",
+    "account_order": "commands",
+    "hold_order": "commands",
+}
 
 
 class Registry(Protocol):

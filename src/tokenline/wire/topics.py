@@ -3,8 +3,10 @@
 | stem | key | cleanup | who writes -> who reads |
 | --- | --- | --- | --- |
 | usage | tenant/account | delete | emitters -> charging, landing |
-| commands | tenant/account | delete | `accounts apply` -> charging, landing |
+| commands | tenant/account | delete | `accounts apply`, orders, gateways -> charging, landing |
 | decisions | tenant/account#epoch, by account | compact | charging -> guards, landing |
+| replies | who asked | delete | charging -> who asked |
+| catalog | version, one partition | compact | `catalog apply` -> gateways |
 | windows | tenant/account | delete | charging -> landing |
 | state | by charging | compact | charging -> charging |
 | charged | partition of usage | delete | charging -> landing |
@@ -38,6 +40,8 @@ STATE = "state"
 CHARGED = "charged"
 DEAD_LETTERS = "dead-letters"
 CONTROL = "control"
+REPLIES = "replies"
+CATALOG = "catalog"
 
 STATE_MAX_BYTES = 16 * 1024 * 1024
 _DAY_MS = 86_400_000
@@ -87,6 +91,9 @@ TOPICS = (
     # One chunk is one record batch, all or nothing; that batch may be large.
     Topic(stem=STATE, configs=_COMPACT | {"max.message.bytes": str(STATE_MAX_BYTES)}),
     Topic(stem=CONTROL, keyed=False, configs=_COMPACT),
+    # Who asked waits for seconds; an answer can be asked for again.
+    Topic(stem=REPLIES, configs=_kept(1)),
+    Topic(stem=CATALOG, keyed=False, configs=_COMPACT),
 )
 
 

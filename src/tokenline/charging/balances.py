@@ -1,0 +1,77 @@
+"""Rate usage by the catalog and charge it to the balances: between the fold and `quota`, `rating`."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_128_digest
+
+from tokenline.metering.judge import Judgement, int64_column
+from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.terms import Use
+from tokenline.rating import rate as rating
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tokenline.charging.partition import PartitionState
+    from tokenline.charging.step import Step
+    from tokenline.quota.hold_rows import Session
+
+Int64s = npt.NDArray[np.int64]
+Int8s = npt.NDArray[np.int8]
+
+_NAME = struct.Struct("<qq")
+
+
+def rate_usage(
+    state: PartitionState, batch: pa.RecordBatch, tokens: Int64s, verdict: Int8s
+) -> tuple[Int64s, Int64s]:
+    """Return charge and catalog version of each event; one that has no rate is judged so.
+
+    Before the first catalog is in force nothing is rated and nothing refused: charge and version 0.
+    """
+    if not state.catalogs.versions or not len(batch):
+        nothing = np.zeros(len(batch), np.int64)
+        return nothing, nothing
+    rated = rating.rate(state.catalogs, batch, tokens, int64_column(batch, "occurred_at"))
+    unknown = (rated.version > 0) & ~rated.known
+    if unknown.any():
+        verdict[unknown & (verdict == Judgement.COUNTED)] = Judgement.UNKNOWN_MODEL
+    return rated.charge_utok, rated.version
+
+
+def charge_usage(
+    state: PartitionState, step: Step, batch: pa.RecordBatch, slots: Int64s, charge_utok: Int64s
+) -> None:
+    """Charge counted events to the accounts that have a balance, and enter it in the step."""
+    if not len(state.books.balances):
+        return
+    held = batch.column("hold_id")
+    texts = [batch.column(name) for name in ("provider", "model", "subscriber_id")]
+    rated = Rated(
+        slots=slots,
+        charges_utok=charge_utok,
+        occurred_ms=int64_column(batch, "occurred_at"),
+        named=_not_empty(held),
+        use=lambda event: Use(*(text[event].as_py() for text in texts)),
+        session=lambda event: session_of(held[event].as_py()),
+    )
+    charge_chunk(state.books, rated, state.move_clock(step.as_of_ms))
+    step.changes, step.burns = state.books.take()
+    state.tally.add_burns(step.burns)
+
+
+def session_of(hold_id: str) -> Session:
+    """Return the 128-bit name of a session; the same for ever."""
+    hi, lo = _NAME.unpack(xxh3_128_digest(hold_id.encode()))
+    return hi, lo
+
+
+def _not_empty(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    starts = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1, 4 * texts.offset)
+    filled: npt.NDArray[np.bool_] = starts[1:] != starts[:-1]
+    return filled

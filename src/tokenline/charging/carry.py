@@ -1,0 +1,284 @@
+"""Carry out one order of an account, or one question of a session, and say what is answered.
+
+Refusing is an answer. Only an order that cannot be read as one (no such kind, no such zone, an
+amount that is no amount) is bad data, and becomes a dead letter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tokenline.charging.balances import session_of
+from tokenline.charging.show import shown
+from tokenline.errors import BadData, Declined
+from tokenline.metering.calendar import zone_of
+from tokenline.quota import orders
+from tokenline.quota.answers import OrderAnswer
+from tokenline.quota.books import Balance
+from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
+from tokenline.quota.decide import RATE_LIMITS
+from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
+from tokenline.quota.holds import HoldOrder
+from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms, Use
+from tokenline.rating.tariff import worst_multipliers
+
+if TYPE_CHECKING:
+    from tokenline.charging.partition import PartitionState
+    from tokenline.charging.step import Commanded
+
+DAY_MS = 86_400_000
+MOST_UTOK = 10**18
+Fields = Mapping[str, Any]
+
+
+def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, OrderAnswer]:
+    """Return the slot of the account (-1: there is none) and the answer.
+
+    Raises:
+        BadData: it is no order; the text says what is wrong.
+    """
+    fields, now_ms = command.fields, state.move_clock(command.appended_ms)
+    key = account_key_of(fields)
+    kind = str(fields["kind"])
+    if kind not in _KINDS:
+        raise BadData(f"{key}: there is no order {kind!r}; known: {', '.join(_KINDS)}")
+    if not -MOST_UTOK <= int(fields["amount_utok"]) <= MOST_UTOK:
+        raise BadData(f"{key}: amount_utok {fields['amount_utok']} is beyond any balance")
+    slot = state.cells.slot(key)
+    if slot is None:
+        reason = _why_not(state, fields, now_ms)
+        if reason:
+            return -1, OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms)
+        slot = _new_slot(state.cells, key, str(fields["time_zone"]))
+    if fields["kind"] == "show":
+        return slot, _show(state, slot, now_ms)
+    name = session_of(str(fields["command_id"]))
+    answer = state.books.answers.find(slot, name)
+    if answer is None:
+        answer = _answer(state, slot, fields, now_ms)
+        state.books.answers.remember(slot, name, answer)
+    return slot, answer
+
+
+def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, HoldAnswer]:
+    """Return the slot of the account (-1: there is none) and the answer.
+
+    Raises:
+        BadData: it is no question of a session; the text says what is wrong.
+    """
+    fields, now_ms = command.fields, state.move_clock(command.appended_ms)
+    slot = state.cells.slot(account_key_of(fields))
+    if (
+        min(int(fields[name]) for name in ("seq", "prompt_tokens", "max_tokens", "reported_utok"))
+        < 0
+    ):
+        raise BadData("a question of a session has a count below zero")
+    row = -1 if slot is None else state.books.row(slot)
+    if slot is None or row < 0:
+        refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
+        return -1, refused
+    order = _hold_order(state, state.books.terms(row, now_ms), fields, now_ms)
+    if order is None:
+        refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)
+        return slot, refused
+    return slot, orders.hold(state.books, slot, order, now_ms)
+
+
+def account_key_of(fields: Fields) -> str:
+    """Return `tenant/account` of a command.
+
+    Raises:
+        BadData: one is empty, or the tenant has a slash.
+    """
+    tenant, account = str(fields["tenant_id"]), str(fields["account_id"])
+    if not (tenant and account):
+        raise BadData("a command names no tenant_id or no account_id")
+    if "/" in tenant:
+        raise BadData(
+            f"{tenant}/{account}: tenant_id has a slash, so the key could mean another account"
+        )
+    return f"{tenant}/{account}"
+
+
+def _why_not(state: PartitionState, fields: Fields, now_ms: int) -> Reason:
+    """Say why an account that is not there cannot be made: an order that fails must leave none."""
+    zone_of(str(fields["time_zone"]))
+    if fields["kind"] != "open":
+        return Reason.UNKNOWN_ACCOUNT
+    if state.terms_of(str(fields["plan"]), now_ms) is None:
+        return Reason.UNKNOWN_PLAN
+    return Reason.NONE if 0 <= int(fields["cycle_day"]) <= 31 else Reason.BAD_AMOUNT
+
+
+def _new_slot(cells: AccountCells, key: str, zone: str) -> int:
+    """Give an account that is opened its slot, without limits of its own."""
+    slot = cells.open(key)
+    row = cells.matrix[slot]
+    row[Cell.ZONE] = cells.zone_code(zone)
+    row[Cell.MONTH_TOKENS_LIMIT] = NO_LIMIT
+    row[RATE_LIMITS] = NO_LIMIT
+    return slot
+
+
+def _answer(
+    state: PartitionState,
+    slot: int,
+    fields: Fields,
+    now_ms: int,
+) -> OrderAnswer:
+    try:
+        bucket, amount = _KINDS[str(fields["kind"])](state, slot, fields, now_ms)
+    except Declined as declined:
+        reason = Reason(declined.reason)
+        return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms)
+    rest = state.books.get(state.books.row(slot), Balance.LEFT)
+    return OrderAnswer(bucket=bucket, amount_utok=amount, rest_utok=rest, at_ms=now_ms)
+
+
+def _show(state: PartitionState, slot: int, now_ms: int) -> OrderAnswer:
+    orders.bring_up_to(state.books, slot, now_ms)
+    return OrderAnswer(at_ms=now_ms, detail=json.dumps(shown(state, slot)))
+
+
+def _open(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
+    day = int(fields["cycle_day"])
+    if not 0 <= day <= 31:
+        raise Declined(Reason.BAD_AMOUNT)
+    orders.open_account(state.books, slot, str(fields["plan"]), day, now_ms)
+    return 0, 0
+
+
+def _suspend(state: PartitionState, slot: int, _: Fields, now_ms: int) -> tuple[int, int]:
+    orders.suspend(state.books, slot, now_ms)
+    return 0, 0
+
+
+def _resume(state: PartitionState, slot: int, _: Fields, now_ms: int) -> tuple[int, int]:
+    orders.resume(state.books, slot, now_ms)
+    return 0, 0
+
+
+def _close(state: PartitionState, slot: int, _: Fields, now_ms: int) -> tuple[int, int]:
+    orders.close_account(state.books, slot, now_ms)
+    return 0, 0
+
+
+def _change_plan(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
+    orders.change_plan(state.books, slot, str(fields["plan"]), now_ms)
+    return 0, 0
+
+
+def _change_cycle(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
+    orders.change_cycle(state.books, slot, int(fields["cycle_day"]), now_ms)
+    return 0, 0
+
+
+def _grant(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
+    """Add what is named: a pack of the catalog, or an amount with its own terms."""
+    granted = _pack(state, fields, now_ms) if fields["pack"] else _amount(fields)
+    return orders.grant(state.books, slot, granted, now_ms), granted.amount_utok
+
+
+def _adjust(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
+    bucket, amount = int(fields["bucket"]), int(fields["amount_utok"])
+    orders.adjust(state.books, slot, bucket, amount, now_ms)
+    return bucket, amount
+
+
+def _nothing(*_: object) -> tuple[int, int]:
+    return 0, 0
+
+
+_KINDS: dict[str, Callable[[PartitionState, int, Fields, int], tuple[int, int]]] = {
+    "show": _nothing,
+    "open": _open,
+    "suspend": _suspend,
+    "resume": _resume,
+    "close": _close,
+    "change_plan": _change_plan,
+    "change_cycle": _change_cycle,
+    "grant": _grant,
+    "adjust": _adjust,
+}
+_SOURCES = {
+    one.name.lower(): one
+    for one in (Source.TOP_UP, Source.GIFT, Source.FREE, Source.PACK, Source.REFUND)
+}
+
+
+def _pack(state: PartitionState, fields: Fields, now_ms: int) -> Grant:
+    catalog = state.catalogs.at(now_ms)
+    pack = None if catalog is None else catalog.packs.get(str(fields["pack"]))
+    if catalog is None or pack is None:
+        raise Declined(Reason.UNKNOWN_PACK)
+    subscribers = () if pack.shared else tuple(fields["subscribers"])
+    return Grant(
+        amount_utok=pack.allowance_utok,
+        source=_SOURCES[pack.source],
+        priority=pack.priority,
+        valid_to_ms=now_ms + pack.valid_days * DAY_MS,
+        scope=Scope(models=catalog.models_in(pack.groups), subscribers=subscribers),
+        transferable=pack.transferable,
+    )
+
+
+def _amount(fields: Fields) -> Grant:
+    source = _SOURCES.get(str(fields["source"]))
+    if source is None:
+        raise BadData(f"a grant cannot be of source {fields['source']!r}: {', '.join(_SOURCES)}")
+    return Grant(
+        amount_utok=int(fields["amount_utok"]),
+        source=source,
+        priority=int(fields["priority"]),
+        valid_from_ms=int(fields["valid_from"]),
+        valid_to_ms=int(fields["valid_to"]) or NEVER_MS,
+        scope=Scope(models=tuple(fields["models"]), subscribers=tuple(fields["subscribers"])),
+        transferable=bool(fields["transferable"]),
+    )
+
+
+def _hold_order(
+    state: PartitionState, terms: Terms, fields: Fields, now_ms: int
+) -> HoldOrder | None:
+    """Return what is asked in µtok, at the dearest price within the hold's life; None: no such model."""
+    settles = str(fields["action"]) in ("settle", "release")
+    prices = (0, 0) if settles else _dearest(state, terms, fields, now_ms)
+    if prices is None:
+        return None
+    prompt = int(fields["prompt_tokens"]) * prices[0]
+    worst = prompt + int(fields["max_tokens"]) * prices[1]
+    wanted, lease = int(fields["wanted_utok"]), bool(fields["lease"])
+    catalog = state.catalogs.at(now_ms)
+    return HoldOrder(
+        session=session_of(str(fields["session"])),
+        seq=int(fields["seq"]),
+        use=Use(*(str(fields[name]) for name in ("provider", "model", "subscriber_id"))),
+        lease=lease,
+        reported_utok=int(fields["reported_utok"]),
+        wanted_utok=min(max(wanted, worst) if lease else worst, MOST_UTOK),
+        # One token of an answer, or a call is not worth making.
+        needed_utok=min(prompt + prices[1], worst),
+        prompt_utok=prompt,
+        output_utok=prices[1],
+        max_tokens=int(fields["max_tokens"]),
+        settles=settles,
+        catalog_version=0 if catalog is None else catalog.version,
+    )
+
+
+def _dearest(
+    state: PartitionState, terms: Terms, fields: Fields, now_ms: int
+) -> tuple[int, int] | None:
+    """Return µtok a token of prompt and answer, the dearest in any version in force meanwhile."""
+    validity_ms = 2 * terms.hold_validity_ms
+    provider, model = str(fields["provider"]), str(fields["model"])
+    found = [
+        worst_multipliers(catalog, provider, model, now_ms, validity_ms)
+        for catalog in state.catalogs.during(now_ms, now_ms + validity_ms)
+    ]
+    prices = [price for price in found if price is not None]
+    if not prices or len(prices) < len(found):
+        return None
+    return max(price[0] for price in prices), max(price[1] for price in prices)

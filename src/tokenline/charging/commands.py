@@ -1,0 +1,157 @@
+"""Fold what waits on the commands topic into the state of its partition, in its order.
+
+    account_command    limits set, the newest of an account wins      -> decision
+    account_order      plan, buckets, life of an account              -> reply, ledger, decision
+    hold_order         a session asks, reports or settles             -> reply, decision if it changes
+    catalog_version    what is sold and what a token costs            -> rates usage from its moment on
+
+A command that cannot be read as one is a dead letter and changes nothing; one that the rules do not
+allow is answered so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenline.charging.carry import carry_out_hold, carry_out_order
+from tokenline.charging.step import Commanded, Refused, Replied, Step
+from tokenline.errors import BadData
+from tokenline.metering.calendar import zone_of
+from tokenline.quota.answers import OrderAnswer
+from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
+from tokenline.quota.decide import decide
+from tokenline.quota.hold_rows import Outcome, Reason
+from tokenline.quota.usage import roll_rates
+from tokenline.rating.catalog import Catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tokenline.charging.partition import PartitionState
+
+Int64s = npt.NDArray[np.int64]
+
+LIMIT_FIELDS = {
+    "month_tokens": Cell.MONTH_TOKENS_LIMIT,
+    "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
+    "hour_tokens": Cell.HOUR_TOKENS_LIMIT,
+    "day_tokens": Cell.DAY_TOKENS_LIMIT,
+    "minute_requests": Cell.MINUTE_REQUESTS_LIMIT,
+    "hour_requests": Cell.HOUR_REQUESTS_LIMIT,
+    "day_requests": Cell.DAY_REQUESTS_LIMIT,
+}
+
+
+@dataclass(slots=True)
+class _Touched:
+    """Gather the accounts of a step: those whose decision is told anew, and those only looked at."""
+
+    told: set[int] = field(default_factory=set)
+    looked_at: set[int] = field(default_factory=set)
+
+
+def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int) -> Step:
+    """Apply commands up to `hi` and decide anew.
+
+    Only usage moves the minute in hand. Usage may be waiting that was appended hours before the
+    command: it belongs into the minutes, rate windows and horizon of its own time.
+    """
+    newest_ms = max((command.appended_ms for command in commands), default=state.minute_ms)
+    step = state.begin_step(state.minute_ms)
+    step.as_of_ms, step.cause = newest_ms, ("commands", hi)
+    known, names, touched = len(state.cells), _names(state), _Touched()
+    for command in commands:
+        try:
+            _apply(state, step, command, touched)
+        except BadData as error:
+            step.refused.append(_refused_command(command, str(error)))
+    step.new_keys = state.cells.keys[known:]
+    step.named = _names(state) != names
+    step.changes, step.burns = state.books.take()
+    state.tally.add_burns(step.burns)
+    _decide(state, step, touched)
+    state.next_offsets["commands"] = hi + 1
+    return step
+
+
+def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touched) -> None:
+    if command.name == "account_command":
+        touched.told.add(_set_account(state.cells, command.fields))
+    elif command.name == "account_order":
+        slot, answer = carry_out_order(state, command)
+        step.replies.append(Replied(command, answer))
+        (touched.told if answer.outcome is Outcome.DONE else touched.looked_at).add(slot)
+    elif command.name == "hold_order":
+        slot, grant = carry_out_hold(state, command)
+        step.replies.append(Replied(command, grant))
+        touched.looked_at.add(slot)
+    elif command.name == "catalog_version":
+        step.replies.append(Replied(command, _take_catalog(state, command)))
+    else:
+        raise BadData(f"{command.name} does not belong on the commands topic")
+
+
+def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
+    """Take a version in; those that no usage can be rated by any more are let go."""
+    now_ms = state.move_clock(command.appended_ms)
+    try:
+        state.catalogs.add(Catalog.from_json(str(command.fields["catalog"])))
+    except BadData as error:
+        reason = Reason.BAD_CATALOG
+        return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=str(error))
+    state.catalogs.prune(now_ms - 2 * state.bounds.horizon_ms)
+    return OrderAnswer(at_ms=now_ms)
+
+
+def _decide(state: PartitionState, step: Step, touched: _Touched) -> None:
+    told = _slots(touched.told)
+    quiet = _slots(touched.looked_at - touched.told)
+    step.touched = np.union1d(told, quiet)
+    minute_ms = state.minute_ms or step.as_of_ms // 60_000 * 60_000
+    roll_rates(state.cells, step.touched, minute_ms)
+    for slots, announce in ((told, True), (quiet, False)):
+        step.decisions += decide(
+            state.cells, slots, minute_ms, state.epoch, books=state.books, announce=announce
+        )
+
+
+def _slots(found: Iterable[int]) -> Int64s:
+    return np.array(sorted(slot for slot in found if slot >= 0), np.int64)
+
+
+def _names(state: PartitionState) -> tuple[int, int, tuple[int, ...]]:
+    versions = tuple(one.version for one in state.catalogs.versions)
+    return len(state.books.plans), len(state.books.scopes.scopes), versions
+
+
+def _set_account(cells: AccountCells, command: Mapping[str, object]) -> int:
+    zone = str(command["time_zone"])
+    zone_of(zone)
+    limits = {name: int(str(command[name])) for name in LIMIT_FIELDS}
+    key = f"{command['tenant_id']}/{command['account_id']}"
+    if wrong := next((name for name, value in limits.items() if value < NO_LIMIT), None):
+        raise BadData(f"{key}: {wrong} is {limits[wrong]}; it is -1 for none, or 0 and more")
+    if not (command["tenant_id"] and command["account_id"]):
+        raise BadData("a command names no tenant_id or no account_id")
+    if "/" in str(command["tenant_id"]):
+        raise BadData(f"{key}: tenant_id has a slash, so the key could mean another account")
+    slot = cells.open(key)
+    row = cells.matrix[slot]
+    row[Cell.ZONE] = cells.zone_code(zone)
+    row[list(LIMIT_FIELDS.values())] = list(limits.values())
+    return slot
+
+
+def _refused_command(command: Commanded, detail: str) -> Refused:
+    names = ("tenant_id", "account_id")
+    return Refused(
+        offset=command.offset,
+        appended_ms=command.appended_ms,
+        reason="bad_command",
+        detail=detail,
+        identity={name: str(command.fields[name]) for name in names},
+    )

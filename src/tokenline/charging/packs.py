@@ -1,0 +1,203 @@
+"""Lay out what the journal's records hold; bytes are little-endian and carry a version."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenline.errors import BrokenLog
+from tokenline.metering.tally import of_today
+from tokenline.quota.buckets import Scopes
+from tokenline.quota.cells import WIDTH
+from tokenline.rating.book import CatalogBook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tokenline.charging.partition import PartitionState
+    from tokenline.quota.table import Table
+
+Int64s = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+
+FORMAT = 1
+FORMAT_PACKED = 2  # of `out` only
+OUT_PLAIN_BYTES = 1 << 20
+
+_ROWS = struct.Struct("<BIIII")
+_TABLE = struct.Struct("<BBII")
+_MINUTE = struct.Struct("<Bq")
+_OUT_HEAD = struct.Struct("<BQI")
+_OUT = struct.Struct("<BHi")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Hold one record to publish: topic stem, key, value (None is a tombstone)."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+
+
+def pack_rows(first_new: int, new_keys: Sequence[str], slots: Int64s, rows: Int64s) -> bytes:
+    """Return account rows and the names of the slots from `first_new` on."""
+    names = json.dumps(list(new_keys)).encode() if new_keys else b""
+    head = _ROWS.pack(FORMAT, first_new, len(new_keys), len(slots), len(names))
+    return b"".join(
+        (head, names, slots.astype("<u4").tobytes(), np.ascontiguousarray(rows, "<i8").tobytes())
+    )
+
+
+def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
+    """Return what `pack_rows` was given."""
+    version, first_new, new, count, names_bytes = _ROWS.unpack_from(value)
+    _check_format("rows", version)
+    at = _ROWS.size
+    names = json.loads(value[at : at + names_bytes]) if new else []
+    at += names_bytes
+    slots = np.frombuffer(value, "<u4", count, at).astype(np.int64)
+    rows = np.frombuffer(value, "<i8", count * WIDTH, at + 4 * count).reshape(count, WIDTH)
+    return first_new, names, slots, rows
+
+
+def pack_table(number: int, table: Table, rows: Int64s) -> bytes:
+    """Return rows of one table; several such may follow each other in a record."""
+    head = _TABLE.pack(FORMAT, number, table.width, len(rows))
+    values = np.ascontiguousarray(table.matrix[rows], "<i8")
+    return b"".join((head, rows.astype("<u4").tobytes(), values.tobytes()))
+
+
+def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
+    """Yield the number of each table, the rows' numbers and the rows."""
+    at = 0
+    while at < len(value):
+        version, number, width, rows = _TABLE.unpack_from(value, at)
+        _check_format("books", version)
+        at += _TABLE.size
+        where = np.frombuffer(value, "<u4", rows, at).astype(np.int64)
+        at += 4 * rows
+        values = np.frombuffer(value, "<i8", rows * width, at).reshape(rows, width)
+        at += 8 * rows * width
+        yield number, where, values
+
+
+def pack_names(state: PartitionState) -> bytes:
+    """Return plans, scopes and catalogs as JSON."""
+    books = state.books
+    said = {
+        "format": FORMAT,
+        "plans": books.plans,
+        "scopes": json.loads(books.scopes.to_json()),
+        "catalogs": json.loads(state.catalogs.to_json()),
+    }
+    return json.dumps(said).encode()
+
+
+def unpack_names(value: bytes, state: PartitionState) -> None:
+    """Put back into `state` what `pack_names` took from it."""
+    said = json.loads(value)
+    _check_format("names", said["format"])
+    state.books.plans[:] = said["plans"]
+    state.books.scopes = Scopes.from_json(json.dumps(said["scopes"]))
+    state.catalogs = CatalogBook.from_json(json.dumps(said["catalogs"]))
+
+
+def pack_burns(minute_ms: int, burns: Int64s) -> bytes:
+    """Return what usage of an append minute took from buckets."""
+    return _MINUTE.pack(FORMAT, minute_ms) + np.ascontiguousarray(burns, "<i8").tobytes()
+
+
+def unpack_burns(value: bytes) -> tuple[int, Int64s]:
+    """Return what `pack_burns` was given."""
+    version, minute_ms = _MINUTE.unpack_from(value)
+    _check_format("burns", version)
+    return minute_ms, np.frombuffer(value, "<i8", offset=_MINUTE.size).reshape(-1, 3)
+
+
+def pack_seen(minute_ms: int, names: UInt64s) -> bytes:
+    """Return the names counted in an append minute."""
+    return _MINUTE.pack(FORMAT, minute_ms) + np.ascontiguousarray(names, "<u8").tobytes()
+
+
+def unpack_seen(value: bytes) -> tuple[int, UInt64s]:
+    """Return what `pack_seen` was given."""
+    version, minute_ms = _MINUTE.unpack_from(value)
+    _check_format("names", version)
+    names = np.frombuffer(value, "<u8", offset=_MINUTE.size)
+    return minute_ms, names.reshape(-1, 2).astype(np.uint64)
+
+
+def pack_part(minute_ms: int, lines: pa.RecordBatch) -> bytes:
+    """Return counted lines of an append minute, as Arrow IPC."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, lines.schema) as writer:
+        writer.write_batch(lines)
+    return b"".join((_MINUTE.pack(FORMAT, minute_ms), sink.getvalue()))
+
+
+def unpack_part(value: bytes) -> tuple[int, pa.RecordBatch]:
+    """Return what `pack_part` was given."""
+    version, minute_ms = _MINUTE.unpack_from(value)
+    _check_format("lines", version)
+    lines = pa.ipc.open_stream(pa.py_buffer(value)[_MINUTE.size :]).read_next_batch()
+    return minute_ms, of_today(lines)
+
+
+def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
+    """Return the messages a step publishes after its ack; many are compressed.
+
+    A step is one batch of 16 MiB at most, and one step may cut off ten thousand accounts: such
+    messages are nearly all the same.
+    """
+    parts = []
+    for message in messages:
+        topic = message.topic.encode()
+        size = -1 if message.value is None else len(message.value)
+        parts += [
+            _OUT.pack(len(topic), len(message.key), size),
+            topic,
+            message.key,
+            message.value or b"",
+        ]
+    body = b"".join(parts)
+    if len(body) <= OUT_PLAIN_BYTES:
+        return _OUT_HEAD.pack(FORMAT, seq, len(messages)) + body
+    return _OUT_HEAD.pack(FORMAT_PACKED, seq, len(messages)) + zlib.compress(body, 1)
+
+
+def out_seq(value: bytes) -> int:
+    """Return the step whose messages `unpack_out` would return."""
+    return int(_OUT_HEAD.unpack_from(value)[1])
+
+
+def unpack_out(value: bytes) -> tuple[int, list[Message]]:
+    """Return what `pack_out` was given."""
+    version, seq, count = _OUT_HEAD.unpack_from(value)
+    _check_format("messages", version, FORMAT_PACKED)
+    value = value[_OUT_HEAD.size :]
+    if version == FORMAT_PACKED:
+        value = zlib.decompress(value)
+    at, messages = 0, []
+    for _ in range(count):
+        topic_bytes, key_bytes, size = _OUT.unpack_from(value, at)
+        at += _OUT.size
+        topic, at = value[at : at + topic_bytes].decode(), at + topic_bytes
+        key, at = value[at : at + key_bytes], at + key_bytes
+        body, at = (None, at) if size < 0 else (value[at : at + size], at + size)
+        messages.append(Message(topic, key, body))
+    return seq, messages
+
+
+def _check_format(what: str, version: int, *also: int) -> None:
+    if version not in (FORMAT, *also):
+        raise BrokenLog(
+            f"the journal holds {what} of format {version}; this worker does not read it"
+        )

@@ -1,0 +1,88 @@
+"""Show an account to people: its plan, buckets, limits and holds, and how it stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokenline.quota.books import Balance, Status
+from tokenline.quota.buckets import Bucket
+from tokenline.quota.cells import Cell
+from tokenline.quota.decide import RATE_RULES, Rule, State
+from tokenline.quota.hold_rows import Hold
+from tokenline.quota.table import NONE
+from tokenline.quota.terms import NEVER_MS, Mode, Source
+
+if TYPE_CHECKING:
+    from tokenline.charging.partition import PartitionState
+
+
+def shown(state: PartitionState, slot: int) -> dict[str, Any]:
+    """Return what is known of an account, for JSON; times are ms since the epoch, 0 for never."""
+    row = state.cells.matrix[slot]
+    rule = Rule(int(row[Cell.RULE]))
+    found: dict[str, Any] = {
+        "account": state.cells.keys[slot],
+        "time_zone": state.cells.zones[int(row[Cell.ZONE])],
+        "state": State(int(row[Cell.STATE])).name.lower(),
+        "why": rule.name.lower() if rule else "",
+        "resets_at_ms": int(row[Cell.RESETS_AT]),
+        "limits": _limits(row.tolist()),
+    }
+    balance = state.books.row(slot)
+    return found if balance == NONE else found | _balance(state, balance)
+
+
+def _limits(row: list[int]) -> list[dict[str, Any]]:
+    rules = [(Rule.MONTH_TOKENS, Cell.MONTH_TOKENS_LIMIT, Cell.MONTH_TOKENS)]
+    rules += [(rule, limit, used) for rule, limit, used, _ in RATE_RULES]
+    return [
+        {"limit": rule.name.lower(), "used": row[used], "ceiling": row[limit]}
+        for rule, limit, used in rules
+        if row[limit] >= 0
+    ]
+
+
+def _balance(state: PartitionState, row: int) -> dict[str, Any]:
+    books = state.books
+    chain = [books.get(row, Balance.UNCOVERED), *books.chain(row)]
+    holds = books.holds.of_owner(books.get(row, Balance.OWNER))
+    return {
+        "plan": books.plan(row),
+        "mode": Mode(books.get(row, Balance.MODE)).name.lower(),
+        "status": Status(books.get(row, Balance.STATUS)).name.lower(),
+        "cycle_day": books.get(row, Balance.CYCLE_DAY),
+        "cycle_start_ms": books.get(row, Balance.CYCLE_START),
+        "cycle_end_ms": books.get(row, Balance.CYCLE_END),
+        "rest_utok": books.get(row, Balance.LEFT),
+        "held_utok": books.get(row, Balance.HELD),
+        "total_utok": books.get(row, Balance.TOTAL),
+        "buckets": [_bucket(state, bucket) for bucket in chain],
+        "holds": [_hold(hold) for hold in holds if hold.parts],
+    }
+
+
+def _bucket(state: PartitionState, bucket: int) -> dict[str, Any]:
+    values = state.books.buckets.matrix[bucket].tolist()
+    scope = state.books.scopes.scopes[values[Bucket.SCOPE]]
+    ends_ms = values[Bucket.VALID_TO]
+    return {
+        "bucket": values[Bucket.NUMBER],
+        "source": Source(values[Bucket.SOURCE]).name.lower(),
+        "priority": values[Bucket.PRIORITY],
+        "total_utok": values[Bucket.TOTAL],
+        "used_utok": values[Bucket.USED],
+        "held_utok": values[Bucket.HELD],
+        "valid_to_ms": 0 if ends_ms == NEVER_MS else ends_ms,
+        "models": list(scope.models),
+        "subscribers": list(scope.subscribers),
+    }
+
+
+def _hold(hold: Hold) -> dict[str, Any]:
+    return {
+        "status": hold.status.name.lower(),
+        "lease": hold.lease,
+        "held_utok": hold.held_utok,
+        "used_utok": hold.used_utok,
+        "expires_at_ms": hold.expires_at_ms,
+    }

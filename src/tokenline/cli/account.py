@@ -1,0 +1,252 @@
+"""Ask something of one account: open it, grant, change, suspend, show."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from tokenline.cli.common import DataDir, Json, line_settings, print_json, print_table, readable
+from tokenline.clock import SystemClock
+from tokenline.errors import BadData
+
+app = typer.Typer(
+    help="Open an account on a plan, top it up, change it, look at it.", no_args_is_help=True
+)
+
+MILLION = 1_000_000
+DAY_MS = 86_400_000
+Account = Annotated[str, typer.Argument(help="account id")]
+Tenant = Annotated[str, typer.Option(help="tenant of the account")]
+CommandId = Annotated[
+    str, typer.Option(help="id of this order: the same id again is carried out once")
+]
+
+
+@app.command("open")
+def open_account(
+    account: Account,
+    plan: Annotated[str, typer.Option(help="plan of the catalog")],
+    cycle_day: Annotated[
+        int, typer.Option(min=0, max=31, help="day on which bill cycles begin; 0 is today")
+    ] = 0,
+    time_zone: Annotated[str, typer.Option(help="IANA zone of its cycles")] = "Asia/Shanghai",
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Give an account a plan and its first allowance.
+
+    Example: tokenline account open acme --plan developer-15m
+    """
+    fields = {"kind": "open", "plan": plan, "cycle_day": cycle_day, "time_zone": time_zone}
+    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+
+
+@app.command("grant")
+def grant(
+    account: Account,
+    tokens: Annotated[int, typer.Argument(min=0, help="standard tokens; 0 with --pack")] = 0,
+    pack: Annotated[str, typer.Option(help="pack of the catalog")] = "",
+    source: Annotated[str, typer.Option(help="top_up, gift, free, pack or refund")] = "top_up",
+    days: Annotated[int, typer.Option(min=0, help="days it is valid; 0 is for ever")] = 0,
+    priority: Annotated[int, typer.Option(help="lower burns first")] = 100,
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Add tokens: a top-up, a gift, a refund, or a pack of the catalog.
+
+    Example: tokenline account grant acme 400000 --days 31
+    """
+    if bool(tokens) == bool(pack):
+        raise BadData("name either an amount of tokens or --pack")
+    ends_ms = SystemClock().wall_ms() + days * DAY_MS
+    fields = {
+        "kind": "grant",
+        "pack": pack,
+        "amount_utok": tokens * MILLION,
+        "source": source,
+        "priority": priority,
+        "valid_to": ends_ms if days else 0,
+    }
+    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+
+
+@app.command("adjust")
+def adjust(
+    account: Account,
+    bucket: Annotated[int, typer.Argument(help="number of the bucket; see `show`")],
+    tokens: Annotated[int, typer.Argument(help="standard tokens to add; below zero to take")],
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Correct a bucket by hand; the ledger keeps it as an adjustment.
+
+    Example: tokenline account adjust acme 1 -- -5000
+    """
+    fields = {"kind": "adjust", "bucket": bucket, "amount_utok": tokens * MILLION}
+    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+
+
+@app.command("plan")
+def change_plan(
+    account: Account,
+    plan: Annotated[str, typer.Argument(help="plan of the catalog")],
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Put another plan into force now; each pays for its days of the cycle.
+
+    Example: tokenline account plan acme developer-70m
+    """
+    fields = {"kind": "change_plan", "plan": plan}
+    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+
+
+@app.command("cycle")
+def change_cycle(
+    account: Account,
+    day: Annotated[int, typer.Argument(min=1, max=31, help="day of the month")],
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Begin bill cycles on another day of the month.
+
+    Example: tokenline account cycle acme 15
+    """
+    fields = {"kind": "change_cycle", "cycle_day": day}
+    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+
+
+@app.command("suspend")
+def suspend(
+    account: Account,
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Cut an account off until it is resumed.
+
+    Example: tokenline account suspend acme
+    """
+    _order(account, tenant, command_id, {"kind": "suspend"}, data=data, as_json=as_json)
+
+
+@app.command("resume")
+def resume(
+    account: Account,
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """End a suspension.
+
+    Example: tokenline account resume acme
+    """
+    _order(account, tenant, command_id, {"kind": "resume"}, data=data, as_json=as_json)
+
+
+@app.command("close")
+def close(
+    account: Account,
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """End an account for good; usage that is still reported is charged to what it had.
+
+    Example: tokenline account close acme
+    """
+    _order(account, tenant, command_id, {"kind": "close"}, data=data, as_json=as_json)
+
+
+@app.command("show")
+def show(
+    account: Account, tenant: Tenant = "default", data: DataDir = None, as_json: Json = False
+) -> None:
+    """Show buckets, limits, holds and the decision of an account, and why it is so.
+
+    Asks the worker that owns it, so it is the balance at this very moment.
+
+    Example: tokenline account show acme
+    """
+    import json  # noqa: PLC0415
+
+    reply = _ask(account, tenant, "", {"kind": "show"}, data)
+    found = json.loads(reply["detail"])
+    if as_json:
+        print_json(found)
+        return
+    lists = {"limits", "buckets", "holds"}
+    facts = {name: value for name, value in found.items() if name not in lists}
+    print_table(["what", "is"], [list(_for_people(*fact)) for fact in facts.items()])
+    for name in ("buckets", "limits", "holds"):
+        rows = [dict(_for_people(*fact) for fact in one.items()) for one in found.get(name, [])]
+        if rows:
+            print_table(list(rows[0]), [list(one.values()) for one in rows])
+
+
+def _for_people(name: str, value: Any) -> tuple[str, str]:  # noqa: ANN401  JSON is any JSON
+    """Return a fact as a person reads it: µtok as standard tokens, lists as words."""
+    if name.endswith("_utok"):
+        whole, rest = divmod(value, MILLION)
+        return name.removesuffix("_utok"), f"{whole:,}" + (f".{rest:06}" if rest else "")
+    if isinstance(value, list):
+        return name, ", ".join(value) or "all"
+    return name.removesuffix("_ms").replace("_", " "), readable(name, value)
+
+
+def _order(
+    account: str,
+    tenant: str,
+    command_id: str,
+    fields: dict[str, Any],
+    *,
+    data: Any,  # noqa: ANN401  as typer gives it
+    as_json: bool,
+) -> None:
+    reply = _ask(account, tenant, command_id, fields, data)
+    if as_json:
+        print_json(reply)
+        return
+    bucket = f", bucket {reply['bucket']}" if reply["bucket"] else ""
+    typer.echo(f"{fields['kind']}: done{bucket}; {reply['rest_utok'] // MILLION:,} tokens are left")
+
+
+def _ask(
+    account: str,
+    tenant: str,
+    command_id: str,
+    fields: dict[str, Any],
+    data: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Return the answer.
+
+    Raises:
+        BadData: it was refused; the text says why.
+    """
+    from tokenline.wire.orders import Orders  # noqa: PLC0415
+
+    async def ask() -> dict[str, Any]:
+        async with Orders(line_settings(data)) as orders:
+            return await orders.order(account, tenant=tenant, command_id=command_id, **fields)
+
+    reply = asyncio.run(ask())
+    if reply["outcome"] != "done":
+        raise BadData(
+            f"{fields['kind']} of {tenant}/{account} is refused: {reply['reason'].replace('_', ' ')}"
+        )
+    return reply

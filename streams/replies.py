@@ -1,0 +1,57 @@
+"""Say in Avro what an order or a session is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tokenline.charging.packs import Message
+from tokenline.quota.answers import OrderAnswer
+from tokenline.quota.hold_rows import HoldAnswer
+from tokenline.wire.topics import REPLIES
+
+if TYPE_CHECKING:
+    from tokenline.charging.step import Replied
+    from tokenline.wire.avro import Codec
+
+
+NAMES = ("tenant_id", "account_id", "reply_to", "command_id", "session")
+
+
+def replies_of(codec: Codec, replies: Iterable[Replied]) -> Iterator[Message]:
+    """Yield a message for each answer that somebody waits for."""
+    for replied in replies:
+        asked = replied.command.fields
+        if asked["reply_to"]:
+            fields = _said(replied.answer) | {
+                **{name: asked.get(name, "") for name in NAMES},
+                "seq": asked.get("seq", 0),
+                "cause_offset": replied.command.offset,
+            }
+            value = codec.encode("order_reply", fields)
+            yield Message(REPLIES, str(asked["reply_to"]).encode(), value)
+
+
+def _said(answer: OrderAnswer | HoldAnswer) -> dict[str, Any]:
+    common: dict[str, Any] = {
+        "outcome": answer.outcome.name.lower(),
+        "reason": answer.reason.name.lower(),
+        "rest_utok": answer.rest_utok,
+        "as_of": answer.at_ms,
+    }
+    if isinstance(answer, OrderAnswer):
+        return common | {
+            "bucket": answer.bucket,
+            "amount_utok": answer.amount_utok,
+            "detail": answer.detail,
+        }
+    return common | {
+        "granted_utok": answer.granted_utok,
+        "max_tokens": answer.max_tokens,
+        "threshold_utok": answer.threshold_utok,
+        "validity_ms": answer.validity_ms,
+        "final": answer.final,
+        "late": answer.late,
+        "catalog_version": answer.catalog_version,
+        "split": {str(number): amount for number, amount in answer.split},
+    }

@@ -1,0 +1,165 @@
+"""Plans, orders and holds on a real broker: asked once, answered alike, and no kill changes a balance."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+
+import pytest
+from charging_helpers import Line, usage
+
+from tests.orders import CATALOG
+from tokenline.errors import BadData
+from tokenline.settings import Settings
+from tokenline.wire.orders import Orders, read_catalogs
+
+MILLION = 1_000_000
+ACCOUNTS = [f"acct-{i}" for i in range(6)]
+
+
+@pytest.fixture
+def settings(kafka, tmp_path):
+    """A line of the test's own on the shared broker; charging needs no warehouse."""
+    return Settings(
+        partitions=2,
+        kafka_bootstrap=kafka.bootstrap,
+        topic_prefix=f"{tmp_path.name}.",
+        charging_health_port=0,
+        session_timeout_ms=2000,
+        idle_flush_ms=200,
+        data_dir=tmp_path / "data",
+    )
+
+
+def publish(orders, catalog=CATALOG):
+    return orders.publish_catalog(catalog.version, catalog.effective_ms, catalog.to_json())
+
+
+async def shown(orders, account):
+    reply = await orders.order(account, kind="show")
+    return json.loads(reply["detail"])
+
+
+async def test_an_account_is_opened_used_up_cut_and_topped_up(settings, tmp_path):
+    async with Line(settings, tmp_path) as line, Orders(settings) as orders:
+        await line.started()
+        assert len(await publish(orders)) == 2
+        assert await read_catalogs(settings) == [CATALOG.to_json()]
+
+        opened = await orders.order("acme", kind="open", plan="strict", cycle_day=0)
+        assert (opened["outcome"], opened["rest_utok"]) == ("done", 310 * MILLION)
+        again = await orders.order("acme", kind="open", plan="strict")
+        assert (again["outcome"], again["reason"]) == ("refused", "already_open")
+
+        await line.send([usage("acme", model="max", event_id="e1", input_tokens=400)])
+        await line.until(
+            lambda: line.books.decisions[-1:] and line.books.decisions[-1]["state"] == "cut"
+        )
+        assert line.books.decisions[-1]["rule"] == "balance"
+
+        granted = await orders.order("acme", kind="grant", pack="coupon", command_id="g1")
+        assert granted["rest_utok"] == 20 * MILLION
+        assert await orders.order("acme", kind="grant", pack="coupon", command_id="g1") == {
+            **granted,
+            "cause_offset": granted["cause_offset"] + 1,
+        }
+        await line.until(lambda: line.books.decisions[-1]["state"] != "cut")
+        buckets = {one["bucket"]: one for one in (await shown(orders, "acme"))["buckets"]}
+        assert {number: one["used_utok"] // MILLION for number, one in buckets.items()} == {
+            0: 90,
+            1: 310,
+            2: 0,
+        }
+
+
+async def test_a_hold_keeps_its_units_until_its_usage_arrives(settings, tmp_path):
+    async with Line(settings, tmp_path) as line, Orders(settings) as orders:
+        await line.started()
+        await publish(orders)
+        await orders.order("acme", kind="open", plan="strict", cycle_day=0)
+        asked = {"provider": "p", "model": "max", "prompt_tokens": 10, "max_tokens": 1000}
+
+        first = await orders.hold("acme", "call-1", 0, **asked)
+        assert (first["granted_utok"], first["max_tokens"]) == (310 * MILLION, 150)
+        assert first["final"]
+        second = await orders.hold("acme", "call-2", 0, **asked)
+        assert (second["outcome"], second["reason"]) == ("refused", "balance_held")
+
+        await line.send(
+            [usage("acme", model="max", hold_id="call-1", input_tokens=10, output_tokens=20)]
+        )
+        settled = await orders.hold(
+            "acme", "call-1", 1, action="settle", reported_utok=50 * MILLION
+        )
+        assert settled["outcome"] == "done"
+        await line.until(
+            lambda: any(one["hi_offset"] >= 0 for one in line.books.charged), what="charged"
+        )
+        found = await shown(orders, "acme")
+        assert (found["held_utok"], found["rest_utok"]) == (0, 260 * MILLION)
+
+
+async def test_a_catalog_that_goes_back_is_refused_by_name(settings, tmp_path):
+    async with Line(settings, tmp_path) as line, Orders(settings) as orders:
+        await line.started()
+        await publish(orders)
+        changed = CATALOG.to_json().replace('"Strict"', '"Stricter"')
+        with pytest.raises(BadData, match="version 1 is not greater than 1"):
+            await orders.publish_catalog(1, CATALOG.effective_ms, changed)
+
+
+async def test_kills_change_no_balance_and_no_answer(settings, tmp_path):
+    """Usage, grants and holds go on while the worker is killed; at the end every µtok is explained."""
+    luck = random.Random(5)
+    async with Line(settings, tmp_path) as line, Orders(settings) as orders:
+        worker = await line.started()
+        await publish(orders)
+        for account in ACCOUNTS:
+            await orders.order(account, kind="open", plan="strict", cycle_day=0)
+        used, granted, answers = dict.fromkeys(ACCOUNTS, 0), dict.fromkeys(ACCOUNTS, 0), {}
+
+        async def work(round_number):
+            for turn in range(20):
+                account, name = luck.choice(ACCOUNTS), f"{round_number}-{turn}"
+                tokens = luck.randrange(1, 9)
+                await line.send([usage(account, model="max", event_id=name, input_tokens=tokens)])
+                used[account] += tokens
+                if turn % 4 == 0:
+                    order = {"kind": "grant", "amount_utok": 5 * MILLION, "command_id": name}
+                    answers[account, name] = await orders.order(account, **order)
+                    granted[account] += 5
+                if turn % 5 == 0:
+                    await orders.hold(
+                        account, f"s-{name}", 0, provider="p", model="max", max_tokens=2
+                    )
+
+        for round_number in range(3):
+            task = asyncio.create_task(work(round_number))
+            await asyncio.sleep(luck.uniform(0.05, 0.3))
+            worker.kill()
+            worker = await line.started()
+            await asyncio.wait_for(task, 60)
+
+        for (account, name), answer in answers.items():
+            order = {"kind": "grant", "amount_utok": 5 * MILLION, "command_id": name}
+            again = await orders.order(account, **order)
+            assert again | {"cause_offset": 0} == answer | {"cause_offset": 0}
+        deadline = time.monotonic() + 30
+        while True:
+            found = {account: await shown(orders, account) for account in ACCOUNTS}
+            spent = {
+                account: sum(one["used_utok"] for one in found[account]["buckets"]) // MILLION
+                for account in ACCOUNTS
+            }
+            if spent == used or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.2)
+        assert spent == used
+        for account in ACCOUNTS:
+            total = sum(one["total_utok"] for one in found[account]["buckets"]) // MILLION
+            assert total == 310 + granted[account]
+            for one in found[account]["buckets"]:
+                assert one["used_utok"] + one["held_utok"] <= one["total_utok"] or not one["bucket"]
+        await line.settled()

@@ -1,0 +1,174 @@
+"""Plans, buckets and holds survive what the line survives, and their ledger explains them."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.orders import CATALOG, catalog_version, hold_order, order
+from tests.paper_line import Books, Journal, PaperLine, facts
+from tests.strategies import MINUTE, NOON, Record, event, key_of
+from tokenline.charging import journal as journal_module
+from tokenline.quota.books import Balance
+from tokenline.quota.buckets import Bucket
+
+law = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+accounts = st.sampled_from(["a", "b", "c"])
+models = st.sampled_from(["max", "max", "mini", "unheard-of"])
+sessions = st.sampled_from(["s1", "s2"])
+FIRST = [
+    catalog_version(0, NOON, CATALOG),
+    order(1, NOON, kind="open", account_id="a", plan="strict"),
+    order(2, NOON, kind="open", account_id="b", plan="postpaid"),
+    order(3, NOON, kind="open", account_id="c", plan="small"),
+]
+
+
+@st.composite
+def logs(draw):
+    """Return pieces of usage and commands in the order in which a worker takes them."""
+    now_ms, usage, commands, pieces = NOON, 0, len(FIRST), []
+    for _ in range(draw(st.integers(1, 12))):
+        now_ms += draw(st.sampled_from([0, 500, 20_000, MINUTE, 3 * MINUTE]))
+        if draw(st.booleans()):
+            count = draw(st.integers(1, 6))
+            pieces.append([draw(used(usage + i, now_ms)) for i in range(count)])
+            usage += count
+        else:
+            pieces.append([draw(asked(commands, now_ms))])
+            commands += 1
+    return pieces
+
+
+@st.composite
+def used(draw, offset, now_ms):
+    said = event(
+        event_id=f"e{offset}",
+        account_id=draw(accounts),
+        model=draw(models),
+        hold_id=draw(st.sampled_from(["", "", "s1", "s2"])),
+        occurred_at=now_ms - draw(st.sampled_from([0, 300])),
+        input_tokens=draw(st.integers(0, 40)),
+        output_tokens=draw(st.integers(0, 40)),
+    )
+    return Record(offset, now_ms, key_of(said), said)
+
+
+@st.composite
+def asked(draw, offset, now_ms):
+    account = draw(accounts)
+    if draw(st.booleans()):
+        return hold_order(
+            offset,
+            now_ms,
+            account_id=account,
+            session=draw(sessions),
+            seq=draw(st.integers(0, 3)),
+            action=draw(st.sampled_from(["hold", "update", "settle"])),
+            model=draw(models),
+            prompt_tokens=draw(st.integers(0, 30)),
+            max_tokens=draw(st.integers(1, 30)),
+            reported_utok=draw(st.sampled_from([0, 5_000_000])),
+            lease=draw(st.booleans()),
+        )
+    said = draw(
+        st.sampled_from(
+            [
+                {"kind": "grant", "amount_utok": 30_000_000, "source": "top_up"},
+                {"kind": "grant", "pack": "coupon"},
+                {"kind": "grant", "pack": "never-sold"},
+                {"kind": "adjust", "bucket": 1, "amount_utok": -3_000_000},
+                {"kind": "suspend"},
+                {"kind": "resume"},
+                {"kind": "change_plan", "plan": "small"},
+                {"kind": "change_cycle", "cycle_day": 9},
+                {"kind": "dance"},
+                {"kind": "open", "plan": "strict"},
+            ]
+        )
+    )
+    said |= {"command_id": draw(st.sampled_from(["x", "y", f"c{offset}"]))}
+    return order(offset, now_ms, account_id=account, **said)
+
+
+def run(pieces, plan=(), in_flight=0):
+    """Take the pieces one by one; after each do what the plan says, at last rest."""
+    journal, books = Journal(), Books()
+    line = PaperLine(journal, books, in_flight)
+    line.command(FIRST)
+    for turn, piece in enumerate(pieces):
+        (line.charge if isinstance(piece[0], Record) else line.command)(piece)
+        if plan and plan[turn % len(plan)]:
+            line = PaperLine(journal, books, in_flight)
+    line.rest()
+    line = PaperLine(journal, books)
+    line.rest()
+    return books, line.state
+
+
+@law
+@given(logs(), st.lists(st.booleans(), min_size=3, max_size=3), st.sampled_from([0, 4]))
+def test_crashes_change_no_balance_no_reply_and_no_entry(pieces, plan, in_flight):
+    small_pages = journal_module.PAGE_ROWS, journal_module.LEAF_ROWS
+    journal_module.PAGE_ROWS = journal_module.LEAF_ROWS = 2
+    try:
+        books, state = run(pieces)
+        other_books, other = run(pieces, plan, in_flight)
+    finally:
+        journal_module.PAGE_ROWS, journal_module.LEAF_ROWS = small_pages
+
+    def untimed(one):
+        found = facts(one)
+        return found | {
+            "head": {k: v for k, v in found["head"].items() if k != "seq"},
+            "windows": 0,
+        }
+
+    for (key, row), (_, again) in zip(
+        facts(state)["cells"].items(), facts(other)["cells"].items(), strict=True
+    ):
+        # The last column names the owner's epoch.
+        assert row[:-1] == again[:-1], key
+    assert untimed(other) | {"cells": 0} == untimed(state) | {"cells": 0}
+    assert other_books.replies == books.replies
+    assert other_books.changes == books.changes
+    assert other_books.burns == books.burns
+
+
+@law
+@given(logs())
+def test_entries_and_usage_explain_every_balance_to_the_last_utok(pieces):
+    books, state = run(pieces)
+    found = {}
+    for slot, key in enumerate(state.cells.keys):
+        row = state.books.row(slot)
+        for bucket in [*state.books.chain(row), state.books.get(row, Balance.UNCOVERED)]:
+            total, used, held = state.books.buckets.matrix[bucket, Bucket.TOTAL : Bucket.SCOPE]
+            number = state.books.buckets.get(bucket, Bucket.NUMBER)
+            assert number == 0 or used + held <= total
+            if total != used:
+                found[key, number] = int(total - used)
+
+    assert books.balances() == found
+
+
+@law
+@given(logs())
+def test_what_buckets_paid_is_what_the_windows_cost(pieces):
+    books, _state = run(pieces)
+    paid = sum(books.burns.values())
+
+    assert paid == sum(row["charge_utok"] for _, row in books.windows.values())
+    reasons = list(books.dead_letters.values())
+    unheard = [
+        one
+        for piece in pieces
+        for one in piece
+        if isinstance(one, Record) and one.event["model"] == "unheard-of"
+    ]
+    assert reasons.count("unknown_model") == len(unheard)
+    assert set(itertools.chain(reasons)) <= {"unknown_model"}
