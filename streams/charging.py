@@ -1,6 +1,7 @@
 """Charge: hold the shared clients, open and stop lines as partitions come and go, route deliveries.
 
 fetch -> agent -> line of the partition (see `streams.line`) -> journal, decisions, windows
+commands -> feed --^
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from streams.ends import LogEnds
-from streams.line import Delivery, PartitionLine
+from streams.feed import CommandFeed
+from streams.inbox import Delivery
+from streams.line import PartitionLine, nothing
 from streams.metrics import ChargingMetrics
 from streams.outputs import output_producer
 from streams.state import journal_producer
@@ -67,6 +70,7 @@ class ChargingWorker:
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
         self.ends = LogEnds(settings, settings.topic(USAGE))
+        self.feed = CommandFeed(settings, self._deliver_commands)
         self._stopping = False
         self._turn = asyncio.Lock()
         # The minute ends for all partitions at once; their totals go out one after the other.
@@ -107,6 +111,8 @@ class ChargingWorker:
     async def assign(self, partitions: set[int]) -> None:
         """Own exactly these partitions: keep what stays, let go of what left, open what is new."""
         gone = [self.lines.pop(partition) for partition in set(self.lines) - partitions]
+        for line in gone:
+            self.feed.leave(line.partition)
         for line in self.lines.values():
             line.resume()
         # First: records of the new partitions may come while the old lines still end.
@@ -125,6 +131,9 @@ class ChargingWorker:
         line = self.lines.get(partition)
         if line is not None:
             await line.inbox.put(Delivery(stem, records, done))
+
+    async def _deliver_commands(self, partition: int, records: Sequence[Any]) -> None:
+        await self.deliver(COMMANDS, partition, records, nothing)
 
     async def send_heartbeats(self) -> None:
         """Tell guards for ever how fresh decisions are; a partition that lags tells its lag."""
@@ -174,11 +183,6 @@ def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:
         async for event in stream.noack().events():
             await worker.deliver(USAGE, event.message.partition, event.value, event.ack)
 
-    @app.agent(raw_topic(app, settings, COMMANDS), name="charging-commands", concurrency=1)
-    async def charge_commands(stream: Any) -> None:
-        async for event in stream.noack().events():
-            await worker.deliver(COMMANDS, event.message.partition, event.value, event.ack)
-
     async def own(_: Any, assigned: set[TP], **__: Any) -> None:
         await worker.assign(tps_of(usage, assigned))
 
@@ -190,5 +194,5 @@ def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:
         app.keep(receiver)
     app.on_partitions_assigned.connect(own)
     app.on_partitions_revoked.connect(hold)
-    app.run_beside(worker.start, worker.stop, worker.send_heartbeats)
+    app.run_beside(worker.start, worker.stop, worker.send_heartbeats, worker.feed.run)
     return worker

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from streams.inbox import Delivery, Inbox
 from streams.intake import decode_commands, decode_usage, runs_of
 from streams.memory import give_back
 from streams.outputs import Outputs
@@ -34,20 +35,10 @@ if TYPE_CHECKING:
     from streams.charging import ChargingWorker
 
 STEPS_IN_FLIGHT = 8
-INBOX_CHUNKS = 4
 DRAIN_S = 5.0
 DECODE_BESIDE = 1000
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`)."""
-
-    stem: str
-    records: Sequence[Any]
-    done: Callable[[], Any]
 
 
 @dataclass(slots=True)
@@ -71,7 +62,7 @@ class PartitionLine:
         self.outputs = Outputs(
             worker.settings, worker.codec, worker.columns, worker.producer, partition
         )
-        self.inbox: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_CHUNKS)
+        self.inbox = Inbox()
         self._commits: asyncio.Queue[Commit | Callable[[], Any]] = asyncio.Queue(STEPS_IN_FLIGHT)
         self.state = PartitionState(worker.bounds)
         self.ready = asyncio.Event()
@@ -112,8 +103,7 @@ class PartitionLine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # An agent may stand before the full inbox, and all other partitions behind it.
-        while not self.inbox.empty():
-            self.inbox.get_nowait()
+        self.inbox.clear()
 
     @property
     def idle(self) -> bool:
@@ -136,6 +126,7 @@ class PartitionLine:
         self._tasks.append(asyncio.create_task(self._guarded(self._commit_steps())))
         self._tasks.append(asyncio.create_task(self._guarded(self._publish_flushes())))
         await self._apply_waiting_commands()
+        self._worker.feed.follow(self.partition, self.state.next_offsets[COMMANDS])
         self.ready.set()
         while True:
             delivery = await self.inbox.get()
@@ -204,8 +195,8 @@ class PartitionLine:
     async def _apply_waiting_commands(self) -> None:
         """Apply what waits on `commands` before any usage: an account's first event must find it.
 
-        The group delivers both topics side by side; after a time away usage could come first, and
-        be refused for an account that was applied long before it.
+        Both topics are read side by side; after a time away usage could come first, and be refused for
+        an account that was applied long before it.
         """
         settings = self._worker.settings
         due = self.state.next_offsets[COMMANDS]
@@ -213,7 +204,7 @@ class PartitionLine:
         async with aclosing(read_waiting(settings, topic, self.partition, due)) as waiting:
             async for records in waiting:
                 async with self._folding:
-                    await self._fold(Delivery(COMMANDS, records, _nothing))
+                    await self._fold(Delivery(COMMANDS, records, nothing))
 
     async def _contiguous(self, delivery: Delivery) -> Sequence[Any]:
         """Drop what was applied already and fetch what a rebalance let slip."""
@@ -327,5 +318,5 @@ class PartitionLine:
         return quiet and self.state.seq == seq and self.state.published_seq == seq
 
 
-def _nothing() -> None:
-    """Be done: the group delivers these commands again, and they are skipped by their offsets."""
+def nothing() -> None:
+    """Be done: how far commands were read is in the journal and nowhere else."""

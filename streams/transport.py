@@ -155,15 +155,15 @@ class LineApp(faust.App):
         self,
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
-        loop: Callable[[], Awaitable[None]],
+        *loops: Callable[[], Awaitable[None]],
     ) -> None:
-        """Call `start` before any record is delivered, keep `loop` running, call `stop` before leaving the group.
+        """Call `start` before any record is delivered, keep `loops` running, call `stop` before leaving the group.
 
-        An error in `loop` ends the process.
+        An error in one of `loops` ends the process.
         """
         self._starts.append(start)
         self._stops.append(stop)
-        self._loops.append(loop)
+        self._loops.extend(loops)
 
     async def on_start(self) -> None:
         """Start what runs beside, then Faust."""

@@ -11,7 +11,8 @@ import pytest
 from aiokafka import TopicPartition
 
 from streams import charging
-from streams.line import INBOX_CHUNKS, PartitionLine
+from streams.inbox import INBOX_CHUNKS
+from streams.line import PartitionLine
 from streams.metrics import ChargingMetrics
 from tests.strategies import BOUNDS, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
