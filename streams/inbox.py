@@ -10,6 +10,7 @@ from typing import Any
 from tokenline.wire.topics import USAGE
 
 INBOX_CHUNKS = 4
+INBOX_ORDERS = 64  # deliveries, often of one order each
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._usage: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_CHUNKS)
-        self._orders: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_CHUNKS)
+        self._orders: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_ORDERS)
         self._arrived = asyncio.Event()
 
     async def put(self, delivery: Delivery) -> None:
@@ -43,6 +44,12 @@ class Inbox:
             self._arrived.clear()
             await self._arrived.wait()
         return (self._usage if self._orders.empty() else self._orders).get_nowait()
+
+    def all_orders(self, first: Delivery) -> Delivery:
+        """Return `first` and all orders that wait behind it as one delivery."""
+        waiting = [first, *(self._orders.get_nowait() for _ in range(self._orders.qsize()))]
+        records = [record for one in waiting for record in one.records]
+        return Delivery(first.stem, records, waiting[-1].done)
 
     def empty(self) -> bool:
         """Say whether nothing waits."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, compress
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from tokenline.charging.step import Commanded, Refused, UsageChunk
-from tokenline.errors import BadData
+from tokenline.errors import BadData, UnknownSchema
 from tokenline.wire.avro import Codec
-from tokenline.wire.columns import ColumnCodec, Failure
+from tokenline.wire.columns import ColumnCodec
 
-ORDERS = ("account_order", "hold_order", "catalog_version")
+ORDERS = ("account_order", "hold_order")
+COMMAND_NAMES = ("account_command", "catalog_version", *ORDERS)
 
 # Fields of a record, taken by C code: there are ten thousand in a chunk.
 KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "timestamp"))
@@ -68,34 +69,45 @@ def decode_commands(
     columns: ColumnCodec, codec: Codec, records: Sequence[Any]
 ) -> tuple[list[Commanded], list[Refused]]:
     """Decode a run of commands of any kind; many of `accounts apply` as columns, others one by one."""
-    decoded = columns.decode("account_command", [record.value for record in records])
-    commands = [
-        Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
-        for i, fields in zip(decoded.kept, decoded.batch.to_pylist(), strict=True)
+    alike = [columns.is_newest("account_command", record.value) for record in records]
+    found = [
+        *_as_columns(columns, list(compress(records, alike))),
+        *(
+            _one(codec, record)
+            for record, is_alike in zip(records, alike, strict=True)
+            if not is_alike
+        ),
     ]
-    refused: list[Refused] = []
-    for bad in decoded.failures:
-        found = _order(codec, records[bad.position], bad)
-        if isinstance(found, Refused):
-            refused.append(found)
-        else:
-            commands.append(found)
+    commands = [one for one in found if isinstance(one, Commanded)]
+    refused = [one for one in found if isinstance(one, Refused)]
     return sorted(commands, key=attrgetter("offset")), refused
 
 
-def _order(codec: Codec, record: Any, bad: Failure) -> Commanded | Refused:
-    """Decode what is no account_command; what is no order either is refused for the first reason."""
+def _as_columns(columns: ColumnCodec, records: Sequence[Any]) -> list[Commanded | Refused]:
+    if not records:
+        return []
+    decoded = columns.decode("account_command", [record.value for record in records])
+    good = [
+        Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
+        for i, fields in zip(decoded.kept, decoded.batch.to_pylist(), strict=True)
+    ]
+    bad = [_refused(records[one.position], one.reason, one.detail) for one in decoded.failures]
+    return [*good, *bad]
+
+
+def _one(codec: Codec, record: Any) -> Commanded | Refused:
     try:
         name, fields = codec.decode(record.value)
-    except BadData:
-        name = ""
-    if name not in ORDERS:
-        return _refused(record, bad.reason, bad.detail)
-    if name != "catalog_version":
-        key = f"{fields['tenant_id']}/{fields['account_id']}"
-        # On another partition it would make the account a second time.
-        if _text(record.key) != key:
-            return _refused(record, "key_mismatch", f"the key of this {name} is not {key}")
+    except UnknownSchema as error:
+        return _refused(record, "unknown_schema", str(error))
+    except BadData as error:
+        return _refused(record, "undecodable", str(error))
+    if name not in COMMAND_NAMES:
+        return _refused(record, "undecodable", f"a {name} does not belong on the commands topic")
+    key = f"{fields.get('tenant_id')}/{fields.get('account_id')}"
+    # On another partition an order would make its account a second time.
+    if name in ORDERS and _text(record.key) != key:
+        return _refused(record, "key_mismatch", f"the key of this {name} is not {key}")
     return Commanded(offset=record.offset, appended_ms=record.timestamp, fields=fields, name=name)
 
 

@@ -64,6 +64,12 @@ class PartitionLine:
         )
         self.inbox = Inbox()
         self._commits: asyncio.Queue[Commit | Callable[[], Any]] = asyncio.Queue(STEPS_IN_FLIGHT)
+        # Steps whose outputs are on their way; `_commits` counts a step until it is out of here.
+        self._told: asyncio.Queue[
+            tuple[Commit | Callable[[], Any], Sequence[asyncio.Future[Any]]]
+        ] = asyncio.Queue(STEPS_IN_FLIGHT)
+        self._unsettled = 0
+        self._settled = asyncio.Event()
         self.state = PartitionState(worker.bounds)
         self.ready = asyncio.Event()
         self.published_next = 0
@@ -108,7 +114,7 @@ class PartitionLine:
     @property
     def idle(self) -> bool:
         """Say whether nothing waits to be folded or published."""
-        return self.inbox.empty() and self._commits.empty()
+        return self.inbox.empty() and self._commits.empty() and self._told.empty()
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -124,16 +130,30 @@ class PartitionLine:
     async def _run(self) -> None:
         await self._open()
         self._tasks.append(asyncio.create_task(self._guarded(self._commit_steps())))
+        self._tasks.append(asyncio.create_task(self._guarded(self._note_told())))
         self._tasks.append(asyncio.create_task(self._guarded(self._publish_flushes())))
         await self._apply_waiting_commands()
         self._worker.feed.follow(self.partition, self.state.next_offsets[COMMANDS])
         self.ready.set()
         while True:
             delivery = await self.inbox.get()
+            if delivery.stem == COMMANDS:
+                delivery = await self._with_company(delivery)
             async with self._folding:
                 await self._fold(delivery)
             # Folding is pure CPU: let heartbeats and other partitions in between.
             await asyncio.sleep(0)
+
+    async def _with_company(self, orders: Delivery) -> Delivery:
+        """Return orders with all that came while steps were settling: at most one waits for its ack.
+
+        More steps in flight would not be answered sooner, each waits for the one before it; and each
+        costs the same for one order as for ten.
+        """
+        while self._unsettled > 1:
+            self._settled.clear()
+            await self._settled.wait()
+        return self.inbox.all_orders(orders)
 
     # Recovery
 
@@ -248,6 +268,7 @@ class PartitionLine:
             await self._flushes.join()
         written = self._writer.records(self.state, step, out)
         sent = await self.log.append(written)
+        self._unsettled += 1
         return Commit(step, out, sent, len(written), self.state.next_offsets["usage"])
 
     def _stop_when_poisoned(self, chunk: UsageChunk) -> None:
@@ -266,17 +287,29 @@ class PartitionLine:
     # Publishing
 
     async def _commit_steps(self) -> None:
+        """Tell each step when it is durable; its outputs are on their way while the next one settles."""
         while True:
             commit = await self._commits.get()
+            acks: Sequence[asyncio.Future[Any]] = ()
             if isinstance(commit, Commit):
-                await self._publish(commit)
+                await self.log.settle(commit.sent, commit.records, self.state.epoch)
+                self._unsettled -= 1
+                self._settled.set()
+                acks = await self.outputs.begin(commit.out)
+            await self._told.put((commit, acks))
+
+    async def _note_told(self) -> None:
+        """Note, in the order of the steps, what is published; only then is anything committed."""
+        while True:
+            commit, acks = await self._told.get()
+            if isinstance(commit, Commit):
+                await asyncio.gather(*acks)
+                self._note_published(commit)
             else:
                 commit()
             self._commits.task_done()
 
-    async def _publish(self, commit: Commit) -> None:
-        await self.log.settle(commit.sent, commit.records, self.state.epoch)
-        await self.outputs.publish(commit.out)
+    def _note_published(self, commit: Commit) -> None:
         self.state.published_seq = commit.step.seq
         if commit.step.flush is not None:
             # Beside: the next cut-off need not wait for a whole minute's totals.

@@ -94,12 +94,19 @@ class Outputs:
 
     async def publish(self, messages: Iterable[Message]) -> None:
         """Send the messages, each topic in order, and return when all are acknowledged."""
+        await asyncio.gather(*await self.begin(messages))
+
+    async def begin(self, messages: Iterable[Message]) -> list[asyncio.Future[Any]]:
+        """Send the messages, each topic in order, and return what is done when they are acknowledged."""
         by_topic = groupby(sorted(messages, key=_topic_of), key=_topic_of)
         sends = [
             (topic, [(message.key, message.value) for message in group])
             for topic, group in by_topic
         ]
-        await asyncio.gather(*(self._send(topic, records) for topic, records in sends))
+        begun = await asyncio.gather(
+            *(self._begin_send(topic, records) for topic, records in sends)
+        )
+        return [ack for acks in begun for ack in acks]
 
     async def publish_flush(self, state: PartitionState, flush: Flush) -> int:
         """Publish totals as `account_window` records; gives other work a turn between slices."""

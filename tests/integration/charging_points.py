@@ -49,17 +49,34 @@ def _durable():
 
 
 def _half_published():
-    """Of a step's outputs one topic has its share and the others may not."""
+    """Of a step's outputs one topic has its share on the broker and the others may not."""
     from streams.outputs import Outputs
 
-    _after(Outputs, "_send", times=12, when=lambda _, __, stem, ___: stem == "charged")
+    begin, calls = Outputs._begin_send, itertools.count(1)
+
+    async def begin_and_end(self, stem, records):
+        acks = await begin(self, stem, records)
+        if stem == "charged" and next(calls) == 12:
+            for ack in acks:
+                await ack
+            _end()
+        return acks
+
+    Outputs._begin_send = begin_and_end
 
 
 def _published():
-    """All outputs are out, the offset is not committed."""
-    from streams.outputs import Outputs
+    """All outputs of a step are out, the offset is not committed."""
+    from streams.line import PartitionLine
 
-    _after(Outputs, "publish", times=12)
+    note, calls = PartitionLine._note_published, itertools.count(1)
+
+    def note_and_end(self, commit):
+        if next(calls) == 12:
+            _end()
+        note(self, commit)
+
+    PartitionLine._note_published = note_and_end
 
 
 def _half_flushed():
@@ -119,7 +136,7 @@ def _stall():
 
 
 def _slow_commands():
-    """The group delivers commands long after usage."""
+    """Commands are delivered long after usage."""
     from streams.charging import ChargingWorker
 
     deliver = ChargingWorker.deliver

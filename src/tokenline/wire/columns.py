@@ -119,6 +119,10 @@ class ColumnCodec:
         except pa.ArrowException as error:
             raise BadData(f"{type(error).__name__}: {error}") from error
 
+    def is_newest(self, name: str, frame: bytes | None) -> bool:
+        """Say whether a frame is of the newest schema of `name`, without decoding it."""
+        return frame is not None and frame[:HEADER_BYTES] == self._target(name).header
+
     def empty(self, name: str) -> pa.RecordBatch:
         """Return no rows with all columns of the newest schema."""
         return pa.RecordBatch.from_pylist([], schema=self._target(name).schema)

@@ -35,6 +35,7 @@ Reply = dict[str, Any]
 
 FETCH_WAIT_MS = 10
 POLL_MS = 200
+LINGER_MS = 3  # orders that come together travel together
 
 
 class Orders:
@@ -56,7 +57,7 @@ class Orders:
         self._seen: dict[str, list[Reply]] = {}
         self._task: asyncio.Task[None] | None = None
         self._producer = AIOKafkaProducer(
-            **client_options(settings), acks="all", enable_idempotence=True
+            **client_options(settings), acks="all", enable_idempotence=True, linger_ms=LINGER_MS
         )
         self._consumer = AIOKafkaConsumer(
             **client_options(settings),

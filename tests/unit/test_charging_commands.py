@@ -1,0 +1,194 @@
+"""An order is carried out once or refused with a reason; what is no order is a dead letter."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.orders import CATALOG, catalog_version, hold_order, order
+from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, chunk_of, command, record
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import fold_usage
+from tokenline.charging.partition import PartitionState
+from tokenline.quota.decide import Rule, State
+from tokenline.rating.catalog import Catalog
+
+MILLION = 1_000_000
+
+
+@pytest.fixture
+def state():
+    """A partition that knows the small catalog."""
+    state = PartitionState(BOUNDS)
+    fold_commands(state, [catalog_version(0, NOON, CATALOG)], 0)
+    return state
+
+
+def ask(state, *commands):
+    """Fold the commands and return the answers."""
+    step = fold_commands(state, commands, commands[-1].offset)
+    return [replied.answer for replied in step.replies]
+
+
+def opened(state, account="a", plan="strict", **fields):
+    (answer,) = ask(state, order(1, NOON, kind="open", account_id=account, plan=plan, **fields))
+    assert answer.outcome.name == "DONE", answer.reason
+    return state.cells.slot(f"t/{account}")
+
+
+def use(state, offset, now_ms=NOON, **fields):
+    return fold_usage(
+        state,
+        chunk_of([record(offset, now_ms, occurred_at=now_ms, event_id=f"e{offset}", **fields)]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        ({"kind": "dance"}, "no order 'dance'"),
+        ({"kind": "open", "plan": "strict", "time_zone": "Mars/Olympus"}, "not an IANA zone"),
+        ({"kind": "grant", "amount_utok": 10**19}, "beyond any balance"),
+        (
+            {"kind": "open", "plan": "strict", "account_id": ""},
+            "names no tenant_id or no account_id",
+        ),
+        ({"kind": "open", "plan": "strict", "tenant_id": "t/u"}, "has a slash"),
+    ],
+)
+def test_what_is_no_order_is_a_dead_letter_and_leaves_nothing(state, fields, detail):
+    step = fold_commands(state, [order(1, NOON, **fields)], 1)
+
+    assert [refused.reason for refused in step.refused] == ["bad_command"]
+    assert detail in step.refused[0].detail
+    assert (len(state.cells), len(state.books.balances), step.replies) == (0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"kind": "grant", "account_id": "nobody"}, "UNKNOWN_ACCOUNT"),
+        ({"kind": "open", "account_id": "b", "plan": "gone"}, "UNKNOWN_PLAN"),
+        ({"kind": "open", "account_id": "b", "plan": "strict", "cycle_day": 32}, "BAD_AMOUNT"),
+        ({"kind": "open", "plan": "strict"}, "ALREADY_OPEN"),
+        ({"kind": "grant", "pack": "gone"}, "UNKNOWN_PACK"),
+        ({"kind": "grant"}, "BAD_AMOUNT"),
+        ({"kind": "adjust", "bucket": 7, "amount_utok": 1}, "UNKNOWN_BUCKET"),
+        ({"kind": "adjust", "bucket": 1, "amount_utok": -(10**12)}, "BAD_AMOUNT"),
+        ({"kind": "resume"}, "NOT_SUSPENDED"),
+        ({"kind": "change_plan", "plan": "gone"}, "UNKNOWN_PLAN"),
+    ],
+)
+def test_an_order_the_rules_do_not_allow_is_answered_so_and_changes_nothing(state, fields, reason):
+    opened(state)
+    before = [table.matrix.copy() for table in state.books.tables[:3]]
+    (answer,) = ask(state, order(2, NOON, **fields))
+
+    assert (answer.outcome.name, answer.reason.name) == ("REFUSED", reason)
+    assert state.cells.slot("t/b") is None
+    for table, rows in zip(state.books.tables[:3], before, strict=True):
+        assert (table.matrix == rows).all()
+
+
+def test_the_same_command_id_is_carried_out_once_and_answered_alike_for_a_week(state):
+    slot = opened(state)
+    granted = {"kind": "grant", "amount_utok": 5 * MILLION, "command_id": "x"}
+    first, again, later = ask(
+        state,
+        order(2, NOON, **granted),
+        order(3, NOON + HOUR, **granted),
+        order(4, NOON + 6 * DAY, **granted),
+    )
+    assert first == again == later
+    assert len(state.books.chain(state.books.row(slot))) == 2
+
+    ask(state, order(5, NOON + 8 * DAY, kind="suspend", command_id="y"))
+    (forgotten,) = ask(state, order(6, NOON + 8 * DAY, **granted))
+    assert forgotten.bucket > first.bucket
+
+
+def test_an_account_that_is_used_up_is_cut_and_a_grant_opens_it(state):
+    opened(state)
+    step = use(state, 0, account_id="a", model="max", input_tokens=400)
+    (cut,) = [decided for decided in step.decisions if decided.state is State.CUT]
+    assert (cut.rule, cut.used, cut.limit) == (Rule.BALANCE, 10 * MILLION, 10 * MILLION)
+    told = [decided.threshold_percent for decided in step.decisions]
+    assert told == [50, 80, 100]
+
+    step = fold_commands(state, [order(2, NOON, kind="grant", amount_utok=MILLION)], 2)
+    (opened_again,) = step.decisions
+    assert opened_again.state is State.WARNED
+
+
+def test_a_suspension_cuts_whatever_is_left_and_ends_by_no_clock(state):
+    opened(state)
+    (suspended,) = fold_commands(state, [order(2, NOON, kind="suspend")], 2).decisions
+    assert (suspended.state, suspended.rule) == (State.CUT, Rule.SUSPENDED)
+    assert suspended.resets_at_ms == 0
+    (resumed,) = fold_commands(state, [order(3, NOON, kind="resume")], 3).decisions
+    assert resumed.state is State.OPEN
+
+
+def test_limits_of_the_accounts_file_stand_beside_the_balance(state):
+    opened(state)
+    fold_commands(state, [command(2, NOON, minute_requests=1)], 2)
+    step = use(state, 0, account_id="a", model="max", input_tokens=1)
+    assert [decided.rule for decided in step.decisions] == [Rule.MINUTE_REQUESTS]
+
+
+def test_usage_of_a_model_without_a_rate_is_a_dead_letter_once_a_catalog_is_known():
+    state = PartitionState(BOUNDS)
+    fold_commands(state, [command(0)], 0)
+    assert use(state, 0, model="max").counted == 1
+    fold_commands(state, [catalog_version(1, NOON, CATALOG)], 1)
+    (refused,) = use(state, 1, model="unheard-of").refused
+    assert refused.reason == "unknown_model"
+    assert use(state, 2, model="max").counted == 1
+
+
+def test_a_catalog_that_goes_back_is_refused_with_the_reason(state):
+    changed = Catalog.from_json(CATALOG.to_json().replace('"Strict"', '"Stricter"'))
+    (answer,) = ask(state, catalog_version(1, NOON, changed))
+    assert answer.reason.name == "BAD_CATALOG"
+    assert "not greater than 1" in answer.detail
+
+
+def test_a_hold_of_an_unknown_model_or_account_is_refused(state):
+    opened(state)
+    unknown, nobody = ask(
+        state,
+        hold_order(2, NOON, model="unheard-of", max_tokens=1),
+        hold_order(3, NOON, account_id="nobody", max_tokens=1),
+    )
+    assert (unknown.reason.name, nobody.reason.name) == ("UNKNOWN_MODEL", "UNKNOWN_ACCOUNT")
+
+
+def test_a_hold_is_clamped_to_what_is_left_and_repeated_word_for_word(state):
+    opened(state)
+    asked = hold_order(2, NOON, prompt_tokens=2, max_tokens=100)
+    (first,) = ask(state, asked)
+    # Ten tokens are left in October: two for the prompt, eight buy four of the answer.
+    assert (first.granted_utok, first.max_tokens, first.final) == (10 * MILLION, 4, True)
+    assert first.split == ((1, 10 * MILLION),)
+    ask(state, order(3, NOON, kind="grant", amount_utok=50 * MILLION))
+    assert ask(state, hold_order(4, NOON + 1, prompt_tokens=2, max_tokens=100)) == [first]
+
+
+def test_a_forsaken_hold_gives_everything_back_after_twice_its_validity(state):
+    slot = opened(state)
+    ask(state, hold_order(2, NOON, prompt_tokens=2, max_tokens=100))
+    assert state.books.holds.of_owner(slot)[0].held_utok == 10 * MILLION
+    shown = json.loads(ask(state, order(3, NOON + 2 * MINUTE, kind="show"))[0].detail)
+    assert (shown["held_utok"], shown["rest_utok"]) == (0, 10 * MILLION)
+    assert shown["holds"] == []
+
+
+def test_what_is_shown_says_how_an_account_stands_and_why(state):
+    opened(state)
+    use(state, 0, account_id="a", model="max", input_tokens=400)
+    shown = json.loads(ask(state, order(2, NOON, kind="show"))[0].detail)
+
+    assert (shown["plan"], shown["state"], shown["why"]) == ("strict", "cut", "balance")
+    used = {one["bucket"]: one["used_utok"] // MILLION for one in shown["buckets"]}
+    assert used == {0: 390, 1: 10}
