@@ -22,7 +22,15 @@ from tokenline.landing.progress import LandingProgress
 from tokenline.landing.topics import TopicLander
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
-from tokenline.wire.topics import CHARGED, COMMANDS, CONTROL, DEAD_LETTERS, DECISIONS, WINDOWS
+from tokenline.wire.topics import (
+    BALANCES,
+    CHARGED,
+    COMMANDS,
+    CONTROL,
+    DEAD_LETTERS,
+    DECISIONS,
+    WINDOWS,
+)
 
 if TYPE_CHECKING:
     from faust.types.tuples import TP
@@ -180,6 +188,7 @@ def register(
     )
     for stem, table, insert in (
         (WINDOWS, "windows", rows.windows),
+        (BALANCES, "balance_changes", rows.balances),
         (DECISIONS, "decisions", rows.decisions),
         (DEAD_LETTERS, "dead_letters", rows.dead_letters),
         (COMMANDS, "accounts", rows.accounts),

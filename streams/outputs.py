@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from aiokafka import AIOKafkaProducer
 
 from streams.replies import replies_of
+from streams.totals import changes_of, encode_totals, split_key, totals_of
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
-from tokenline.event import TOKEN_KINDS
 from tokenline.wire.kafka import client_options, partition_of
 from tokenline.wire.topics import (
     CHARGED,
     DEAD_LETTERS,
     DECISIONS,
     REPLIES,
-    WINDOWS,
     decision_key,
     heartbeat_key,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import pyarrow as pa
 
     from tokenline.charging.partition import PartitionState
     from tokenline.charging.step import Flush, Refused, Step
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
     from tokenline.wire.avro import Codec
     from tokenline.wire.columns import ColumnCodec
 
-FLUSH_ROWS = 1_000  # about 2 ms of the loop
 RawRecord = Any
 
 
@@ -87,6 +81,7 @@ class Outputs:
             self._dead_letter(step.cause[0], refused, raw[refused.offset])
             for refused in step.refused
         ]
+        found += changes_of(self._codec, state, step, self._partition)
         found += replies_of(self._codec, step.replies)
         if step.judged is not None:
             found.append(self._charged(state, step))
@@ -109,13 +104,13 @@ class Outputs:
         return [ack for acks in begun for ack in acks]
 
     async def publish_flush(self, state: PartitionState, flush: Flush) -> int:
-        """Publish totals as `account_window` records; gives other work a turn between slices."""
+        """Publish totals of windows and of buckets; gives other work a turn between slices."""
         # Sums of a whole minute are the longest work there is: a cut-off must not wait for them.
-        rows = await asyncio.to_thread(window_rows, self._columns, state, flush, self._partition)
+        rows = await asyncio.to_thread(totals_of, self._columns, state, flush, self._partition)
         sent, count = [], 0
-        for records in encode_windows(self._columns, rows):
+        for stem, records in encode_totals(self._columns, rows):
             # Waits while an earlier slice is not on its way yet, so little is held at a time.
-            sent += await self._begin_send(WINDOWS, records)
+            sent += await self._begin_send(stem, records)
             count += len(records)
         await asyncio.gather(*sent)
         return count
@@ -226,73 +221,5 @@ class Outputs:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class WindowRows:
-    """Hold totals with all columns of `account_window`, and their Kafka keys."""
-
-    keys: Sequence[bytes]
-    batch: pa.RecordBatch
-
-
-def window_rows(
-    columns: ColumnCodec, state: PartitionState, flush: Flush, partition: int
-) -> list[WindowRows]:
-    """Return the totals of minutes and of months; safe in a thread."""
-    frames = (
-        _window_frame(state, flush.windows, "minute", flush.segment_start_ms, partition),
-        _window_frame(state, flush.months, "month", 0, partition),
-    )
-    return [_as_rows(columns, frame) for frame in frames if not frame.is_empty()]
-
-
-def encode_windows(columns: ColumnCodec, windows: Iterable[WindowRows]) -> Iterator[list[Record]]:
-    """Yield totals as keys and `account_window` values, FLUSH_ROWS at a time."""
-    for rows in windows:
-        for first in range(0, len(rows.keys), FLUSH_ROWS):
-            keys = rows.keys[first : first + FLUSH_ROWS]
-            values = columns.encode("account_window", rows.batch.slice(first, FLUSH_ROWS))
-            yield list(zip(keys, values, strict=True))
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Return tenant and account; a tenant has no slash, an account may."""
-    tenant, _, account = key.partition("/")
-    return tenant, account
-
-
 def _topic_of(message: Message) -> str:
     return message.topic
-
-
-def _as_rows(columns: ColumnCodec, frame: pl.DataFrame) -> WindowRows:
-    keys = frame.get_column("key").cast(pl.Binary).to_list()
-    batch = frame.drop("key").to_arrow().combine_chunks().to_batches()[0]
-    return WindowRows(keys, columns.ordered("account_window", batch))
-
-
-def _window_frame(
-    state: PartitionState, rows: pl.DataFrame, grain: str, segment_start_ms: int, partition: int
-) -> pl.DataFrame:
-    """Return `rows` with all columns of the `account_window` schema."""
-    if rows.is_empty():
-        return rows
-    keys = pl.Series("key", [state.cells.keys[slot] for slot in rows.get_column("slot").to_list()])
-    names = (
-        keys.str.splitn("/", 2).struct.rename_fields(["tenant_id", "account_id"]).struct.unnest()
-    )
-    blank = [
-        pl.lit("").alias(name)
-        for name in ("subscriber_id", "provider", "model")
-        if name not in rows.columns
-    ]
-    zero = [pl.lit(0, pl.Int64).alias(name) for name in TOKEN_KINDS if name not in rows.columns]
-    return rows.with_columns(
-        keys,
-        *names.get_columns(),
-        *blank,
-        *zero,
-        pl.lit(grain).alias("grain"),
-        pl.from_epoch("window_start", time_unit="ms"),
-        pl.lit(segment_start_ms, pl.Int64).cast(pl.Datetime("ms")).alias("segment_start"),
-        pl.lit(partition, pl.Int32).alias("partition"),
-    )

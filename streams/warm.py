@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from streams.intake import decode_usage
-from streams.outputs import encode_windows, window_rows
+from streams.totals import encode_totals, totals_of
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.journal import JournalWriter
@@ -36,8 +36,8 @@ def warm_up(worker: ChargingWorker) -> None:
         step = fold_usage(state, decode_usage(worker.columns, [record]))
         writer.records(state, step, [])
         if step.flush is not None:
-            rows = window_rows(worker.columns, state, step.flush, 0)
-            list(encode_windows(worker.columns, rows))
+            rows = totals_of(worker.columns, state, step.flush, 0)
+            list(encode_totals(worker.columns, rows))
 
 
 def _record(worker: ChargingWorker, offset: int, now_ms: int) -> SimpleNamespace:

@@ -81,9 +81,9 @@ def _published():
 
 def _half_flushed():
     """Some windows of a flush are published, the others are not."""
-    from streams import outputs
+    from streams import outputs, totals
 
-    outputs.FLUSH_ROWS = 3
+    totals.FLUSH_ROWS = 3
     _after(outputs.Outputs, "_begin_send", times=2, when=lambda _, __, stem, ___: stem == "windows")
 
 

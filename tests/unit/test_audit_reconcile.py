@@ -4,11 +4,13 @@ import pytest
 
 from tokenline.audit.reconcile import (
     AccountSides,
+    ChargeSides,
     GatewaySides,
     Landed,
     PartitionSides,
     Tally,
     account_differences,
+    charge_differences,
     gateway_differences,
     partition_differences,
 )
@@ -99,3 +101,10 @@ def test_offsets_dropped_by_retention_after_they_were_sealed_are_no_difference()
 
 def test_records_are_what_became_of_them():
     assert (LANDED.ledger, LANDED.records) == (8, 10)
+
+
+def test_a_charge_that_no_bucket_paid_is_named():
+    sides = {"tenant_id": "cm", "account_id": "a"}
+    assert not list(charge_differences([ChargeSides(**sides, windows_utok=7, buckets_utok=7)]))
+    (found,) = charge_differences([ChargeSides(**sides, windows_utok=7, buckets_utok=5)])
+    assert str(found) == "cm/a: µtok that windows cost and buckets paid: 7 and 5 (+2)"

@@ -2,6 +2,7 @@
 
     emitted + resent + raw = ledger + duplicates + dead letters     in records
     ledger without late    = minute windows = month counters        per account, events and tokens
+    minute windows' cost   = what usage took from buckets           per account, in µtok
     sealed                 = ledger, duplicates, dead letters       per partition, to Kafka's end
 
 `emitted` is what gateways say of themselves, `resent` what they sent again, and `raw` records that
@@ -34,6 +35,16 @@ class AccountSides:
     ledger: Tally
     windows: Tally
     counters: Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeSides:
+    """Hold what an account's minute windows cost and what its buckets paid for usage, in µtok."""
+
+    tenant_id: str
+    account_id: str
+    windows_utok: int
+    buckets_utok: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +140,17 @@ def account_differences(accounts: Iterable[AccountSides]) -> Iterator[Difference
                         kind="account", where=where, what=f"{unit} in ledger and {side}",
                         left=left, right=right,
                     )  # fmt: skip
+
+
+def charge_differences(accounts: Iterable[ChargeSides]) -> Iterator[Difference]:
+    """Yield where an account's windows cost another amount than its buckets paid."""
+    for one in accounts:
+        if one.windows_utok != one.buckets_utok:
+            yield Difference(
+                kind="charge", where=f"{one.tenant_id}/{one.account_id}",
+                what="µtok that windows cost and buckets paid",
+                left=one.windows_utok, right=one.buckets_utok,
+            )  # fmt: skip
 
 
 def gateway_differences(gateways: Iterable[GatewaySides]) -> Iterator[Difference]:

@@ -28,11 +28,12 @@ _NAME = struct.Struct("<qq")
 
 
 def rate_usage(
-    state: PartitionState, batch: pa.RecordBatch, tokens: Int64s, verdict: Int8s
+    state: PartitionState, batch: pa.RecordBatch, tokens: Int64s, slots: Int64s, verdict: Int8s
 ) -> tuple[Int64s, Int64s]:
     """Return charge and catalog version of each event; one that has no rate is judged so.
 
     Before the first catalog is in force nothing is rated and nothing refused: charge and version 0.
+    Where there is no balance to charge, the charge is 0.
     """
     if not state.catalogs.versions or not len(batch):
         nothing = np.zeros(len(batch), np.int64)
@@ -41,7 +42,7 @@ def rate_usage(
     unknown = (rated.version > 0) & ~rated.known
     if unknown.any():
         verdict[unknown & (verdict == Judgement.COUNTED)] = Judgement.UNKNOWN_MODEL
-    return rated.charge_utok, rated.version
+    return rated.charge_utok * (state.books.rows_of(slots) >= 0), rated.version
 
 
 def charge_usage(

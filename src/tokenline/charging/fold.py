@@ -69,7 +69,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     if len(chunk.offsets):
         tokens = token_matrix(chunk.batch)
         verdict, slots, names = _judge(state, chunk, tokens)
-        charges, versions = rate_usage(state, chunk.batch, tokens, verdict)
+        charges, versions = rate_usage(state, chunk.batch, tokens, slots, verdict)
         step.refused += _refusals(verdict, chunk)
         late = chunk.offsets[verdict == Judgement.LATE].tolist()
         duplicate = chunk.offsets[verdict == Judgement.DUPLICATE].tolist()

@@ -36,6 +36,7 @@ KEYS: dict[Table, tuple[tuple[str, ...], str | None]] = {
     "decisions": (("tenant_id", "account_id", "subscriber_id", "version"), "epoch"),
     "accounts": (("tenant_id", "account_id", "offset"), None),
     "dead_letters": (("tenant_id", "topic", "partition", "offset"), None),
+    "balance_changes": (("tenant_id", "account_id", "bucket", "entry"), "version"),
     "gateway_totals": (("gateway_id", "gateway_epoch"), "version"),
 }
 

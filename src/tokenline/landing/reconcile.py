@@ -21,11 +21,13 @@ from tokenline.audit.reconcile import (
     Landed,
     PartitionSides,
     account_differences,
+    charge_differences,
     gateway_differences,
     partition_differences,
 )
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BrokerUnavailable
+from tokenline.landing.balances import charged, unequal_charges
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.queries import (
     Asker,
@@ -166,7 +168,9 @@ def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
         # The sums were read a moment earlier: when they differ and no account does, rows were
         # landing in between.
         *account_differences(unequal_accounts(asker) or [sums]),
+        *charge_differences(unequal_charges(asker)),
     ]
+    charged_utok = charged(asker)
     faults = [fault for found in walks.values() for fault in found.faults]
     store.close()
     asker.close()
@@ -187,6 +191,7 @@ def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
         "counted_tokens": sums.ledger.tokens,
         "window_tokens": sums.windows.tokens,
         "counter_tokens": sums.counters.tokens,
+        "charged_utok": charged_utok,
         "accounts": accounts,
         "gateway_lives": len(stated),
         "seals": sum(len(found.kept) for found in walks.values()),

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from tokenline.landing.seal import Seal
 
 Table = Literal[
-    "ledger", "duplicates", "windows", "decisions", "accounts", "dead_letters", "gateway_totals"
+    "ledger",
+    "duplicates",
+    "windows",
+    "decisions",
+    "accounts",
+    "dead_letters",
+    "gateway_totals",
+    "balance_changes",
 ]
 
 
@@ -32,7 +39,8 @@ class Store(Protocol):
 
         Returning means they survive a crash of the warehouse's machine. Raising does not mean that
         none was written: rows of another month may be in. Of rows with one key the ledger keeps the
-        lowest offset, windows and gateway_totals the highest version, decisions the highest epoch;
+        lowest offset, windows, gateway_totals and balance_changes the highest version, decisions the
+        highest epoch;
         in the other tables rows with one key are the same row.
         """
         ...

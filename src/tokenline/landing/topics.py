@@ -33,6 +33,10 @@ class TopicLander:
         """Land absolute totals; the highest version of a window stays."""
         return self._own("windows", "account_window", events)
 
+    def balances(self, events: Sequence[Event]) -> int:
+        """Land entries of balances; the highest version of an entry stays."""
+        return self._own("balance_changes", "balance_change", events)
+
     def decisions(self, events: Sequence[Event]) -> int:
         """Land verdicts; heartbeats and tombstones of older owners are not verdicts."""
         return self._own("decisions", "quota_decision", events, _is_verdict)

@@ -147,8 +147,8 @@ class Books:
         return int(self._rows[slot]) if slot < len(self._rows) else NONE
 
     def rows_of(self, slots: Int64s) -> Int64s:
-        """Return the balance row of each account, NONE where it was never opened."""
-        self._reach(len(self.cells))
+        """Return the balance row of each account, NONE where it was never opened, or where a slot is -1."""
+        self._reach(len(self.cells) + 1)
         return self._rows[slots]
 
     def get(self, row: int, column: Balance) -> int:

@@ -29,6 +29,7 @@ TOPIC_OF = {
     "account_command": "commands",
     "quota_decision": "decisions",
     "account_window": "windows",
+    "balance_change": "balances",
     "charged_range": "charged",
     "dead_letter": "dead-letters",
     "gateway_total": "control",

@@ -8,6 +8,7 @@
 | replies | who asked | delete | charging -> who asked |
 | catalog | version, one partition | compact | `catalog apply` -> gateways |
 | windows | tenant/account | delete | charging -> landing |
+| balances | tenant/account | delete | charging -> landing |
 | state | by charging | compact | charging -> charging |
 | charged | partition of usage | delete | charging -> landing |
 | dead-letters | key of the bad record | delete | charging -> landing |
@@ -36,6 +37,7 @@ USAGE = "usage"
 COMMANDS = "commands"
 DECISIONS = "decisions"
 WINDOWS = "windows"
+BALANCES = "balances"
 STATE = "state"
 CHARGED = "charged"
 DEAD_LETTERS = "dead-letters"
@@ -85,6 +87,7 @@ TOPICS = (
     # The last word on each account is in `state`; a month of commands is for people.
     Topic(stem=COMMANDS, configs=_kept(30)),
     Topic(stem=WINDOWS, configs=_kept(14)),
+    Topic(stem=BALANCES, configs=_kept(14)),
     # A letter holds its record in base64, and the largest record a topic takes is 1 MiB.
     Topic(stem=DEAD_LETTERS, configs=_kept(30) | {"max.message.bytes": str(2 * 1024 * 1024)}),
     Topic(stem=DECISIONS, configs=_COMPACT),

@@ -1,0 +1,49 @@
+"""Ask the warehouse what balances were charged."""
+
+# ruff: noqa: S608  # as in `queries`: the database's name is checked by Settings; there is no other input
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenline.audit.reconcile import ChargeSides
+
+if TYPE_CHECKING:
+    from tokenline.landing.queries import Asker
+
+DIFFERENCES_MAX = 100
+
+_SIDES = """
+SELECT tenant_id, account_id, sum(w) AS windows, sum(b) AS buckets
+FROM (
+  SELECT tenant_id, account_id, toInt64(charge_utok) AS w, toInt64(0) AS b
+  FROM {db}.windows FINAL WHERE grain = 'minute' AND charge_utok > 0
+  UNION ALL
+  SELECT tenant_id, account_id, 0, -amount_utok
+  FROM {db}.balance_changes FINAL WHERE kind = 'usage'
+)
+GROUP BY tenant_id, account_id
+"""
+
+
+def charged(asker: Asker) -> int:
+    """Return what all windows cost, in µtok."""
+    row = asker.row(f"SELECT sum(windows) FROM ({_SIDES})", {})
+    return int(row[0]) if row else 0
+
+
+def unequal_charges(asker: Asker) -> list[ChargeSides]:
+    """Return the accounts whose windows cost another amount than their buckets paid."""
+    rows = asker.rows(
+        f"SELECT * FROM ({_SIDES}) WHERE windows != buckets "
+        f"ORDER BY tenant_id, account_id LIMIT {DIFFERENCES_MAX}"
+    )
+    return [
+        ChargeSides(
+            tenant_id=str(row[0]),
+            account_id=str(row[1]),
+            windows_utok=int(row[2]),
+            buckets_utok=int(row[3]),
+        )
+        for row in rows
+    ]
