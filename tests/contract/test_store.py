@@ -225,6 +225,17 @@ def test_windows_keep_the_highest_version(store, topic):
     assert newest_window_total(store, account) == 300
 
 
+def test_an_entry_of_a_balance_keeps_its_highest_version(store, topic):
+    """Usage of a minute is told again, larger, until the minute is over; a replay tells an older sum."""
+    del topic
+    account = uuid.uuid4().hex
+    for used in (10, 30, 20):
+        store.insert("balance_changes", entry_rows(account, used))
+    store.insert("balance_changes", entry_rows(account, 1, entry="7"))
+
+    assert balance(store, account) == -31
+
+
 def test_duplicates_are_kept_by_record(store, topic):
     rows = duplicate_rows(events_of([event("e1"), event("e1"), event("e2")], topic, repeats=[1, 2]))
     store.insert("duplicates", rows)
@@ -280,6 +291,29 @@ def window_rows(account, version, total):
         | {"total_tokens": [total], "version": [version]}
     )
     return pa.table(row).append_column("window_start", times).append_column("segment_start", times)
+
+
+def entry_rows(account, used, entry="usage/0"):
+    row = {
+        "tenant_id": ["cm"],
+        "account_id": [account],
+        "bucket": [1],
+        "entry": [entry],
+        "kind": ["usage"],
+        "amount_utok": [-used],
+        "version": [used],
+        "partition": [3],
+    }
+    times = pa.array([NOON_MS], pa.int64()).cast(pa.timestamp("ms"))
+    return pa.table(row).append_column("at", times)
+
+
+def balance(store, account):
+    if isinstance(store, MemoryStore):
+        rows = [row for row in store.rows("balance_changes") if row["account_id"] == account]
+        return sum(row["amount_utok"] for row in rows)
+    query = "SELECT balance_utok FROM {db}.v_balances WHERE account_id = '{account}'"
+    return _one(store, query, account=account)
 
 
 def newest_window_total(store, account):

@@ -92,6 +92,7 @@ def test_the_accounts_example_is_an_accounts_file(tmp_path):
 def test_the_second_terminal_works_as_written(tmp_path):
     """`up`, then each line of the README's second terminal, in order."""
     (tmp_path / "accounts.toml").write_text(blocks("toml")[0])
+    (tmp_path / "schemas").symlink_to(ROOT / "schemas")
     up_line, terminal = (
         next(b for b in blocks("sh") if word in b) for word in ("tokenline up", "accounts apply")
     )
@@ -112,6 +113,8 @@ def test_the_second_terminal_works_as_written(tmp_path):
                 wait_until_landed(tmp_path)
             if "tokenline quota" in line:
                 assert "1,550" in done.stdout, done.stdout
+            if "account show" in line:
+                assert "10,400,000" in done.stdout, done.stdout
             if "tokenline sql" in line:
                 assert "acme" in done.stdout, done.stdout
         assert stack.wait(60) == 0

@@ -70,7 +70,8 @@ def quota(
         )
     if not view.known:
         raise TokenlineError(
-            f"account {account} was never applied; see `tokenline accounts apply --help`"
+            f"account {account} was never applied (see `tokenline accounts apply --help`); "
+            f"if it has a plan: tokenline account show {account}"
         )
 
 

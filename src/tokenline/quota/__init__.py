@@ -1,7 +1,11 @@
 """Keep what each account may use and has used, and decide open, warned or cut.
 
-It owns: the cells of every account, the rules and the decision. It is not: money, a bucket or a
-hold (they come later), nor the memory of single events. Limits per minute, hour and day run on the
-broker's clock, because a rate is about now; the monthly allowance runs on the month in which usage
-occurred, because that is what is billed. Integers only.
+    orders, holds ──> books: balances, buckets, holds, answers ──┐
+    rated usage ────> charge ──────────────────────────────────┤
+    usage ──────────> cells: rate windows and months ──────────┴──> decide
+
+It owns: the cells of every account, its balance, buckets and holds, the rules and the decision. It is
+not: a price (that is `rating`), money, nor the memory of single events. Limits per minute, hour and
+day run on the broker's clock, because a rate is about now; what is billed runs on when usage
+occurred. Integers only.
 """
