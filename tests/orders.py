@@ -56,6 +56,16 @@ groups = ["minis"]
 hold_expiry = "charge_granted"
 hold_validity_s = 30
 
+[plans.limited]
+title = "Two calls a minute"
+fee = "1"
+tokens = 310
+mode = "postpaid"
+subscriber_tokens = 5
+thresholds = [90]
+unreachable = "leases"
+limits = [{ requests = 2, per = "minute" }, { tokens = 1000, per = "week" }]
+
 [packs.coupon]
 title = "A coupon"
 fee = "1"

@@ -11,6 +11,7 @@ from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, chunk_of, command,
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
+from tokenline.charging.terms import not_enforced
 from tokenline.quota.decide import Rule, State
 from tokenline.rating.catalog import Catalog
 
@@ -192,3 +193,24 @@ def test_what_is_shown_says_how_an_account_stands_and_why(state):
     assert (shown["plan"], shown["state"], shown["why"]) == ("strict", "cut", "balance")
     used = {one["bucket"]: one["used_utok"] // MILLION for one in shown["buckets"]}
     assert used == {0: 390, 1: 10}
+
+
+def test_the_limits_of_a_plan_stand_until_the_next_plan(state):
+    opened(state, plan="limited")
+    step = use(state, 0, account_id="a", model="max", input_tokens=1)
+    assert [decided.rule for decided in step.decisions] == []
+    step = use(state, 1, account_id="a", model="max", input_tokens=1)
+    assert [decided.rule for decided in step.decisions] == [Rule.MINUTE_REQUESTS]
+    (changed,) = fold_commands(
+        state, [order(2, NOON, kind="change_plan", plan="strict")], 2
+    ).decisions
+    assert changed.state is not State.CUT
+
+
+def test_what_a_plan_says_and_nobody_enforces_is_named():
+    assert not_enforced(CATALOG) == [
+        "plans.limited: limit of tokens week calendar account",
+        "plans.limited: subscriber_tokens",
+        "plans.limited: thresholds other than (50, 80, 100)",
+        "plans.limited: unreachable = leases",
+    ]

@@ -5,11 +5,30 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from tokenline.quota.cells import Cell
+from tokenline.quota.decide import THRESHOLDS_PERCENT
 from tokenline.quota.terms import HoldExpiry, Mode, Scope, Terms
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tokenline.rating.book import CatalogBook
     from tokenline.rating.catalog import Catalog
+    from tokenline.rating.offers import Plan
+
+# By what a plan calls the window (`PlanLimit.window`): those of a whole account, all models, by the calendar.
+_CEILINGS: dict[tuple[str, ...], Cell] = {
+    (unit, per, "calendar", "account", "", ""): Cell[f"{per}_{unit}_limit".upper()]
+    for unit, per in (
+        ("tokens", "minute"),
+        ("tokens", "hour"),
+        ("tokens", "day"),
+        ("tokens", "month"),
+        ("requests", "minute"),
+        ("requests", "hour"),
+        ("requests", "day"),
+    )
+}
 
 
 def terms_at(book: CatalogBook, plan: str, at_ms: int) -> Terms | None:
@@ -33,4 +52,30 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         prorated=plan.proration == "prorate",
         hold_validity_ms=plan.hold_validity_s * 1000,
         hold_expiry=HoldExpiry[plan.hold_expiry.upper()],
+        ceilings=tuple(
+            (cell, limit.ceiling)
+            for limit in plan.limits
+            if (cell := _CEILINGS.get(limit.window)) is not None
+        ),
     )
+
+
+def not_enforced(catalog: Catalog) -> list[str]:
+    """Return what plans say that this version of the line reads and does not enforce yet."""
+    return [
+        f"plans.{name}: {said}"
+        for name, plan in catalog.plans.items()
+        for said in _not_enforced(plan)
+    ]
+
+
+def _not_enforced(plan: Plan) -> Iterator[str]:
+    for limit in plan.limits:
+        if limit.window not in _CEILINGS:
+            yield f"limit of {' '.join(filter(None, limit.window))}"
+    if plan.subscriber_tokens is not None:
+        yield "subscriber_tokens"
+    if plan.thresholds != THRESHOLDS_PERCENT:
+        yield f"thresholds other than {THRESHOLDS_PERCENT}"
+    if plan.unreachable != "stop":
+        yield f"unreachable = {plan.unreachable}"

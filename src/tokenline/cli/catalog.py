@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenline.cli.common import DataDir, Json, line_settings, print_json, print_table
+from tokenline.cli.common import DataDir, Json, err, line_settings, print_json, print_table
 from tokenline.errors import BadData
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def apply(
             text = catalog.to_json()
             return len(await orders.publish_catalog(catalog.version, catalog.effective_ms, text))
 
+    _warn(catalog)
     partitions = asyncio.run(publish())
     typer.echo(f"catalog version {catalog.version} is with all {partitions} partitions")
 
@@ -124,6 +125,17 @@ def _print(catalog: Catalog, *, as_json: bool) -> None:
     )
     print_table(["model", "input", "cache read", "output", "hours"], _rate_rows(catalog))
     print_table(["offer", "title", "yuan", "standard tokens", "how"], _offer_rows(catalog))
+    _warn(catalog)
+
+
+def _warn(catalog: Catalog) -> None:
+    """Name on stderr what would be sold and is not kept."""
+    try:
+        from tokenline.charging.terms import not_enforced  # noqa: PLC0415
+    except ImportError:  # a gateway has no worker to ask
+        return
+    for said in not_enforced(catalog):
+        err.print(f"not enforced yet: {said}", style="yellow", markup=False)
 
 
 def _print_changes(changes: list[Change], *, as_json: bool) -> None:

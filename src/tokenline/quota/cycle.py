@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tokenline.metering.calendar import cycle_at, days_of
 from tokenline.quota.books import BOUNDLESS, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
+from tokenline.quota.cells import NO_LIMIT, Cell
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
 from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
@@ -42,12 +43,24 @@ def begin_cycle(books: Books, row: int, now_ms: int) -> None:
     books.set(row, Balance.CYCLE_END, end_ms)
     if books.get(row, Balance.STATUS) != Status.CLOSED:
         terms = books.terms(row, now_ms)
+        take_terms(books, row, terms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
+
+
+def take_terms(books: Books, row: int, terms: Terms) -> None:
+    """Put a plan's mode and limits into force: when it is chosen, and with each cycle.
+
+    Limits that were set by hand meanwhile (`accounts apply`) last until then.
+    """
+    books.set(row, Balance.MODE, terms.mode)
+    limits = books.cells.matrix[books.get(row, Balance.OWNER)]
+    limits[Cell.MONTH_TOKENS_LIMIT : Cell.DAY_REQUESTS_LIMIT + 1] = NO_LIMIT
+    for cell, ceiling in terms.ceilings:
+        limits[cell] = ceiling
 
 
 def grant_allowance(books: Books, row: int, terms: Terms, amount_utok: int, now_ms: int) -> None:
     """Grant the plan's bucket of the present cycle."""
-    books.set(row, Balance.MODE, terms.mode)
     if amount_utok <= 0:
         return
     grant = Grant(

@@ -21,6 +21,7 @@ from tokenline.quota.cycle import (
     grant_allowance,
     refresh,
     share_left,
+    take_terms,
 )
 from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
@@ -57,6 +58,7 @@ def open_account(books: Books, slot: int, plan: str, cycle_day: int, now_ms: int
     books.set(row, Balance.CYCLE_DAY, day)
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
+    take_terms(books, row, terms)
     grant_allowance(books, row, terms, _share(books, row, terms, now_ms), now_ms)
     refresh(books, row, now_ms)
     return row
@@ -136,6 +138,7 @@ def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
             for bucket in _allowances(books, row, now_ms)
         )
         books.set(row, Balance.PLAN, books.plan_code(plan))
+        take_terms(books, row, terms)
         grant_allowance(books, row, terms, _share(books, row, terms, now_ms) - over, now_ms)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from tokenline.quota.cells import Cell
+
 NEVER_MS = (1 << 63) - 1
 
 
@@ -64,7 +66,10 @@ NOTHING = Use()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """Hold what a plan grants each cycle and how it is charged; times in ms."""
+    """Hold what a plan grants each cycle and how it is charged; times in ms.
+
+    `ceilings` are pairs of a limit's cell and its value; limits that are not named are none.
+    """
 
     mode: Mode = Mode.POSTPAID
     allowance_utok: int = 0
@@ -75,6 +80,7 @@ class Terms:
     prorated: bool = True
     hold_validity_ms: int = 60_000
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
+    ceilings: tuple[tuple[Cell, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
