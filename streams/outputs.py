@@ -16,6 +16,7 @@ from tokenline.charging.packs import Message
 from tokenline.wire.kafka import client_options, partition_of
 from tokenline.wire.topics import (
     CHARGED,
+    COMMANDS,
     DEAD_LETTERS,
     DECISIONS,
     REPLIES,
@@ -215,6 +216,7 @@ class Outputs:
             "late_offsets": judged.late,
             "duplicate_offsets": judged.duplicate,
             "rejected_offsets": judged.rejected,
+            "commands_next": state.next_offsets[COMMANDS],
         }
         return Message(
             CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields)

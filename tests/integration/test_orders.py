@@ -8,12 +8,23 @@ import random
 import time
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from charging_helpers import Line, usage
 
+from streams.charging import ChargingWorker
+from streams.intake import decode_commands, decode_usage
+from streams.state import JournalLog
 from tests.orders import CATALOG
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import Recovery
+from tokenline.charging.replay import ChargedRange, replay
 from tokenline.errors import BadData
 from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.kafka import client_options
 from tokenline.wire.orders import Orders, read_catalogs
+from tokenline.wire.registry import open_registry
 
 MILLION = 1_000_000
 ACCOUNTS = [f"acct-{i}" for i in range(6)]
@@ -146,20 +157,66 @@ async def test_kills_change_no_balance_and_no_answer(settings, tmp_path):
             order = {"kind": "grant", "amount_utok": 5 * MILLION, "command_id": name}
             again = await orders.order(account, **order)
             assert again | {"cause_offset": 0} == answer | {"cause_offset": 0}
-        deadline = time.monotonic() + 30
-        while True:
-            found = {account: await shown(orders, account) for account in ACCOUNTS}
-            spent = {
-                account: sum(one["used_utok"] for one in found[account]["buckets"]) // MILLION
-                for account in ACCOUNTS
-            }
-            if spent == used or time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.2)
-        assert spent == used
+        found = await spent_as(orders, used)
         for account in ACCOUNTS:
             total = sum(one["total_utok"] for one in found[account]["buckets"]) // MILLION
             assert total == 310 + granted[account]
             for one in found[account]["buckets"]:
                 assert one["used_utok"] + one["held_utok"] <= one["total_utok"] or not one["bucket"]
         await line.settled()
+        for partition in range(settings.partitions):
+            await replays_to_the_same_rows(settings, partition)
+
+
+async def spent_as(orders, used):
+    """Return all accounts as they are shown, once each has spent what was used."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = {account: await shown(orders, account) for account in ACCOUNTS}
+        spent = {
+            account: sum(one["used_utok"] for one in found[account]["buckets"]) // MILLION
+            for account in ACCOUNTS
+        }
+        if spent == used or time.monotonic() > deadline:
+            assert spent == used
+            return found
+        await asyncio.sleep(0.2)
+
+
+async def replays_to_the_same_rows(settings, partition):
+    """Charge the partition again from offset 0 and compare with what its journal holds."""
+    bounds = ChargingWorker(settings, None).bounds
+    columns = ColumnCodec(open_registry(settings))
+    codec = Codec(open_registry(settings))
+    usage_records, command_records, charged = [
+        await all_of(settings, stem, partition) for stem in ("usage", "commands", "charged")
+    ]
+    found = [codec.decode(record.value)[1] for record in charged]
+    ranges = [
+        ChargedRange(one["lo_offset"], one["hi_offset"], one["commands_next"]) for one in found
+    ]
+    commands, refused = decode_commands(columns, codec, command_records)
+    assert not refused
+
+    again = replay(
+        bounds, ranges, lambda lo, hi: decode_usage(columns, usage_records[lo : hi + 1]), commands
+    )
+    kept = PartitionState(bounds)
+    recovery = Recovery(kept)
+    await JournalLog(settings, None, partition).read(recovery.take)
+    recovery.finish()
+    assert len(again.books.buckets) > 2
+    for mine, theirs in zip(again.books.tables, kept.books.tables, strict=True):
+        assert mine.matrix.tobytes() == theirs.matrix.tobytes()
+
+
+async def all_of(settings, stem, partition):
+    tp = TopicPartition(settings.topic(stem), partition)
+    consumer = AIOKafkaConsumer(**client_options(settings), auto_offset_reset="earliest")
+    records = []
+    async with consumer:
+        consumer.assign([tp])
+        end = (await consumer.end_offsets([tp]))[tp]
+        while await consumer.position(tp) < end:
+            records += (await consumer.getmany(tp, timeout_ms=500)).get(tp, [])
+    return records
