@@ -50,8 +50,8 @@ def _said(answer: OrderAnswer | HoldAnswer) -> dict[str, Any]:
         "max_tokens": answer.max_tokens,
         "threshold_utok": answer.threshold_utok,
         "validity_ms": answer.validity_ms,
-        "final": answer.final,
-        "late": answer.late,
+        "final": int(answer.final),
+        "late": int(answer.late),
         "catalog_version": answer.catalog_version,
         "split": {str(number): amount for number, amount in answer.split},
     }

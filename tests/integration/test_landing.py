@@ -351,6 +351,8 @@ def test_every_other_topic_lands_in_its_table(line):
         "issued_at": now_ms,
     }
 
+    changed = {"tenant_id": "cm", "account_id": "a1", "bucket": 1, "at": now_ms, "partition": 0}
+
     async def publish():
         for version, total in ((30, 90), (20, 50)):
             rows = window | {
@@ -360,6 +362,14 @@ def test_every_other_topic_lands_in_its_table(line):
                 "version": version,
             }
             await line.send("windows", "account_window", key, **rows)
+        for amount in (30, 20):
+            usage = {"entry": "usage/1", "kind": "usage", "version": amount}
+            await line.send(
+                "balances", "balance_change", key, **changed | usage, amount_utok=-amount
+            )
+        grant = {"entry": "1", "kind": "grant", "version": 1, "amount_utok": 90}
+        await line.send("balances", "balance_change", key, **changed | grant)
+        await line.send("balances", "balance_change", key, **changed | grant)
         await line.send("decisions", "quota_decision", key + b"#2", **decided)
         await line.send("decisions", None, key + b"#1")
         beat = {"partition": 0, "as_of": now_ms, "next_offset": 1, "epoch": 2}
@@ -394,6 +404,8 @@ def test_every_other_topic_lands_in_its_table(line):
         )
         until(lambda: asker.rows("SELECT count() FROM {db}.v_dead_letters") == [(1,)])
         until(lambda: asker.rows("SELECT count() FROM {db}.v_decisions") == [(1,)])
+        balance = "SELECT granted_utok, used_utok, balance_utok FROM {db}.v_balances"
+        until(lambda: asker.rows(balance) == [(90, 30, 60)])
     finally:
         worker.stop()
     view = quota(settings, "cm", "a1")

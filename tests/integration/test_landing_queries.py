@@ -53,7 +53,8 @@ def test_nothing_can_be_written(line, query, fmt):
 
 
 def test_every_view_answers_on_an_empty_line(line):
-    for view in ("usage", "windows", "decisions", "accounts", "dead_letters", "month_counters"):
+    views = ("usage", "windows", "decisions", "accounts", "dead_letters", "month_counters")
+    for view in (*views, "balance_changes", "balances"):
         assert sql(line, f"SELECT count() FROM v_{view}", "csv").splitlines()[-1] == "0"
 
 

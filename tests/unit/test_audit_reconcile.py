@@ -5,12 +5,14 @@ import pytest
 from tokenline.audit.reconcile import (
     AccountSides,
     ChargeSides,
+    EntrySides,
     GatewaySides,
     Landed,
     PartitionSides,
     Tally,
     account_differences,
     charge_differences,
+    entry_differences,
     gateway_differences,
     partition_differences,
 )
@@ -108,3 +110,10 @@ def test_a_charge_that_no_bucket_paid_is_named():
     assert not list(charge_differences([ChargeSides(**sides, windows_utok=7, buckets_utok=7)]))
     (found,) = charge_differences([ChargeSides(**sides, windows_utok=7, buckets_utok=5)])
     assert str(found) == "cm/a: µtok that windows cost and buckets paid: 7 and 5 (+2)"
+
+
+def test_an_entry_of_a_balance_that_is_gone_is_missed():
+    sides = {"tenant_id": "cm", "account_id": "a"}
+    assert not list(entry_differences([EntrySides(**sides, newest=5, landed=5)]))
+    (found,) = entry_differences([EntrySides(**sides, newest=5, landed=4)])
+    assert str(found) == "cm/a: entries numbered and landed: 5 and 4 (+1)"

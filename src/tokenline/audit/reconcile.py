@@ -3,6 +3,7 @@
     emitted + resent + raw = ledger + duplicates + dead letters     in records
     ledger without late    = minute windows = month counters        per account, events and tokens
     minute windows' cost   = what usage took from buckets           per account, in µtok
+    numbered entries       = landed entries                         per account's balance
     sealed                 = ledger, duplicates, dead letters       per partition, to Kafka's end
 
 `emitted` is what gateways say of themselves, `resent` what they sent again, and `raw` records that
@@ -45,6 +46,16 @@ class ChargeSides:
     account_id: str
     windows_utok: int
     buckets_utok: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntrySides:
+    """Hold the highest number of an account's entries, usage aside, and how many landed."""
+
+    tenant_id: str
+    account_id: str
+    newest: int
+    landed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +161,16 @@ def charge_differences(accounts: Iterable[ChargeSides]) -> Iterator[Difference]:
                 kind="charge", where=f"{one.tenant_id}/{one.account_id}",
                 what="µtok that windows cost and buckets paid",
                 left=one.windows_utok, right=one.buckets_utok,
+            )  # fmt: skip
+
+
+def entry_differences(accounts: Iterable[EntrySides]) -> Iterator[Difference]:
+    """Yield where entries of an account's balance are missing; they are numbered without gaps."""
+    for one in accounts:
+        if one.newest != one.landed:
+            yield Difference(
+                kind="entries", where=f"{one.tenant_id}/{one.account_id}",
+                what="entries numbered and landed", left=one.newest, right=one.landed,
             )  # fmt: skip
 
 

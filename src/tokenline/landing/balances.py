@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenline.audit.reconcile import ChargeSides
+from tokenline.audit.reconcile import ChargeSides, EntrySides
 
 if TYPE_CHECKING:
     from tokenline.landing.queries import Asker
@@ -44,6 +44,22 @@ def unequal_charges(asker: Asker) -> list[ChargeSides]:
             account_id=str(row[1]),
             windows_utok=int(row[2]),
             buckets_utok=int(row[3]),
+        )
+        for row in rows
+    ]
+
+
+def missing_entries(asker: Asker) -> list[EntrySides]:
+    """Return the accounts of whose numbered entries some are not there: they count from 1 without gaps."""
+    rows = asker.rows(
+        "SELECT tenant_id, account_id, max(toUInt64(entry)) AS newest, count() AS landed "
+        "FROM {db}.balance_changes FINAL WHERE kind != 'usage' "
+        "GROUP BY tenant_id, account_id HAVING newest != landed "
+        f"ORDER BY tenant_id, account_id LIMIT {DIFFERENCES_MAX}"
+    )
+    return [
+        EntrySides(
+            tenant_id=str(row[0]), account_id=str(row[1]), newest=int(row[2]), landed=int(row[3])
         )
         for row in rows
     ]

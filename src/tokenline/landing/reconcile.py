@@ -22,12 +22,13 @@ from tokenline.audit.reconcile import (
     PartitionSides,
     account_differences,
     charge_differences,
+    entry_differences,
     gateway_differences,
     partition_differences,
 )
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BrokerUnavailable
-from tokenline.landing.balances import charged, unequal_charges
+from tokenline.landing.balances import charged, missing_entries, unequal_charges
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.queries import (
     Asker,
@@ -169,6 +170,7 @@ def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
         # landing in between.
         *account_differences(unequal_accounts(asker) or [sums]),
         *charge_differences(unequal_charges(asker)),
+        *entry_differences(missing_entries(asker)),
     ]
     charged_utok = charged(asker)
     faults = [fault for found in walks.values() for fault in found.faults]

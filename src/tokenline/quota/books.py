@@ -82,6 +82,7 @@ class ChangeKind(IntEnum):
     HOLD_CHARGE = 7
     HOLD_REFUND = 8
     CYCLE_CHANGE = 9
+    ROLLOVER_IN = 10
 
 
 @dataclass(frozen=True, slots=True)

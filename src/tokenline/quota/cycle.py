@@ -200,7 +200,7 @@ def _close_bucket(books: Books, row: int, bucket: int, now_ms: int) -> None:
             valid_to_ms=cycle_at(books.zone(row), day, end_ms)[1],
             scope=books.terms(row, now_ms).scope,
         )
-        books.add_bucket(row, grant, ChangeKind.GRANT, now_ms)
+        books.add_bucket(row, grant, ChangeKind.ROLLOVER_IN, now_ms)
 
 
 def _rolled_over(books: Books, row: int, bucket: int, rest: int, now_ms: int) -> int:

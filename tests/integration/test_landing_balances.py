@@ -1,0 +1,242 @@
+"""Ask a real warehouse what balances were charged, and find what somebody edited."""
+
+from __future__ import annotations
+
+import uuid
+
+import clickhouse_connect
+import pyarrow as pa
+import pytest
+
+from tokenline.audit.reconcile import charge_differences
+from tokenline.landing import migrate, reconcile
+from tokenline.landing.balances import charged, unequal_charges
+from tokenline.landing.clickhouse import ClickHouseStore
+from tokenline.landing.queries import Asker
+from tokenline.settings import Settings
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.registry import FileRegistry
+
+NOON_MS = 1_790_000_000_000
+MONTH_MS = 31 * 86_400_000
+CODEC = ColumnCodec(FileRegistry())
+
+
+class Killed(BaseException):
+    """Stand for kill -9 of the runner: nothing of ours catches it."""
+
+
+class Line:
+    """Land rows as the landing worker does, and ask."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.store, self.asker = ClickHouseStore(settings), Asker(settings)
+
+    def window(self, account, charge_utok, at=0, version=1, grain="minute", **fields):
+        row = {"tenant_id": "cm", "account_id": account, "grain": grain, "version": version}
+        row |= {"window_start": NOON_MS + at, "segment_start": NOON_MS + at}
+        row |= {"charge_utok": charge_utok, "catalog_version": 2} | fields
+        self._insert("windows", "account_window", row)
+
+    def usage(self, account, bucket, amount_utok, at=0, version=None):
+        self.entry(
+            account,
+            bucket,
+            f"usage/{NOON_MS + at}",
+            "usage",
+            -amount_utok,
+            version=version or amount_utok,
+            at=at,
+        )
+
+    def entry(self, account, bucket, entry, kind, amount_utok, version=1, at=0):
+        row = {"tenant_id": "cm", "account_id": account, "bucket": bucket, "entry": entry}
+        row |= {"kind": kind, "amount_utok": amount_utok, "version": version, "at": NOON_MS + at}
+        self._insert("balance_changes", "balance_change", row)
+
+    def ask(self, text):
+        return [tuple(row) for row in self.asker.rows(text)]
+
+    def differences(self):
+        return [str(one) for one in charge_differences(unequal_charges(self.asker))]
+
+    def edit(self, text):
+        self.store._client().command(
+            text.format(db=self.settings.clickhouse_database), settings={"mutations_sync": 1}
+        )
+
+    def _insert(self, table, name, row):
+        blank = CODEC.empty(name).schema
+        zero = {one.name: "" if pa.types.is_string(one.type) else 0 for one in blank}
+        self.store.insert(table, pa.Table.from_pylist([zero | row], schema=blank))
+
+
+def fresh(warehouse):
+    return Settings(clickhouse_url=warehouse, clickhouse_database=f"b_{uuid.uuid4().hex[:10]}")
+
+
+@pytest.fixture
+def line(warehouse):
+    settings = fresh(warehouse)
+    migrate.apply(settings)
+    line = Line(settings)
+    yield line
+    line.edit("DROP DATABASE {db} SYNC")
+    line.store.close()
+    line.asker.close()
+
+
+@pytest.fixture
+def charged_line(line):
+    """Account a pays 70 from two buckets and from none, over two months; b pays 9; c has no balance."""
+    line.entry("a", 1, "1", "grant", 50)
+    line.entry("a", 2, "2", "grant", 100)
+    line.entry("a", 2, "3", "adjustment", -30)
+    line.window("a", 20)
+    line.window("a", 50, at=MONTH_MS)
+    line.usage("a", 1, 20)
+    line.usage("a", 1, 30, at=MONTH_MS)
+    line.usage("a", 2, 13, at=MONTH_MS)
+    line.usage("a", 0, 7, at=MONTH_MS)
+    # A hold that fell silent was charged and given back: neither is usage.
+    line.entry("a", 2, "4", "hold_charge", -5)
+    line.entry("a", 2, "5", "hold_refund", 5)
+    line.entry("b", 1, "1", "grant", 9)
+    line.window("b", 9)
+    line.usage("b", 1, 9)
+    line.window("c", 0)
+    # A month's counter is no window: it is not added to the minutes.
+    line.window("b", 9, grain="month")
+    return line
+
+
+def test_without_plans_there_is_nothing_to_compare(line):
+    assert (charged(line.asker), line.differences()) == (0, [])
+    line.window("c", 0)
+    line.window("c", 0, grain="month")
+    assert (charged(line.asker), line.differences()) == (0, [])
+
+
+def test_what_windows_cost_is_what_buckets_paid_and_bucket_0(charged_line):
+    assert (charged(charged_line.asker), charged_line.differences()) == (79, [])
+
+
+ONE_MORE = (
+    "ALTER TABLE {db}.balance_changes UPDATE amount_utok = amount_utok + 1 "
+    "WHERE account_id = 'a' AND bucket = 0"
+)
+OTHER_KIND = (
+    "ALTER TABLE {db}.balance_changes UPDATE kind = 'expiry' "
+    "WHERE account_id = 'b' AND kind = 'usage'"
+)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (
+            ONE_MORE,
+            "cm/a: µtok that windows cost and buckets paid: 70 and 69 (+1)",
+        ),
+        (
+            "ALTER TABLE {db}.windows UPDATE charge_utok = charge_utok - 1 WHERE account_id = 'b'",
+            "cm/b: µtok that windows cost and buckets paid: 8 and 9 (-1)",
+        ),
+        (
+            "DELETE FROM {db}.balance_changes WHERE account_id = 'b'",
+            "cm/b: µtok that windows cost and buckets paid: 9 and 0 (+9)",
+        ),
+        (
+            "DELETE FROM {db}.windows WHERE account_id = 'b'",
+            "cm/b: µtok that windows cost and buckets paid: 0 and 9 (-9)",
+        ),
+        (
+            OTHER_KIND,
+            "cm/b: µtok that windows cost and buckets paid: 9 and 0 (+9)",
+        ),
+    ],
+)
+def test_an_edited_or_deleted_row_is_named_to_the_utok(charged_line, edit, said):
+    charged_line.edit(edit)
+
+    assert charged_line.differences() == [said]
+
+
+def test_reconcile_is_green_until_a_row_is_edited(charged_line, monkeypatch):
+    async def no_usage(_):
+        return {}
+
+    monkeypatch.setattr(reconcile, "usage_bounds", no_usage)
+    report = reconcile.reconcile(charged_line.settings, 0)
+    assert (report.ok, report.totals["charged_utok"]) == (True, 79), report.to_json()
+
+    charged_line.edit(ONE_MORE)
+    report = reconcile.reconcile(charged_line.settings, 0)
+    assert not report.ok
+    assert [(one.kind, one.where, one.left, one.right) for one in report.differences] == [
+        ("charge", "cm/a", 70, 69)
+    ]
+
+
+def test_a_minute_that_grew_and_came_again_counts_once(charged_line):
+    for amount in (13, 4, 13, 9):
+        charged_line.usage("a", 2, amount, at=MONTH_MS)
+
+    assert charged_line.differences() == []
+    assert charged_line.ask(
+        "SELECT amount_utok FROM {db}.v_balance_changes "
+        f"WHERE account_id = 'a' AND bucket = 2 AND entry = 'usage/{NOON_MS + MONTH_MS}'"
+    ) == [(-13,)]
+
+
+def test_amounts_no_float_can_hold_stay_exact(line):
+    most = 2**62
+    line.window("a", most + 1)
+    line.usage("a", 1, most)
+    assert line.differences() == [
+        f"cm/a: µtok that windows cost and buckets paid: {most + 1} and {most} (+1)"
+    ]
+
+
+def test_v_balances_is_what_the_entries_of_each_bucket_come_to(charged_line):
+    assert charged_line.ask(
+        "SELECT account_id, bucket, granted_utok, used_utok, other_utok, balance_utok "
+        "FROM {db}.v_balances ORDER BY account_id, bucket"
+    ) == [
+        ("a", 0, 0, 7, 0, -7),
+        ("a", 1, 50, 50, 0, 0),
+        ("a", 2, 100, 13, -30, 57),
+        ("b", 1, 9, 9, 0, 0),
+    ]
+
+
+def test_v_windows_adds_up_what_the_segments_of_a_minute_cost(line):
+    for segment, charge, version, catalog in ((0, 20, 1, 2), (0, 25, 4, 2), (1, 8, 9, 3)):
+        at = {"segment_start": NOON_MS + segment, "catalog_version": catalog}
+        line.window("a", charge, version=version, **at)
+    line.window("a", 20, version=1, segment_start=NOON_MS)
+    line.window("a", 99, grain="month")
+    columns = "account_id, charge_utok, catalog_version, version"
+
+    assert line.ask(f"SELECT {columns} FROM {{db}}.v_windows") == [("a", 33, 3, 9)]
+
+
+def test_windows_that_landed_before_there_were_charges_cost_nothing(warehouse):
+    settings = fresh(warehouse)
+
+    def die_before_charges(name):
+        if name == "0013_window_charges 1 before":
+            raise Killed
+
+    with pytest.raises(Killed):
+        migrate.apply(settings, step=die_before_charges)
+    name = settings.clickhouse_database
+    with clickhouse_connect.get_client(dsn=warehouse, database=name) as client:
+        row = {"account_id": "old", "grain": "minute", "total_tokens": 7, "version": 3}
+        client.insert("windows", [list(row.values())], column_names=list(row))
+        migrate.apply(settings)
+        found = client.query("SELECT account_id, total_tokens, charge_utok FROM v_windows")
+        client.command(f"DROP DATABASE {name} SYNC")
+
+    assert [tuple(one) for one in found.result_rows] == [("old", 7, 0)]
