@@ -176,6 +176,7 @@ class Outputs:
             "limit": decided.limit,
             "window_start": decided.window_start_ms,
             "resets_at": decided.resets_at_ms,
+            "plan": state.books.plan_of(decided.slot),
             "version": decided.version,
             "epoch": state.epoch,
             "as_of": step.as_of_ms,

@@ -125,6 +125,8 @@ def hold_order(offset: int, appended_ms: int, **fields: Any) -> Commanded:
         "max_tokens": 0,
         "wanted_utok": 0,
         "reported_utok": 0,
+        "reserved_utok": 0,
+        "keep_utok": 0,
         "reply_to": "",
         "reply_partition": -1,
     }

@@ -1,10 +1,12 @@
 """tokenline (词元): the usage line for AI tokens.
 
-A gateway needs four names: `UsageEvent` says what one call used, `Emitter` hands it over and keeps
-it until the broker has it, `Guard` answers whether an account may go on, `Settings` says where the
-line is.
+A gateway needs one name: `Gateway` admits calls, stops them when the line says so, and hands over
+what they used. It bundles `Emitter`, which keeps each `UsageEvent` until the broker has it, and
+`Guard`, which answers whether an account may go on; each can be used alone. `Settings` says where
+the line is.
 
-Read in this order: `event`, `metering`, `quota` (pure), `wire`, `landing`, `platform`, `streams`.
+Read in this order: `event`, `metering`, `rating`, `quota` (pure), `wire`, `gateway`, `landing`,
+`platform`, `streams`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING
 from tokenline.event import TOKEN_KINDS, UsageEvent
 
 if TYPE_CHECKING:
+    from tokenline.gateway.call import Call
+    from tokenline.gateway.gateway import Gateway
     from tokenline.settings import Settings
     from tokenline.wire.emitter import Emitter
     from tokenline.wire.guard import Guard
@@ -22,7 +26,9 @@ if TYPE_CHECKING:
 
 # Kafka and Avro load only when somebody asks for a name that needs them.
 _LAZY = {
+    "Call": "tokenline.gateway.call",
     "Emitter": "tokenline.wire.emitter",
+    "Gateway": "tokenline.gateway.gateway",
     "Guard": "tokenline.wire.guard",
     "Receipt": "tokenline.wire.receipt",
     "Settings": "tokenline.settings",
@@ -31,7 +37,9 @@ _LAZY = {
 
 __all__ = [
     "TOKEN_KINDS",
+    "Call",
     "Emitter",
+    "Gateway",
     "Guard",
     "Receipt",
     "Settings",

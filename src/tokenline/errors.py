@@ -9,7 +9,10 @@ TokenlineError
 │   └── PoisonedInput      N bad records in a row                -> the worker stops: code or schema is bad
 ├── BackPressure           slow down and try again               -> the caller waits or sheds
 │   └── OutboxFull         the gateway's spool is at its bound
+├── QuotaExceeded          an account may not go on              -> the gateway refuses the call, and says why
+│   └── CutOff             a call that runs has to stop          -> the gateway ends its stream
 ├── Unavailable            a server is away                      -> retry with backoff; nothing is lost
+│   ├── ChargingUnavailable   charging does not answer, and the plan does not let calls go on
 │   ├── BrokerUnavailable  Kafka did not acknowledge in time
 │   ├── WarehouseUnavailable  ClickHouse did not answer
 │   └── RegistryUnavailable   the schema registry did not answer
@@ -64,6 +67,39 @@ class OutboxFull(BackPressure):
     """Refuse an event because the on-disk outbox is at its bound."""
 
 
+class QuotaExceeded(TokenlineError):
+    """Refuse a call of an account that may not go on.
+
+    `reason` is a rule or reason of the line (`balance_used_up`, `minute_requests`, `suspended`, ...);
+    `used` and `limit` are in its unit, `limit` -1 where there is none; `resets_at_ms` is when it may go
+    on by itself, 0 when that is not by the clock. `top_up_utok` is the least that would let the call
+    pass, 0 where a top-up does not help.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        reason: str,
+        *,
+        subscriber: str = "",
+        used: int = 0,
+        limit: int = -1,
+        resets_at_ms: int = 0,
+        top_up_utok: int = 0,
+    ) -> None:
+        who = f"{account} ({subscriber})" if subscriber else account
+        bounds = f", {used} of {limit} used" if limit >= 0 else ""
+        help_text = f"; a top-up of {top_up_utok} µtok would let it pass" if top_up_utok else ""
+        super().__init__(f"{who}: {reason}{bounds}{help_text}")
+        self.account, self.subscriber, self.reason = account, subscriber, reason
+        self.used, self.limit, self.resets_at_ms = used, limit, resets_at_ms
+        self.top_up_utok = top_up_utok
+
+
+class CutOff(QuotaExceeded):
+    """Stop a call that runs: its account was cut off, or what was reserved for it is used."""
+
+
 class Unavailable(TokenlineError):
     """Report that a server is away; the work is kept and trying again is right."""
 
@@ -77,6 +113,10 @@ class BrokerUnavailable(Unavailable):
     def __init__(self, text: str, *, event_id: str = "") -> None:
         super().__init__(text)
         self.event_id = event_id
+
+
+class ChargingUnavailable(Unavailable):
+    """Report that charging does not answer and the account's plan does not let calls go on meanwhile."""
 
 
 class WarehouseUnavailable(Unavailable):

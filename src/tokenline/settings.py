@@ -88,6 +88,23 @@ class Settings(BaseModel):
         2000, ge=50, le=60_000, description="a partition quiet for so long tells the open minute"
     )
 
+    # Gateways
+    gateway_id: str = Field(
+        "", description="name of this gateway instance, for `tokenline.Gateway`"
+    )
+    gateway_source: str = Field(
+        "gateway", description="logical producer that all instances of one gateway share"
+    )
+    guard_stale_ms: int = Field(
+        20_000, ge=1000, description="charging silent for so long counts as out of reach"
+    )
+    admit_wait_ms: int = Field(
+        5000, ge=0, description="a call waits so long for units that others hold"
+    )
+    lease_idle_ms: int = Field(
+        5000, ge=100, description="a lease that no call uses for so long is given back"
+    )
+
     # Landing and warehouse
     clickhouse_url: str = Field("http://127.0.0.1:18123", description="ClickHouse HTTP(S) address")
     clickhouse_database: str = Field(

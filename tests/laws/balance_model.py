@@ -275,15 +275,20 @@ class ModelAccount:
                 int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count)), MILLION
             )
             wanted = max(needed, min(wanted, fair))
-        target = owed + (wanted if reason == "none" else ZERO)
+        kept = max(
+            ZERO,
+            min(Fraction(order.keep_utok, MILLION), sum(before.values(), ZERO) - owed),
+        )
+        target = owed + max(kept, wanted if reason == "none" else ZERO)
         self.shrink(one, target)
         self.grow(one, target, order.use, now, terms.overage)
         granted = max(ZERO, sum(one.parts.values(), ZERO) - owed)
         if reason == "none" and granted < needed:
-            held = sum((self.held(each.number) for each in self.payers(order.use, now)), ZERO)
-            reason = "balance_held" if held + granted >= needed else "balance_used_up"
-            granted = ZERO
-            self.shrink(one, owed)
+            payers = list(self.payers(order.use, now))
+            found = sum((self.held(each.number) + self.rest(each) for each in payers), ZERO)
+            reason = "balance_held" if found >= needed else "balance_used_up"
+            granted = kept
+            self.shrink(one, owed + kept)
         one.policy = terms.hold_expiry
         one.expires = now + 2 * terms.hold_validity_ms
         if reason != "none" and not one.parts and not one.owed:
@@ -292,7 +297,8 @@ class ModelAccount:
             n: more for n, amount in one.parts.items() if (more := amount - before.get(n, ZERO)) > 0
         }
         final = reason == "none" and granted < Fraction(order.wanted_utok, MILLION)
-        return (reason, granted, most_tokens(order, granted), final, False, split)
+        most = most_tokens(order, granted) if reason == "none" else 0
+        return (reason, granted, most, final, False, split)
 
 
 def most_tokens(order: Any, granted: Fraction) -> int:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 DAY_MS = 86_400_000
 MOST_UTOK = 10**18
 Fields = Mapping[str, Any]
+_COUNTS = (
+    *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
+    *("reported_utok", "reserved_utok", "keep_utok"),
+)
 
 
 def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, OrderAnswer]:
@@ -70,10 +74,7 @@ def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, Hold
     """
     fields, now_ms = command.fields, state.move_clock(command.appended_ms)
     slot = state.cells.slot(account_key_of(fields))
-    if (
-        min(int(fields[name]) for name in ("seq", "prompt_tokens", "max_tokens", "reported_utok"))
-        < 0
-    ):
+    if min(int(fields[name]) for name in _COUNTS) < 0:
         raise BadData("a question of a session has a count below zero")
     row = -1 if slot is None else state.books.row(slot)
     if slot is None or row < 0:
@@ -249,7 +250,13 @@ def _hold_order(
         return None
     prompt = int(fields["prompt_tokens"]) * prices[0]
     worst = prompt + int(fields["max_tokens"]) * prices[1]
-    wanted, lease = int(fields["wanted_utok"]), bool(fields["lease"])
+    # One token of an answer, or a call is not worth making.
+    needed = min(prompt + prices[1], worst)
+    lease = bool(fields["lease"])
+    if lease:
+        # A lease serves many calls: those that run, and the next.
+        needed += int(fields["reserved_utok"])
+        worst = max(worst + int(fields["reserved_utok"]), int(fields["wanted_utok"]))
     catalog = state.catalogs.at(now_ms)
     return HoldOrder(
         session=session_of(str(fields["session"])),
@@ -257,9 +264,9 @@ def _hold_order(
         use=Use(*(str(fields[name]) for name in ("provider", "model", "subscriber_id"))),
         lease=lease,
         reported_utok=int(fields["reported_utok"]),
-        wanted_utok=min(max(wanted, worst) if lease else worst, MOST_UTOK),
-        # One token of an answer, or a call is not worth making.
-        needed_utok=min(prompt + prices[1], worst),
+        wanted_utok=min(worst, MOST_UTOK),
+        needed_utok=min(needed, MOST_UTOK),
+        keep_utok=int(fields["keep_utok"]) if lease else 0,
         prompt_utok=prompt,
         output_utok=prices[1],
         max_tokens=int(fields["max_tokens"]),

@@ -170,6 +170,11 @@ class Books:
         """Return the name of the account's plan."""
         return self.plans[self.get(row, Balance.PLAN)]
 
+    def plan_of(self, slot: int) -> str:
+        """Return the name of an account's plan, empty when it has no balance."""
+        row = self.row(slot)
+        return "" if row == NONE else self.plan(row)
+
     def terms(self, row: int, at_ms: int) -> Terms:
         """Return the terms of the account's plan; one that is gone from the catalog grants nothing."""
         return self._terms_of(self.plan(row), at_ms) or Terms()

@@ -36,8 +36,9 @@ THRESHOLD_PERCENT = 20
 class HoldOrder:
     """Hold what a gateway asks; amounts in µtok.
 
-    Less than `needed_utok` is of no use to it. `prompt_utok` and `output_utok` (a token) turn what
-    was granted into `max_tokens`. `settles` ends the session: nothing more is wanted.
+    Less than `needed_utok` is of no use to it. Of what it holds `keep_utok` stays whatever is
+    answered: calls run on it. `prompt_utok` and `output_utok` (a token) turn what was granted into
+    `max_tokens`. `settles` ends the session: nothing more is wanted.
     """
 
     session: Session
@@ -47,6 +48,7 @@ class HoldOrder:
     reported_utok: int = 0
     wanted_utok: int = 0
     needed_utok: int = 0
+    keep_utok: int = 0
     prompt_utok: int = 0
     output_utok: int = 0
     max_tokens: int = 0
@@ -133,22 +135,24 @@ def _grant(
     books: Books, row: int, hold: Hold, order: HoldOrder, terms: Terms, now_ms: int
 ) -> HoldAnswer:
     owed, before = hold.owed_utok, {part.number: part.amount_utok for part in hold.parts}
+    kept = max(0, min(order.keep_utok, hold.held_utok - owed))
     reason = _barred(books, row)
     wanted = 0 if reason else _slice(books, row, hold, order)
-    _resize(books, row, hold, owed + wanted, use=order.use, at_ms=now_ms, overage=terms.overage)
+    target = owed + max(kept, wanted)
+    _resize(books, row, hold, target, use=order.use, at_ms=now_ms, overage=terms.overage)
     granted = max(0, hold.held_utok - owed)
     if not reason and granted < order.needed_utok:
-        reason, granted = _shortage(books, row, order, granted, now_ms), 0
+        reason, granted = _shortage(books, row, order, now_ms), kept
         # What is too little for this call may be enough for another.
-        _resize(books, row, hold, owed)
+        _resize(books, row, hold, owed + kept)
     _prolong(hold, terms, now_ms, keep=not reason)
     return HoldAnswer(
         outcome=Outcome.REFUSED if reason else Outcome.DONE,
         reason=reason,
         granted_utok=granted,
-        max_tokens=_max_tokens(order, granted),
+        max_tokens=0 if reason else _max_tokens(order, granted),
         threshold_utok=granted * THRESHOLD_PERCENT // 100,
-        validity_ms=0 if reason else terms.hold_validity_ms,
+        validity_ms=terms.hold_validity_ms if granted or not reason else 0,
         final=not reason and granted < order.wanted_utok,
         catalog_version=order.catalog_version,
         rest_utok=_rest(books, row, order.use, now_ms),
@@ -180,12 +184,11 @@ def _slice(books: Books, row: int, hold: Hold, order: HoldOrder) -> int:
     return max(order.needed_utok, min(order.wanted_utok, left // sharers))
 
 
-def _shortage(books: Books, row: int, order: HoldOrder, granted: int, now_ms: int) -> Reason:
-    """Say whether waiting may help: what others hold may come back."""
-    held = sum(
-        books.buckets.get(bucket, Bucket.HELD) for bucket in books.payers(row, order.use, now_ms)
-    )
-    return Reason.BALANCE_HELD if held + granted >= order.needed_utok else Reason.BALANCE_USED_UP
+def _shortage(books: Books, row: int, order: HoldOrder, now_ms: int) -> Reason:
+    """Say whether waiting may help: what is held, by whomever, may come back."""
+    payers, buckets = books.payers(row, order.use, now_ms), books.buckets
+    found = sum(buckets.rest(bucket) + buckets.get(bucket, Bucket.HELD) for bucket in payers)
+    return Reason.BALANCE_HELD if found >= order.needed_utok else Reason.BALANCE_USED_UP
 
 
 def _rest(books: Books, row: int, use: Use, now_ms: int) -> int:

@@ -197,6 +197,12 @@ class Guard:
         return await self._view.wait_cut(identities, self._clock.wall_ms())
 
     @property
+    def oldest_fresh_ms(self) -> int:
+        """Return how far the least fresh partition lies behind now; -1 when one was never heard."""
+        heard_ms = self._view.oldest_heard_ms(max(1, len(self._positions)))
+        return max(0, self._clock.wall_ms() - heard_ms) if heard_ms else -1
+
+    @property
     def stats(self) -> GuardStats:
         """The counts so far."""
         stats = self._stats
@@ -226,6 +232,7 @@ class Guard:
             decision.as_of_ms,
             fresh_ms,
             stale,
+            decision.plan,
         )
 
     def _unknown(self, now_ms: int) -> Verdict:

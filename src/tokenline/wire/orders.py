@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
+import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
@@ -36,6 +37,9 @@ Reply = dict[str, Any]
 FETCH_WAIT_MS = 10
 POLL_MS = 200
 LINGER_MS = 3  # orders that come together travel together
+RECONNECT_S = 0.5
+
+_log = structlog.get_logger(__name__)
 
 
 class Orders:
@@ -56,26 +60,21 @@ class Orders:
         self._waiting: dict[tuple[str, int], asyncio.Future[Reply]] = {}
         self._seen: dict[str, list[Reply]] = {}
         self._task: asyncio.Task[None] | None = None
+        number = partition_of(self._name.encode(), settings.partitions)
+        self._replies = TopicPartition(settings.topic(REPLIES), number)
+        self._position = -1
+        # Not idempotent, and none the worse: whatever arrives twice is answered alike. An idempotent
+        # producer that has lost its place is of no use any more.
         self._producer = AIOKafkaProducer(
-            **client_options(settings), acks="all", enable_idempotence=True, linger_ms=LINGER_MS
+            **client_options(settings), acks="all", linger_ms=LINGER_MS
         )
-        self._consumer = AIOKafkaConsumer(
-            **client_options(settings),
-            enable_auto_commit=False,
-            auto_offset_reset="latest",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-        )
+        self._consumer: AIOKafkaConsumer | None = None
 
     async def __aenter__(self) -> Self:
         """Stand at the end of the replies: an answer cannot come before its order."""
         try:
             await self._producer.start()
-            await self._consumer.start()
-            number = partition_of(self._name.encode(), self._settings.partitions)
-            replies = TopicPartition(self._settings.topic(REPLIES), number)
-            self._consumer.assign([replies])
-            await self._consumer.seek_to_end(replies)
-            await self._consumer.position(replies)
+            self._consumer = await self._listen()
         except KafkaError as error:
             await self._stop()
             raise self._away(error) from error
@@ -188,15 +187,17 @@ class Orders:
         answer = asyncio.get_running_loop().create_future()
         self._waiting[name] = answer
         try:
-            await self._send(COMMANDS, key, value, partition_of(key, self._settings.partitions))
-            return await asyncio.wait_for(answer, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._send(COMMANDS, key, value, partition_of(key, self._settings.partitions))
+                return await answer
         except TimeoutError as error:
             raise Unavailable(
                 f"no answer to {name[0]} within {timeout_s:g} s; is a charging worker running? "
                 "(tokenline status)"
             ) from error
         finally:
-            del self._waiting[name]
+            if self._waiting.get(name) is answer:
+                del self._waiting[name]
 
     async def _send(self, stem: str, key: bytes, value: bytes, partition: int) -> None:
         try:
@@ -205,12 +206,46 @@ class Orders:
         except KafkaError as error:
             raise self._away(error) from error
 
+    async def _listen(self) -> AIOKafkaConsumer:
+        """Return a consumer that stands where the last one was, at first at the end."""
+        consumer = AIOKafkaConsumer(
+            **client_options(self._settings),
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
+        await consumer.start()
+        consumer.assign([self._replies])
+        if self._position < 0:
+            await consumer.seek_to_end(self._replies)
+            self._position = await consumer.position(self._replies)
+        consumer.seek(self._replies, self._position)
+        return consumer
+
     async def _follow(self) -> None:
         while True:
-            for records in (await self._consumer.getmany(timeout_ms=POLL_MS)).values():
+            try:
+                self._consumer = self._consumer or await self._listen()
+                await self._read(self._consumer)
+            except (KafkaError, OSError, AssertionError) as error:
+                _log.warning("orders_reconnect", error=repr(error), retry_s=RECONNECT_S)
+                await self._mute()
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        me = self._name.encode()
+        while True:
+            for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
                 for record in records:
-                    if record.key == self._name.encode():
+                    self._position = record.offset + 1
+                    if record.key == me:
                         self._take(record.value)
+
+    async def _mute(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(KafkaError):
+                await consumer.stop()
 
     def _take(self, value: bytes) -> None:
         _, reply = self._codec.decode(value)
@@ -225,8 +260,7 @@ class Orders:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        with contextlib.suppress(KafkaError):
-            await self._consumer.stop()
+        await self._mute()
         with contextlib.suppress(KafkaError):
             await self._producer.stop()
 

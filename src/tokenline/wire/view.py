@@ -37,6 +37,7 @@ class Decision(NamedTuple):
     epoch: int
     version: int
     partition: int
+    plan: str = ""
 
     def cuts(self, now_ms: int) -> bool:
         """Tell whether this decision stops the account at `now_ms`."""
@@ -59,6 +60,7 @@ class Verdict(NamedTuple):
     as_of_ms: int
     fresh_ms: int
     stale: bool
+    plan: str = ""
 
 
 class View:
@@ -165,6 +167,7 @@ def _decision_of(partition: int, record: Mapping[str, object]) -> Decision:
         epoch=_whole(record["epoch"]),
         version=_whole(record["version"]),
         partition=partition,
+        plan=_shared(record.get("plan", "")),
     )
 
 

@@ -1,0 +1,202 @@
+"""Be one admitted call: say how much it may answer, follow how far it is, end with what it used.
+
+enter ──> progress ... ──> finish(usage)      one event, charged to what was reserved
+                └─> CutOff                    the gateway cancels its stream, then finishes
+leave without finish ──> abort policy of the plan: what was reported, all, or nothing
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenline.errors import CutOff, InvalidEvent
+from tokenline.event import Outcome, UsageEvent
+
+if TYPE_CHECKING:
+    from tokenline.gateway.gateway import Gateway
+    from tokenline.gateway.keeper import Key, Reserved
+    from tokenline.gateway.prices import Price
+    from tokenline.wire.receipt import Receipt
+    from tokenline.wire.view import Decision
+
+Mode = Literal["postpaid", "prepaid", "strict", "emergency"]
+# A prepaid call reserves so many tokens ahead of what it has answered.
+STEP_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Hold what a gateway asked for; tokens."""
+
+    key: Key
+    prompt_tokens: int
+    max_tokens: int
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Hold what of a plan a call needs when it ends."""
+
+    mode: Mode
+    abort: str
+    price: Price
+
+
+class Call:
+    """Be handed out by `Gateway.admit`; one call, one `finish`.
+
+    `max_tokens` is what to send upstream: never more than what is held for the call in strict mode.
+    """
+
+    def __init__(self, gateway: Gateway, asked: Asked, rules: Rules, held: Reserved | None) -> None:
+        self._gateway = gateway
+        self._asked = asked
+        self._rules = rules
+        self._held = held
+        self._answered = 0
+        self.finished = False
+        self.clamped = False
+        self.max_tokens = asked.max_tokens
+        if held is not None and rules.mode == "strict":
+            self._clamp(held.amount_utok)
+
+    @property
+    def mode(self) -> Mode:
+        """How the call is charged."""
+        return self._rules.mode
+
+    @property
+    def hold_id(self) -> str:
+        """The session that pays for the call; empty where nothing is held."""
+        return self._held.lease.session if self._held else ""
+
+    @property
+    def reserved_utok(self) -> int:
+        """What is reserved for the call now."""
+        return self._held.amount_utok if self._held else 0
+
+    async def progress(self, *, output_tokens: int) -> None:
+        """Say how many tokens are answered so far, all told; returns at once nearly always.
+
+        Raises:
+            CutOff: stop: the account was cut off, or what is reserved does not cover so much.
+            ChargingUnavailable: no more could be reserved in time.
+        """
+        self._answered = max(self._answered, output_tokens)
+        self._gateway.check_running(self._asked.key)
+        if self._rules.mode == "strict" and output_tokens > self.max_tokens:
+            raise self.cut("reserved_used_up")
+        if self._rules.mode == "prepaid" and self._held is not None:
+            await self._reserve_ahead()
+
+    async def wait_cut(self) -> Decision:
+        """Return the decision that cuts the call's account or subscriber off; cancel it when done."""
+        return await self._gateway.wait_cut(self._asked.key)
+
+    def finish(
+        self,
+        usage: UsageEvent | Mapping[str, int],
+        *,
+        outcome: Outcome = "completed",
+        **fields: Any,  # noqa: ANN401  the fields of `UsageEvent`
+    ) -> asyncio.Future[Receipt]:
+        """Settle and emit in one step; the future resolves when the broker has the event.
+
+        `usage` has the token kinds by name (`input_tokens`, `output_tokens`, ...), or is a whole event
+        of the same account and model. The event is in the outbox when this returns.
+
+        Raises:
+            InvalidEvent: the usage is not valid, or the call is finished; nothing was kept.
+            OutboxFull: no room; nothing was kept, call it again.
+        """
+        if self.finished:
+            raise InvalidEvent("this call is finished: its usage was emitted")
+        event = self._event(usage, self._gateway.now_ms(), {"outcome": outcome, **fields})
+        receipt = self._gateway.emit(event)
+        self.finished = True
+        self._gateway.settle(self._asked.key, self._held, event)
+        return receipt
+
+    def _event(
+        self, usage: UsageEvent | Mapping[str, int], now_ms: int, fields: dict[str, Any]
+    ) -> UsageEvent:
+        key = self._asked.key
+        if isinstance(usage, UsageEvent):
+            _check_same(usage, key)
+            return replace(usage, hold_id=self.hold_id, occurred_at=usage.occurred_at or now_ms)
+        kinds: dict[str, Any] = dict(usage)
+        return UsageEvent(
+            tenant_id=key.tenant,
+            account_id=key.account,
+            subscriber_id=key.subscriber,
+            provider=key.provider,
+            model=key.model,
+            hold_id=self.hold_id,
+            occurred_at=now_ms,
+            **kinds,
+            **fields,
+        )
+
+    def abort(self, error: BaseException | None) -> None:
+        """End a call that nobody finished by its plan's policy; it does nothing to one that is."""
+        if self.finished:
+            return
+        prompt, answer = self._asked.prompt_tokens, self.max_tokens
+        if self._held is not None:
+            answer = min(answer, self._covered(self._held.amount_utok))
+        said = {
+            "charge_reported": (prompt, self._answered),
+            "charge_granted": (prompt, answer),
+        }.get(self._rules.abort, (0, 0))
+        usage = {"input_tokens": said[0], "output_tokens": said[1]}
+        self.finish(usage, outcome=_outcome_of(error), usage_source="estimated")
+
+    def cut(self, reason: str) -> CutOff:
+        """Return the error that stops this call."""
+        key = self._asked.key
+        return CutOff(key.account, reason, subscriber=key.subscriber)
+
+    def _clamp(self, granted_utok: int) -> None:
+        covered = self._covered(granted_utok)
+        self.clamped = covered < self.max_tokens
+        self.max_tokens = min(self.max_tokens, covered)
+
+    def _covered(self, reserved_utok: int) -> int:
+        """Return how many tokens of answer a reservation covers behind the prompt."""
+        price = self._rules.price
+        if not price.answer_utok:
+            return self.max_tokens
+        prompt_utok = self._asked.prompt_tokens * price.prompt_utok
+        return max(0, (reserved_utok - prompt_utok) // price.answer_utok)
+
+    async def _reserve_ahead(self) -> None:
+        assert self._held is not None  # noqa: S101  # the caller looked
+        price, asked = self._rules.price, self._asked
+        prompt_utok = asked.prompt_tokens * price.prompt_utok
+        used_utok = prompt_utok + self._answered * price.answer_utok
+        short_utok = used_utok - self._held.amount_utok
+        ahead = min(self._answered + STEP_TOKENS, max(asked.max_tokens, self._answered))
+        full_utok = prompt_utok + ahead * price.answer_utok - self._held.amount_utok
+        # Half a step is left, or the answer can be no longer than what is reserved.
+        if short_utok + STEP_TOKENS * price.answer_utok // 2 <= 0 or full_utok <= 0:
+            return
+        if not await self._gateway.extend(asked, self._held, full_utok, max(0, short_utok)):
+            raise self.cut("lease_ended")
+
+
+def _outcome_of(error: BaseException | None) -> Outcome:
+    if isinstance(error, CutOff):
+        return "cut_off"
+    if error is None or isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "client_abort"
+    return "upstream_error"
+
+
+def _check_same(event: UsageEvent, key: Key) -> None:
+    said = (event.tenant_id, event.account_id, event.subscriber_id, event.provider, event.model)
+    if said != tuple(key):
+        raise InvalidEvent(f"the call was admitted for {'/'.join(key)}, the usage is of {said}")

@@ -1,0 +1,401 @@
+"""Admit calls, follow them, emit what they used: all that a gateway process embeds of the line.
+
+    async with Gateway(settings) as gateway:
+        async with gateway.admit(
+            account="acme", provider="deepseek", model="deepseek-chat", prompt_tokens=812, max_tokens=4000
+        ) as call:
+            ...                                  # send upstream with max_tokens=call.max_tokens
+            await call.progress(output_tokens=n)  # raises CutOff when the line says stop
+            call.finish({"input_tokens": 812, "output_tokens": n})
+
+What decides, by the account's plan:
+
+    postpaid   the guard's decisions, nothing is held; overshoot is what was in flight
+    prepaid    a lease covers the call as it goes; at its end the call is cut
+    strict     a lease covers the whole call, `call.max_tokens` is no more than it covers
+
+One event loop, one gateway; not thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+from tokenline.clock import Clock, SystemClock
+from tokenline.errors import (
+    ChargingUnavailable,
+    CutOff,
+    QuotaExceeded,
+    SettingsError,
+)
+from tokenline.gateway.call import STEP_TOKENS, Asked, Call, Rules
+from tokenline.gateway.emergency import Emergency
+from tokenline.gateway.keeper import Keeper, Key, Reserved
+from tokenline.gateway.lease import Granted, Lease, Need, Question
+from tokenline.gateway.prices import Prices
+from tokenline.settings import Settings
+from tokenline.wire.catalogs import Catalogs
+from tokenline.wire.emitter import Emitter
+from tokenline.wire.guard import Guard
+from tokenline.wire.orders import Orders, Reply
+from tokenline.wire.registry import open_registry
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tokenline.event import UsageEvent
+    from tokenline.gateway.prices import Price
+    from tokenline.rating.offers import Plan
+    from tokenline.wire.receipt import Receipt
+    from tokenline.wire.view import Decision, Verdict
+
+ASK_S = 2.0
+CLOSE_S = 5.0
+MENDED_EVERY_S = 1.0
+POSTPAID_VALIDITY_MS = 60_000
+
+
+@dataclass(slots=True)
+class GatewayStats:
+    """Count what became of calls; `admit_us` are the newest admissions that waited for nothing."""
+
+    admitted: int = 0
+    refused: int = 0
+    cut: int = 0
+    clamped: int = 0
+    aborted: int = 0
+    emergency: int = 0
+    overshoot_utok: int = 0
+    admit_us: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+
+
+class Gateway:
+    """Bundle emitter, guard, catalogs and leases; an async context manager.
+
+    `settings` default to the environment: `TOKENLINE_GATEWAY_ID` names this instance and must be
+    set there or here, `TOKENLINE_GATEWAY_SOURCE` the logical producer that all instances share.
+
+    Raises:
+        SettingsError: a setting is wrong or missing; the text names it.
+        BrokerUnavailable: at the start, when decisions or catalogs could not be read.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, gateway_id: str = "", clock: Clock | None = None
+    ) -> None:
+        self._settings = settings or Settings.from_env()
+        self._id = gateway_id or self._settings.gateway_id
+        if not self._id:
+            raise SettingsError("TOKENLINE_GATEWAY_ID is not set: it names this gateway's outbox")
+        self._clock = clock or SystemClock()
+        registry = open_registry(self._settings)
+        self.emitter = Emitter(
+            self._settings,
+            source=self._settings.gateway_source,
+            gateway_id=self._id,
+            on_outage="spool",
+            registry=registry,
+            clock=self._clock,
+        )
+        self.guard = Guard(
+            self._settings,
+            stale_after_ms=self._settings.guard_stale_ms,
+            registry=registry,
+            clock=self._clock,
+        )
+        self._catalogs = Catalogs(self._settings, on_new=self._on_catalog, registry=registry)
+        self._prices = Prices(self._catalogs.book)
+        self._orders = Orders(self._settings, registry=registry, clock=self._clock)
+        self.keeper = Keeper(self._ask, self._clock, idle_s=self._settings.lease_idle_ms / 1000)
+        self._emergency: Emergency | None = None
+        self._emergency_calls = 0
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.stats = GatewayStats()
+
+    async def __aenter__(self) -> Self:
+        """Read catalogs and decisions, send what earlier runs left."""
+        self._emergency = Emergency(self._settings.data_dir / "emergency" / f"{self._id}.sqlite")
+        self._stack.callback(self._emergency.close)
+        try:
+            for part in (self._catalogs, self._orders, self.guard, self.emitter):
+                await self._stack.enter_async_context(part)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._tasks = [asyncio.create_task(self._mend_slices(), name="tokenline-emergency")]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give all leases back, hand over what waits in the outbox, as far as it can be done in time."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.keeper.close(CLOSE_S)
+        await self._stack.aclose()
+
+    def admit(
+        self,
+        *,
+        account: str,
+        provider: str,
+        model: str,
+        prompt_tokens: int,
+        max_tokens: int,
+        subscriber: str = "",
+        tenant: str = "default",
+        within_ms: int | None = None,
+    ) -> Admission:
+        """Return a context manager that gives the `Call`, or raises that it may not be.
+
+        `prompt_tokens` is the most the prompt can be, `max_tokens` the most the answer may be. It waits
+        at most `within_ms` (default `TOKENLINE_ADMIT_WAIT_MS`) for units that others hold.
+
+        Raises, when entered:
+            QuotaExceeded: the account may not go on; it says why, and what would help.
+            ChargingUnavailable: charging does not answer, and the plan does not let calls go on.
+        """
+        wait_ms = self._settings.admit_wait_ms if within_ms is None else within_ms
+        key = Key(tenant, account, subscriber, provider, model)
+        asked = Asked(
+            key=key,
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens,
+            within_s=wait_ms / 1000,
+        )
+        return Admission(self, asked)
+
+    async def open_call(self, asked: Asked) -> Call:
+        """Admit one call; what `admit` does when it is entered."""
+        began_s = self._clock.monotonic_s()
+        try:
+            call, waited = await self._open(asked)
+        except QuotaExceeded:
+            self.stats.refused += 1
+            raise
+        self.stats.admitted += 1
+        self.stats.clamped += call.clamped
+        if not waited:
+            self.stats.admit_us.append((self._clock.monotonic_s() - began_s) * 1e6)
+        return call
+
+    async def _open(self, asked: Asked) -> tuple[Call, bool]:
+        key = asked.key
+        verdict = self.guard.check(key.account, key.subscriber, key.tenant)
+        if verdict.state == "cut" or (verdict.state == "unknown" and not verdict.stale):
+            raise _refusal(key, verdict)
+        now_ms = self._clock.wall_ms()
+        plan = self._prices.plan(verdict.plan, now_ms)
+        rules = self._rules(plan, key, now_ms)
+        if verdict.stale and (plan is None or plan.unreachable == "stop"):
+            raise ChargingUnavailable(
+                f"{key.tenant}/{key.account}: charging has said nothing for {verdict.fresh_ms} ms"
+            )
+        # Out of reach a call is reserved whole, whatever its plan: there is nobody to ask for more.
+        need = _need(asked, whole=rules.mode != "prepaid" or verdict.stale, price=rules.price)
+        if not need.full_utok or (rules.mode == "postpaid" and not verdict.stale):
+            return Call(self, asked, rules, None), False
+        if (held := self.keeper.try_reserve(key, need.full_utok)) is not None:
+            return Call(self, asked, rules, held), False
+        if verdict.stale:
+            return self._open_emergency(asked, rules, plan, need), False
+        try:
+            held = await self.keeper.reserve(key, need, asked.within_s)
+        except ChargingUnavailable:
+            if plan is None or plan.unreachable != "emergency":
+                raise
+            return self._open_emergency(asked, rules, plan, need), True
+        return Call(self, asked, rules, held), True
+
+    def check_running(self, key: Key) -> None:
+        """Raise CutOff when the line has cut the account or the subscriber off."""
+        verdict = self.guard.check(key.account, key.subscriber, key.tenant)
+        if verdict.state == "cut":
+            self.stats.cut += 1
+            raise CutOff(
+                key.account,
+                verdict.rule or verdict.reason,
+                subscriber=key.subscriber,
+                used=verdict.used,
+                limit=verdict.limit,
+                resets_at_ms=verdict.resets_at_ms,
+            )
+
+    async def wait_cut(self, key: Key) -> Decision:
+        """Return the decision that cuts the account or subscriber."""
+        return await self.guard.wait_cut(key.account, key.subscriber or None, key.tenant)
+
+    async def extend(self, asked: Asked, held: Reserved, full_utok: int, least_utok: int) -> bool:
+        """Reserve more for a call that runs; False when its lease has ended."""
+        need = Need(prompt_tokens=0, max_tokens=0, full_utok=full_utok, least_utok=least_utok)
+        try:
+            return await self.keeper.extend(asked.key, held, need, asked.within_s)
+        except QuotaExceeded as error:
+            self.stats.cut += 1
+            raise CutOff(
+                error.account,
+                error.reason,
+                subscriber=error.subscriber,
+                top_up_utok=error.top_up_utok,
+            ) from error
+
+    def emit(self, event: UsageEvent) -> asyncio.Future[Receipt]:
+        """Keep an event and hand it over; see `Emitter.emit_nowait`."""
+        return self.emitter.emit_nowait(event)
+
+    def settle(self, key: Key, held: Reserved | None, event: UsageEvent) -> None:
+        """Turn what a call reserved into what its event costs."""
+        if held is None:
+            return
+        used_utok = self._prices.charge_utok(
+            key.provider, key.model, event.kinds(), event.occurred_at
+        )
+        self.stats.overshoot_utok += max(0, used_utok - held.amount_utok)
+        if held.lease is _EMERGENCY and self._emergency is not None:
+            self._emergency_calls -= 1
+            self._emergency.correct(key.tenant, key.account, used_utok - held.amount_utok)
+        else:
+            self.keeper.finish(key, held, used_utok)
+
+    def now_ms(self) -> int:
+        """Return the wall clock's time."""
+        return self._clock.wall_ms()
+
+    def _on_catalog(self) -> None:
+        self._prices.changed()
+
+    def _rules(self, plan: Plan | None, key: Key, now_ms: int) -> Rules:
+        validity_ms = POSTPAID_VALIDITY_MS if plan is None else plan.hold_validity_s * 1000
+        price = self._prices.dearest(key.provider, key.model, validity_ms, now_ms)
+        if price is None:
+            raise QuotaExceeded(key.account, "unknown_model", subscriber=key.subscriber)
+        if plan is None:
+            return Rules(mode="postpaid", abort="charge_reported", price=price)
+        return Rules(mode=plan.mode, abort=plan.abort, price=price)
+
+    def _open_emergency(self, asked: Asked, rules: Rules, plan: Plan | None, need: Need) -> Call:
+        """Serve from the emergency slice, as far as it goes."""
+        key = asked.key
+        slice_utok = plan.emergency_utok if plan is not None else 0
+        if self._emergency is None or not self._emergency.take(
+            key.tenant, key.account, need.full_utok, slice_utok
+        ):
+            raise ChargingUnavailable(
+                f"{key.tenant}/{key.account}: charging does not answer, no lease is in hand"
+                + (" and the emergency slice is used up" if slice_utok else "")
+            )
+        self.stats.emergency += 1
+        self._emergency_calls += 1
+        return Call(
+            self, asked, replace(rules, mode="strict"), Reserved(_EMERGENCY, need.full_utok)
+        )
+
+    async def _mend_slices(self) -> None:
+        """Make emergency slices whole when charging is back and has all that was used of them."""
+        while True:
+            await asyncio.sleep(MENDED_EVERY_S)
+            if self._emergency is None or not self._emergency.in_use:
+                continue
+            told = not self.emitter.stats.waiting and not self._emergency_calls
+            if told and 0 <= self.guard.oldest_fresh_ms <= self._settings.guard_stale_ms:
+                self._emergency.restore()
+
+    async def _ask(self, key: Key, session: str, question: Question) -> Granted:
+        """Put a question of a lease to the line.
+
+        Raises:
+            Unavailable: no answer came in time; it is put again, with the same number.
+        """
+        reply = await self._orders.hold(
+            key.account,
+            session,
+            question.seq,
+            action=question.action,
+            tenant=key.tenant,
+            timeout_s=ASK_S,
+            subscriber_id=key.subscriber,
+            provider=key.provider,
+            model=key.model,
+            lease=1,
+            prompt_tokens=question.prompt_tokens,
+            max_tokens=question.max_tokens,
+            wanted_utok=question.wanted_utok,
+            reported_utok=question.reported_utok,
+            reserved_utok=question.reserved_utok,
+            keep_utok=question.keep_utok,
+        )
+        return _granted(reply)
+
+
+class Admission:
+    """Open a call and see to its end; what `Gateway.admit` returns."""
+
+    def __init__(self, gateway: Gateway, asked: Asked) -> None:
+        self._gateway = gateway
+        self._asked = asked
+        self._call: Call | None = None
+
+    async def __aenter__(self) -> Call:
+        """Admit the call; see `Gateway.admit` for what is raised."""
+        self._call = await self._gateway.open_call(self._asked)
+        return self._call
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Settle by the plan's abort policy what was not finished."""
+        if self._call is not None and not self._call.finished:
+            self._gateway.stats.aborted += 1
+            self._call.abort(error)
+
+
+# What calls reserve of when charging is out of reach: no session, no answers.
+_EMERGENCY = Lease("")
+
+
+def _need(asked: Asked, *, whole: bool, price: Price) -> Need:
+    prompt_utok = asked.prompt_tokens * price.prompt_utok
+    answer = asked.max_tokens if whole else min(asked.max_tokens, STEP_TOKENS)
+    return Need(
+        prompt_tokens=asked.prompt_tokens,
+        max_tokens=answer,
+        full_utok=prompt_utok + answer * price.answer_utok,
+        least_utok=prompt_utok + min(answer, 1) * price.answer_utok,
+    )
+
+
+def _granted(reply: Reply) -> Granted:
+    return Granted(
+        reason=reply["reason"],
+        granted_utok=reply["granted_utok"],
+        threshold_utok=reply["threshold_utok"],
+        validity_ms=reply["validity_ms"],
+        final=bool(reply["final"]),
+        late=bool(reply["late"]),
+        rest_utok=reply["rest_utok"],
+    )
+
+
+def _refusal(key: Key, verdict: Verdict) -> QuotaExceeded:
+    rule = verdict.rule or verdict.reason
+    return QuotaExceeded(
+        key.account,
+        rule,
+        subscriber=key.subscriber,
+        used=verdict.used,
+        limit=verdict.limit,
+        resets_at_ms=verdict.resets_at_ms,
+        top_up_utok=max(1, verdict.used - verdict.limit + 1) if rule == "balance" else 0,
+    )

@@ -1,0 +1,144 @@
+"""Keep count of one lease: what the line granted a session, what its calls used and may yet use.
+
+    ceiling     all that the session may ever use, by the last answer
+    spent       what finished calls used; the next question reports it
+    reserved    what calls that run may still use
+    room        ceiling - spent - reserved: what the next call may reserve
+
+`spent + reserved <= ceiling` holds whatever is asked and answered: a question names what must stay
+(`keep_utok`), the line never takes that back, and while a question is out that gives something
+back, no call reserves of it. A call that uses more than it reserved breaks it, and nothing else;
+how much is counted. No clock, no Kafka: moments are monotonic seconds of the caller's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Say what a call asks for, in µtok: `full_utok` its worst case, no less than `least_utok`."""
+
+    prompt_tokens: int
+    max_tokens: int
+    full_utok: int
+    least_utok: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Be one question of a session; asked again it is the same. Fields as `hold_order` has them."""
+
+    seq: int
+    action: str
+    asked_at_s: float
+    prompt_tokens: int = 0
+    max_tokens: int = 0
+    reported_utok: int = 0
+    reserved_utok: int = 0
+    keep_utok: int = 0
+    wanted_utok: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """Hold what of an answer a lease needs; `reason` is "none" when it was not refused."""
+
+    reason: str
+    granted_utok: int
+    threshold_utok: int
+    validity_ms: int
+    final: bool
+    late: bool
+    rest_utok: int
+
+
+@dataclass(slots=True)
+class Lease:
+    """Be one session of one gateway; it ends when `over`, and another takes its place."""
+
+    session: str
+    ceiling_utok: int = 0
+    spent_utok: int = 0
+    reserved_utok: int = 0
+    threshold_utok: int = 0
+    validity_s: float = 0.0
+    good_until_s: float = 0.0
+    scarce: bool = False
+    over: bool = False
+    overshoot_utok: int = 0
+    question: Question | None = None
+    _next_seq: int = field(default=0, repr=False)
+    # What calls may reserve up to while a question is out that gives something back.
+    _bound_utok: int | None = field(default=None, repr=False)
+
+    def room_at(self, now_s: float) -> int:
+        """Return what the next call may reserve now; nothing once the lease is not good any more."""
+        if self.over or now_s >= self.good_until_s:
+            return 0
+        bound = self.ceiling_utok if self._bound_utok is None else self._bound_utok
+        return max(0, bound - self.spent_utok - self.reserved_utok)
+
+    def reserve(self, amount_utok: int) -> None:
+        """Set aside what a call may use; the caller saw that there is room."""
+        self.reserved_utok += amount_utok
+
+    def finish(self, reserved_utok: int, used_utok: int) -> None:
+        """Turn what a call reserved into what it used."""
+        self.reserved_utok -= reserved_utok
+        self.spent_utok += used_utok
+        self.overshoot_utok += max(0, used_utok - reserved_utok)
+
+    def ask(
+        self, now_s: float, need: Need | None, more_utok: int, *, give_back: bool = False
+    ) -> Question:
+        """Return the question to put: `more_utok` beyond what runs, and enough for `need`.
+
+        With `give_back` only what calls run on is kept; else all that is in hand is.
+        """
+        kept = self.reserved_utok
+        if give_back or now_s >= self.good_until_s:
+            self._bound_utok = self.spent_utok + kept
+        else:
+            kept = max(kept, self.ceiling_utok - self.spent_utok)
+        self.question = Question(
+            seq=self._next_seq,
+            action="update" if self._next_seq else "hold",
+            asked_at_s=now_s,
+            prompt_tokens=need.prompt_tokens if need else 0,
+            max_tokens=need.max_tokens if need else 0,
+            reported_utok=self.spent_utok,
+            reserved_utok=self.reserved_utok,
+            keep_utok=kept,
+            wanted_utok=max(kept, self.reserved_utok + more_utok),
+        )
+        self._next_seq += 1
+        return self.question
+
+    def settle(self, now_s: float) -> Question:
+        """Return the question that ends the session; nothing may be reserved any more."""
+        self.over = True
+        self.question = Question(
+            seq=self._next_seq, action="settle", asked_at_s=now_s, reported_utok=self.spent_utok
+        )
+        self._next_seq += 1
+        return self.question
+
+    def take(self, answer: Granted) -> None:
+        """Take in the answer to the question that is out."""
+        question = self.question
+        assert question is not None  # noqa: S101  # there is no answer without a question
+        self.question = self._bound_utok = None
+        unused = answer.reason != "none" and not (answer.granted_utok or self.spent_utok)
+        if answer.late or answer.reason == "stale_seq" or unused:
+            # The line has closed it, or never opened it: the next question needs a new session.
+            self.over, self.scarce = True, True
+            return
+        self.ceiling_utok = question.reported_utok + answer.granted_utok
+        self.threshold_utok = answer.threshold_utok
+        self.scarce = answer.final or answer.reason != "none"
+        if answer.validity_ms:
+            self.validity_s = answer.validity_ms / 1000
+            # Counted from the asking: the line counts from later, so it never ends before us.
+            self.good_until_s = question.asked_at_s + self.validity_s

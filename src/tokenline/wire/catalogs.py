@@ -1,0 +1,128 @@
+"""Follow the catalogs that are published: what a gateway prices calls by, and which plan says what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from tokenline.errors import BadData, BrokerUnavailable, Unavailable
+from tokenline.rating.book import CatalogBook
+from tokenline.rating.catalog import Catalog
+from tokenline.wire.avro import Codec
+from tokenline.wire.kafka import client_options
+from tokenline.wire.registry import Registry, open_registry
+from tokenline.wire.topics import CATALOG
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tokenline.settings import Settings
+
+POLL_MS = 200
+RETRY_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Catalogs:
+    """Hold every version published; an async context manager whose start returns when all are read.
+
+    `on_new` is called for each version that comes later. The topic is compacted and small.
+
+    Raises:
+        BrokerUnavailable: at the start, when Kafka does not answer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_new: Callable[[], None] | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        self._settings = settings
+        self._codec = Codec(registry or open_registry(settings))
+        self._on_new = on_new
+        self._partition = TopicPartition(settings.topic(CATALOG), 0)
+        self._position = -1
+        self._task: asyncio.Task[None] | None = None
+        self.book = CatalogBook()
+
+    async def __aenter__(self) -> Self:
+        """Read all versions."""
+        try:
+            consumer = await self._open()
+            end = (await consumer.end_offsets([self._partition]))[self._partition]
+            while await consumer.position(self._partition) < end:
+                await self._read(consumer)
+        except KafkaError as error:
+            raise BrokerUnavailable(
+                f"Kafka at {self._settings.kafka_bootstrap}: {error!r}"
+            ) from error
+        self._task = asyncio.create_task(self._follow(consumer), name="tokenline-catalogs")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop following; what is known stays known."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _open(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            **client_options(self._settings),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        await consumer.start()
+        consumer.assign([self._partition])
+        if self._position >= 0:
+            consumer.seek(self._partition, self._position)
+        return consumer
+
+    async def _follow(self, consumer: AIOKafkaConsumer | None) -> None:
+        while True:
+            try:
+                consumer = consumer or await self._open()
+                while True:
+                    if await self._read(consumer) and self._on_new is not None:
+                        self._on_new()
+            except (KafkaError, Unavailable, OSError) as error:
+                _log.warning("catalogs_reconnect", error=repr(error), retry_s=RETRY_S)
+            finally:
+                if consumer is not None:
+                    with contextlib.suppress(KafkaError):
+                        await consumer.stop()
+                consumer = None
+            await asyncio.sleep(RETRY_S)
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> int:
+        """Take in what has come; return how many versions were new."""
+        found = (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(
+            self._partition, []
+        )
+        new = 0
+        for record in found:
+            new += self._take(record.value)
+            self._position = record.offset + 1
+        return new
+
+    def _take(self, value: bytes | None) -> bool:
+        if value is None:
+            return False
+        try:
+            return self.book.add(Catalog.from_json(str(self._codec.decode(value)[1]["catalog"])))
+        except BadData as error:
+            _log.error("catalog_refused", error=str(error))
+            return False
