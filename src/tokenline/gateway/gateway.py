@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Self
 
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import (
+    BrokerUnavailable,
     ChargingUnavailable,
     CutOff,
     QuotaExceeded,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from tokenline.wire.view import Decision, Verdict
 
 ASK_S = 2.0
+START_S = 60.0
+START_RETRY_S = 0.5
 CLOSE_S = 5.0
 MENDED_EVERY_S = 1.0
 POSTPAID_VALIDITY_MS = 60_000
@@ -122,8 +125,10 @@ class Gateway:
         self._emergency = Emergency(self._settings.data_dir / "emergency" / f"{self._id}.sqlite")
         self._stack.callback(self._emergency.close)
         try:
-            for part in (self._catalogs, self._orders, self.guard, self.emitter):
-                await self._stack.enter_async_context(part)
+            await self._enter(self._catalogs)
+            await self._enter(self._orders)
+            await self._stack.enter_async_context(self.guard)
+            await self._stack.enter_async_context(self.emitter)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -142,6 +147,19 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.keeper.close(CLOSE_S)
         await self._stack.aclose()
+
+    async def _enter(self, part: Catalogs | Orders) -> None:
+        """Wait for a broker that is away just now: a gateway must not depend on who starts first."""
+        until_s = self._clock.monotonic_s() + START_S
+        while True:
+            try:
+                await self._stack.enter_async_context(part)
+            except BrokerUnavailable:
+                if self._clock.monotonic_s() > until_s:
+                    raise
+                await asyncio.sleep(START_RETRY_S)
+            else:
+                return
 
     def admit(
         self,

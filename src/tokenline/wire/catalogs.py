@@ -85,7 +85,11 @@ class Catalogs:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
         )
-        await consumer.start()
+        try:
+            await consumer.start()
+        except BaseException:
+            await consumer.stop()
+            raise
         consumer.assign([self._partition])
         if self._position >= 0:
             consumer.seek(self._partition, self._position)

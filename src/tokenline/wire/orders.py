@@ -63,16 +63,17 @@ class Orders:
         number = partition_of(self._name.encode(), settings.partitions)
         self._replies = TopicPartition(settings.topic(REPLIES), number)
         self._position = -1
-        # Not idempotent, and none the worse: whatever arrives twice is answered alike. An idempotent
-        # producer that has lost its place is of no use any more.
-        self._producer = AIOKafkaProducer(
-            **client_options(settings), acks="all", linger_ms=LINGER_MS
-        )
+        self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
 
     async def __aenter__(self) -> Self:
         """Stand at the end of the replies: an answer cannot come before its order."""
         try:
+            # Not idempotent, and none the worse: whatever arrives twice is answered alike. An
+            # idempotent producer that has lost its place is of no use any more.
+            self._producer = AIOKafkaProducer(
+                **client_options(self._settings), acks="all", linger_ms=LINGER_MS
+            )
             await self._producer.start()
             self._consumer = await self._listen()
         except KafkaError as error:
@@ -184,7 +185,7 @@ class Orders:
     async def _ask(
         self, key: bytes, value: bytes, name: tuple[str, int], timeout_s: float
     ) -> Reply:
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[name] = answer
         try:
             async with asyncio.timeout(timeout_s):
@@ -200,6 +201,8 @@ class Orders:
                 del self._waiting[name]
 
     async def _send(self, stem: str, key: bytes, value: bytes, partition: int) -> None:
+        if self._producer is None:
+            raise Unavailable("orders can be sent within `async with` only")
         try:
             topic = self._settings.topic(stem)
             await self._producer.send_and_wait(topic, value, key=key, partition=partition)
@@ -214,7 +217,11 @@ class Orders:
             auto_offset_reset="latest",
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
-        await consumer.start()
+        try:
+            await consumer.start()
+        except BaseException:
+            await consumer.stop()
+            raise
         consumer.assign([self._replies])
         if self._position < 0:
             await consumer.seek_to_end(self._replies)
@@ -261,8 +268,10 @@ class Orders:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._mute()
-        with contextlib.suppress(KafkaError):
-            await self._producer.stop()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(KafkaError):
+                await producer.stop()
 
     def _away(self, error: KafkaError) -> BrokerUnavailable:
         return BrokerUnavailable(f"Kafka at {self._settings.kafka_bootstrap}: {error!r}")
