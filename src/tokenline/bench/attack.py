@@ -21,7 +21,7 @@ from typing import Any
 from tokenline.bench.mob import MODEL, PROVIDER
 from tokenline.clock import SystemClock
 from tokenline.errors import PlatformError, Unavailable
-from tokenline.platform.processes import end, kill, last_lines, spawn
+from tokenline.platform.processes import kill, last_lines, spawn, wait_for
 from tokenline.rating.catalog import Catalog
 from tokenline.settings import Settings
 from tokenline.wire.orders import Orders
@@ -30,6 +30,7 @@ UTOK = 1_000_000
 CLOCK = SystemClock()
 LOOK_S = 0.25
 END_S = 40.0
+UP_S = 90.0
 # Less than the smallest call costs: nobody can spend it.
 CRUMB_TOKENS = 102
 VALIDITY_S = 5
@@ -112,10 +113,20 @@ class Gateways:
         self._turn = 0
 
     def start(self) -> None:
-        """Start all of them."""
+        """Start all of them, and let their callers go when all are up.
+
+        Raises:
+            PlatformError: one did not come up.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         for number in range(self._attack.gateways):
             self._launch(f"{self._account}-{number}")
+        if not wait_for(self._all_up, timeout_s=UP_S):
+            raise PlatformError(f"not all gateways came up: see {self._folder}")
+        (self._folder / "go").touch()
+
+    def _all_up(self) -> bool:
+        return len(list(self._folder.glob("*.json"))) == self._attack.gateways
 
     def kill_one(self) -> str:
         """End the next gateway with kill -9 and start it again on its outbox; return its name."""
@@ -135,8 +146,11 @@ class Gateways:
             if process.poll() is None:
                 process.terminate()
         for name, process in self._processes.items():
-            if end(process, END_S):
-                raise PlatformError(f"gateway {name} failed: {last_lines(self._log(name))}")
+            # Asked once only: a second signal may meet it on its way out.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
+            if process.returncode != 0:
+                raise PlatformError(f"gateway {name} did not end: {last_lines(self._log(name))}")
 
     def kill_all(self) -> None:
         """End all with kill -9."""
@@ -187,9 +201,9 @@ async def run_attack(
         await orders.order(account, kind="open", plan=attack.mode, cycle_day=0)
     gateways = Gateways(settings, account, attack)
     outcome = Outcome(attack.mode, attack.tokens)
-    began_s = CLOCK.monotonic_s()
-    gateways.start()
     try:
+        await asyncio.to_thread(gateways.start)
+        began_s = CLOCK.monotonic_s()
         await _until_spent(settings, account, attack, outcome, gateways, killers)
         outcome.seconds = round(CLOCK.monotonic_s() - began_s, 1)
         await asyncio.to_thread(gateways.stop)

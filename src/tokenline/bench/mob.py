@@ -2,8 +2,9 @@
 
     python -m tokenline.bench.mob NAME ACCOUNT CALLERS FILE
 
-Ends on SIGTERM with every open call finished; FILE then holds what it counted, as JSON, and so it
-does once a second before. Settings come from the environment.
+Callers begin when a file `go` lies beside FILE. Ends on SIGTERM with every open call finished; FILE
+then holds what it counted, as JSON, and so it does once a second before. Settings come from the
+environment.
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ async def main(name: str, account: str, callers: int, file: Path) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with Gateway(Settings.from_env(), gateway_id=name) as gateway:
         mob = Mob(gateway, account, stop, random.Random(name), Counts())
+        _write(mob, file)
+        # Another process makes it: there is no event to wait for.
+        while not (file.with_name("go").exists() or stop.is_set()):  # noqa: ASYNC110
+            await asyncio.sleep(STEP_S)
         teller = asyncio.create_task(_tell(mob, file))
         await asyncio.gather(*(mob.caller() for _ in range(callers)))
         teller.cancel()

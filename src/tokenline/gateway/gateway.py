@@ -254,7 +254,7 @@ class Gateway:
 
     async def extend(self, asked: Asked, held: Reserved, full_utok: int, least_utok: int) -> bool:
         """Reserve more for a call that runs; False when its lease has ended."""
-        need = Need(prompt_tokens=0, max_tokens=0, full_utok=full_utok, least_utok=least_utok)
+        need = Need(full_utok=full_utok, least_utok=least_utok)
         try:
             return await self.keeper.extend(asked.key, held, need, asked.within_s)
         except QuotaExceeded as error:
@@ -344,8 +344,6 @@ class Gateway:
             provider=key.provider,
             model=key.model,
             lease=1,
-            prompt_tokens=question.prompt_tokens,
-            max_tokens=question.max_tokens,
             wanted_utok=question.wanted_utok,
             reported_utok=question.reported_utok,
             reserved_utok=question.reserved_utok,
@@ -387,8 +385,6 @@ def _need(asked: Asked, *, whole: bool, price: Price) -> Need:
     prompt_utok = asked.prompt_tokens * price.prompt_utok
     answer = asked.max_tokens if whole else min(asked.max_tokens, STEP_TOKENS)
     return Need(
-        prompt_tokens=asked.prompt_tokens,
-        max_tokens=answer,
         full_utok=prompt_utok + answer * price.answer_utok,
         least_utok=prompt_utok + min(answer, 1) * price.answer_utok,
     )

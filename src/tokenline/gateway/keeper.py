@@ -174,7 +174,7 @@ class _Desk:
         self._asked_s = self._clock.monotonic_s() - SOON_S
         self._used_s = self._clock.monotonic_s()
         self._retry_s = 0.0
-        self._reason = ""
+        self._answered = False
         self._rest_utok = 0
         self._wake = asyncio.Event()
         self._closing = False
@@ -220,8 +220,9 @@ class _Desk:
 
     def too_late(self, need: Need) -> Exception:
         """Say why a call waited in vain."""
-        if self._reason in SPENDABLE:
-            return self._refusal(need, self._reason)
+        if self._answered:
+            # What there is is held: by this gateway's own calls, or by others.
+            return self._refusal(need, "balance_held")
         return ChargingUnavailable(
             f"{self._key.tenant}/{self._key.account}: charging did not answer in time"
         )
@@ -332,7 +333,7 @@ class _Desk:
             answer = await self._keeper._ask(self._key, self.lease.session, question)
         except Unavailable:
             stats.unanswered += 1
-            self._reason = ""
+            self._answered = False
             if self._clock.monotonic_s() > self._lapses_s(question):
                 # The line has closed it by now, and calls that still run on it are told so.
                 self.lease.over, self.lease.question = True, None
@@ -349,7 +350,7 @@ class _Desk:
         return self.lease.good_until_s + self.lease.validity_s
 
     def _note(self, answer: Granted, question: Question) -> None:
-        self._reason, self._rest_utok = answer.reason, answer.rest_utok
+        self._answered, self._rest_utok = True, answer.rest_utok
         if question.action == "settle" or answer.reason == "none" or answer.late:
             self._retry_s = 0.0
             return
@@ -357,10 +358,9 @@ class _Desk:
         self._retry_s = min(max(self._retry_s * 2, RETRY_MIN_S), RETRY_MAX_S)
         if answer.reason in WAITS:
             return
-        least = question.reserved_utok
         for waiter in list(self.waiters):
             if not waiter.done.done() and (
-                answer.reason not in SPENDABLE or waiter.need.least_utok + least > answer.rest_utok
+                answer.reason not in SPENDABLE or waiter.need.least_utok >= question.least_utok
             ):
                 waiter.done.set_exception(self._refusal(waiter.need, answer.reason))
                 self.waiters.remove(waiter)

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 class Need:
     """Say what a call asks for, in µtok: `full_utok` its worst case, no less than `least_utok`."""
 
-    prompt_tokens: int
-    max_tokens: int
     full_utok: int
     least_utok: int
 
@@ -33,8 +31,7 @@ class Question:
     seq: int
     action: str
     asked_at_s: float
-    prompt_tokens: int = 0
-    max_tokens: int = 0
+    least_utok: int = 0
     reported_utok: int = 0
     reserved_utok: int = 0
     keep_utok: int = 0
@@ -97,7 +94,7 @@ class Lease:
 
         With `give_back` only what calls run on is kept; else all that is in hand is.
         """
-        kept = self.reserved_utok
+        kept, least = self.reserved_utok, need.least_utok if need else 0
         if give_back or now_s >= self.good_until_s:
             self._bound_utok = self.spent_utok + kept
         else:
@@ -106,10 +103,9 @@ class Lease:
             seq=self._next_seq,
             action="update" if self._next_seq else "hold",
             asked_at_s=now_s,
-            prompt_tokens=need.prompt_tokens if need else 0,
-            max_tokens=need.max_tokens if need else 0,
+            least_utok=least,
             reported_utok=self.spent_utok,
-            reserved_utok=self.reserved_utok,
+            reserved_utok=self.reserved_utok + least,
             keep_utok=kept,
             wanted_utok=max(kept, self.reserved_utok + more_utok),
         )
