@@ -262,8 +262,13 @@ class ModelAccount:
         if not one.holds:
             return self.settled(one, now)
         terms, owed, before = self.terms(), one.owed, dict(one.parts)
-        wanted, needed = (Fraction(n, MILLION) for n in (order.wanted_utok, order.needed_utok))
-        reason = {"active": "none"}.get(self.status, self.status)
+        # What is asked for counts from what was reported; what was used beyond that is had already.
+        ahead = max(one.reported, one.used) - Fraction(order.reported_utok, MILLION)
+        wanted, needed, keep = (
+            Fraction(n, MILLION) - ahead
+            for n in (order.wanted_utok, order.needed_utok, order.keep_utok)
+        )
+        reason, asked = {"active": "none"}.get(self.status, self.status), wanted
         if order.lease:
             others = [each for each in self.holds.values() if each is not one or each.expires]
             count = sum(each.lease and each.status == "open" for each in others)
@@ -275,11 +280,8 @@ class ModelAccount:
                 int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count)), MILLION
             )
             wanted = max(needed, min(wanted, fair))
-        kept = max(
-            ZERO,
-            min(Fraction(order.keep_utok, MILLION), sum(before.values(), ZERO) - owed),
-        )
-        target = owed + max(kept, wanted if reason == "none" else ZERO)
+        kept = max(ZERO, min(keep, sum(before.values(), ZERO) - owed))
+        target = owed + max(ZERO, kept, wanted if reason == "none" else ZERO)
         self.shrink(one, target)
         self.grow(one, target, order.use, now, terms.overage)
         granted = max(ZERO, sum(one.parts.values(), ZERO) - owed)
@@ -296,9 +298,9 @@ class ModelAccount:
         split = {
             n: more for n, amount in one.parts.items() if (more := amount - before.get(n, ZERO)) > 0
         }
-        final = reason == "none" and granted < Fraction(order.wanted_utok, MILLION)
-        most = most_tokens(order, granted) if reason == "none" else 0
-        return (reason, granted, most, final, False, split)
+        final = reason == "none" and granted < asked
+        most = most_tokens(order, granted + ahead) if reason == "none" else 0
+        return (reason, granted + ahead, most, final, False, split)
 
 
 def most_tokens(order: Any, granted: Fraction) -> int:

@@ -135,13 +135,15 @@ def _grant(
     books: Books, row: int, hold: Hold, order: HoldOrder, terms: Terms, now_ms: int
 ) -> HoldAnswer:
     owed, before = hold.owed_utok, {part.number: part.amount_utok for part in hold.parts}
-    kept = max(0, min(order.keep_utok, hold.held_utok - owed))
+    # Usage may be here before its gateway reports it: what is asked for counts from the report.
+    ahead = max(hold.reported_utok, hold.used_utok) - order.reported_utok
+    kept = max(0, min(order.keep_utok - ahead, hold.held_utok - owed))
     reason = _barred(books, row)
-    wanted = 0 if reason else _slice(books, row, hold, order)
+    wanted = 0 if reason else max(0, _slice(books, row, hold, order, ahead))
     target = owed + max(kept, wanted)
     _resize(books, row, hold, target, use=order.use, at_ms=now_ms, overage=terms.overage)
     granted = max(0, hold.held_utok - owed)
-    if not reason and granted < order.needed_utok:
+    if not reason and granted < order.needed_utok - ahead:
         reason, granted = _shortage(books, row, order, now_ms), kept
         # What is too little for this call may be enough for another.
         _resize(books, row, hold, owed + kept)
@@ -149,11 +151,11 @@ def _grant(
     return HoldAnswer(
         outcome=Outcome.REFUSED if reason else Outcome.DONE,
         reason=reason,
-        granted_utok=granted,
-        max_tokens=0 if reason else _max_tokens(order, granted),
+        granted_utok=granted + ahead,
+        max_tokens=0 if reason else _max_tokens(order, granted + ahead),
         threshold_utok=granted * THRESHOLD_PERCENT // 100,
         validity_ms=terms.hold_validity_ms if granted or not reason else 0,
-        final=not reason and granted < order.wanted_utok,
+        final=not reason and granted < order.wanted_utok - ahead,
         catalog_version=order.catalog_version,
         rest_utok=_rest(books, row, order.use, now_ms),
         at_ms=now_ms,
@@ -172,16 +174,17 @@ def _barred(books: Books, row: int) -> Reason:
     )
 
 
-def _slice(books: Books, row: int, hold: Hold, order: HoldOrder) -> int:
+def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int) -> int:
     """Return how much to grant: all that is wanted, and of a scarce balance only a fair part.
 
     Many leases must not lock away from each other what little is left (RFC 8506 5.1.2).
     """
+    wanted = order.wanted_utok - ahead
     if not order.lease:
-        return order.wanted_utok
+        return wanted
     left = max(0, books.get(row, Balance.LEFT)) + hold.held_utok
     sharers = LEASE_SHARE * max(1, books.holds.leases(hold.owner))
-    return max(order.needed_utok, min(order.wanted_utok, left // sharers))
+    return max(order.needed_utok - ahead, min(wanted, left // sharers))
 
 
 def _shortage(books: Books, row: int, order: HoldOrder, now_ms: int) -> Reason:
