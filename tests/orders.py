@@ -126,6 +126,7 @@ def hold_order(offset: int, appended_ms: int, **fields: Any) -> Commanded:
         "wanted_utok": 0,
         "reported_utok": 0,
         "reserved_utok": 0,
+        "first_utok": 0,
         "keep_utok": 0,
         "reply_to": "",
         "reply_partition": -1,

@@ -264,9 +264,9 @@ class ModelAccount:
         terms, owed, before = self.terms(), one.owed, dict(one.parts)
         # What is asked for counts from what was reported; what was used beyond that is had already.
         ahead = max(one.reported, one.used) - Fraction(order.reported_utok, MILLION)
-        wanted, needed, keep = (
+        wanted, needed, first, keep = (
             Fraction(n, MILLION) - ahead
-            for n in (order.wanted_utok, order.needed_utok, order.keep_utok)
+            for n in (order.wanted_utok, order.needed_utok, order.first_utok, order.keep_utok)
         )
         reason, asked = {"active": "none"}.get(self.status, self.status), wanted
         if order.lease:
@@ -279,7 +279,7 @@ class ModelAccount:
             fair = Fraction(
                 int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count)), MILLION
             )
-            wanted = max(needed, min(wanted, fair))
+            wanted = max(needed, min(wanted, max(first, fair)))
         kept = max(ZERO, min(keep, sum(before.values(), ZERO) - owed))
         target = owed + max(ZERO, kept, wanted if reason == "none" else ZERO)
         self.shrink(one, target)
@@ -288,7 +288,7 @@ class ModelAccount:
         if reason == "none" and granted < needed:
             payers = list(self.payers(order.use, now))
             found = sum((self.held(each.number) + self.rest(each) for each in payers), ZERO)
-            reason = "balance_held" if found >= needed else "balance_used_up"
+            reason = "balance_held" if found >= needed - kept else "balance_used_up"
             granted = kept
             self.shrink(one, owed + kept)
         one.policy = terms.hold_expiry

@@ -381,6 +381,7 @@ class EngineAndModel(RuleBasedStateMachine):
             reported_utok=reported if seq else 0,
             wanted_utok=wanted,
             needed_utok=data.draw(st.integers(0, wanted)),
+            first_utok=data.draw(st.sampled_from([0, wanted // 2, wanted])),
             keep_utok=data.draw(st.sampled_from([0, wanted // 2, wanted])),
             prompt_utok=data.draw(st.integers(0, MILLION)),
             output_utok=data.draw(st.sampled_from([0, 250_000, 2 * MILLION])),

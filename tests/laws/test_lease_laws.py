@@ -21,7 +21,7 @@ from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.terms import Mode, Terms, Use
 
-ALLOWANCE = 1000
+ALLOWANCE = 400
 VALIDITY_MS = 60_000
 STRICT = Terms(mode=Mode.STRICT, allowance_utok=ALLOWANCE, prorated=False)
 USE = Use("p", "m", "")
@@ -97,12 +97,15 @@ class Gateways:
             reported_utok=question.reported_utok,
             wanted_utok=question.wanted_utok,
             needed_utok=question.reserved_utok,
+            first_utok=question.first_utok,
             keep_utok=question.keep_utok,
             settles=question.action == "settle",
         )
         answer = orders.hold(self.books, 0, order, self.now_ms)
-        assert self.answers[at] in (None, answer)
-        self.answers[at] = answer
+        before, since_ms = self.answers[at] or (answer, self.now_ms)
+        # What is closed is forgotten after two validities; until then the answer is the same.
+        assert answer == before or self.now_ms - since_ms >= 2 * VALIDITY_MS
+        self.answers[at] = before, since_ms
         if self.rng.random() < 0.8:
             self.hear(lease, answer)
 

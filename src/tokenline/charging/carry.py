@@ -33,7 +33,7 @@ MOST_UTOK = 10**18
 Fields = Mapping[str, Any]
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
-    *("reported_utok", "reserved_utok", "keep_utok"),
+    *("reported_utok", "reserved_utok", "first_utok", "keep_utok"),
 )
 
 
@@ -266,6 +266,7 @@ def _hold_order(
         reported_utok=int(fields["reported_utok"]),
         wanted_utok=min(worst, MOST_UTOK),
         needed_utok=min(needed, MOST_UTOK),
+        first_utok=int(fields["first_utok"]) if lease else 0,
         keep_utok=int(fields["keep_utok"]) if lease else 0,
         prompt_utok=prompt,
         output_utok=prices[1],

@@ -347,6 +347,7 @@ class Gateway:
             wanted_utok=question.wanted_utok,
             reported_utok=question.reported_utok,
             reserved_utok=question.reserved_utok,
+            first_utok=question.first_utok,
             keep_utok=question.keep_utok,
         )
         return _granted(reply)

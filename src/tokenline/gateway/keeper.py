@@ -133,10 +133,9 @@ class Keeper:
     async def close(self, within_s: float) -> None:
         """Give back every lease on which no call runs; what is not answered in time expires."""
         desks = list(self._desks.values())
-        await asyncio.wait(
-            [asyncio.create_task(desk.close()) for desk in desks] or [asyncio.create_task(_idle())],
-            timeout=within_s,
-        )
+        settling = [desk.task for desk in desks if desk.close()]
+        if settling:
+            await asyncio.wait(settling, timeout=within_s)
         for desk in desks:
             desk.stop()
         await asyncio.gather(*(desk.task for desk in desks), return_exceptions=True)
@@ -148,7 +147,9 @@ class Keeper:
             desk = self._desks[key] = _Desk(self, key)
         desk.enter(waiter)
         try:
-            return await asyncio.wait_for(waiter.done, within_s)
+            # Not `wait_for`: before Python 3.12 it may swallow a cancellation.
+            async with asyncio.timeout(within_s):
+                return await waiter.done
         except BaseException as error:
             if (given := desk.leave(waiter)) is not None:
                 # It was given in the very moment of giving up.
@@ -227,12 +228,11 @@ class _Desk:
             f"{self._key.tenant}/{self._key.account}: charging did not answer in time"
         )
 
-    async def close(self) -> None:
+    def close(self) -> bool:
+        """Begin to give the lease back; say whether that can be waited for: no call runs on it."""
         self._closing = True
         self._wake.set()
-        if not self.lease.reserved_utok:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(self.task)
+        return not self.lease.reserved_utok
 
     def stop(self) -> None:
         self.task.cancel()
@@ -317,13 +317,16 @@ class _Desk:
         if self.waiters:
             until_s = self._asked_s + self._retry_s
         else:
-            until_s = lease.good_until_s - lease.validity_s / 2
-            if not lease.reserved_utok:
-                until_s = min(until_s, self._used_s + self._patience_s())
+            # A call that ends wakes nobody: that would cost each call a turn of this task.
+            idle_from_s = now_s if lease.reserved_utok else self._used_s
+            until_s = min(
+                lease.good_until_s - lease.validity_s / 2, idle_from_s + self._patience_s()
+            )
             if lease.scarce and lease.room_at(now_s):
                 until_s = min(until_s, self._asked_s + SCARCE_IDLE_S)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), max(0.001, until_s - now_s))
+            async with asyncio.timeout(max(0.001, until_s - now_s)):
+                await self._wake.wait()
 
     async def _put(self, question: Question) -> None:
         """Put a question until it is answered, or its lease has ended without an answer."""
@@ -391,7 +394,3 @@ class _Desk:
 
 def _future() -> asyncio.Future[Reserved]:
     return asyncio.get_running_loop().create_future()
-
-
-async def _idle() -> None:
-    """Do nothing."""

@@ -34,6 +34,7 @@ class Question:
     least_utok: int = 0
     reported_utok: int = 0
     reserved_utok: int = 0
+    first_utok: int = 0
     keep_utok: int = 0
     wanted_utok: int = 0
 
@@ -106,6 +107,7 @@ class Lease:
             least_utok=least,
             reported_utok=self.spent_utok,
             reserved_utok=self.reserved_utok + least,
+            first_utok=self.reserved_utok + (need.full_utok if need else 0),
             keep_utok=kept,
             wanted_utok=max(kept, self.reserved_utok + more_utok),
         )

@@ -36,9 +36,11 @@ THRESHOLD_PERCENT = 20
 class HoldOrder:
     """Hold what a gateway asks; amounts in µtok.
 
-    Less than `needed_utok` is of no use to it. Of what it holds `keep_utok` stays whatever is
-    answered: calls run on it. `prompt_utok` and `output_utok` (a token) turn what was granted into
-    `max_tokens`. `settles` ends the session: nothing more is wanted.
+    Less than `needed_utok` is of no use to it. Of what a lease wants `first_utok` is for the calls that
+    run and the one that waits; only the rest, for calls to come, is shared out when it is scarce. Of
+    what it holds `keep_utok` stays whatever is answered: calls run on it. `prompt_utok` and
+    `output_utok` (a token) turn what was granted into `max_tokens`. `settles` ends the session: nothing
+    more is wanted.
     """
 
     session: Session
@@ -48,6 +50,7 @@ class HoldOrder:
     reported_utok: int = 0
     wanted_utok: int = 0
     needed_utok: int = 0
+    first_utok: int = 0
     keep_utok: int = 0
     prompt_utok: int = 0
     output_utok: int = 0
@@ -144,7 +147,8 @@ def _grant(
     _resize(books, row, hold, target, use=order.use, at_ms=now_ms, overage=terms.overage)
     granted = max(0, hold.held_utok - owed)
     if not reason and granted < order.needed_utok - ahead:
-        reason, granted = _shortage(books, row, order, now_ms), kept
+        reason = _shortage(books, row, order.use, order.needed_utok - ahead - kept, now_ms)
+        granted = kept
         # What is too little for this call may be enough for another.
         _resize(books, row, hold, owed + kept)
     _prolong(hold, terms, now_ms, keep=not reason)
@@ -184,14 +188,16 @@ def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int) -> 
         return wanted
     left = max(0, books.get(row, Balance.LEFT)) + hold.held_utok
     sharers = LEASE_SHARE * max(1, books.holds.leases(hold.owner))
-    return max(order.needed_utok - ahead, min(wanted, left // sharers))
+    return max(
+        order.needed_utok - ahead, min(wanted, max(order.first_utok - ahead, left // sharers))
+    )
 
 
-def _shortage(books: Books, row: int, order: HoldOrder, now_ms: int) -> Reason:
+def _shortage(books: Books, row: int, use: Use, more_utok: int, now_ms: int) -> Reason:
     """Say whether waiting may help: what is held, by whomever, may come back."""
-    payers, buckets = books.payers(row, order.use, now_ms), books.buckets
+    payers, buckets = books.payers(row, use, now_ms), books.buckets
     found = sum(buckets.rest(bucket) + buckets.get(bucket, Bucket.HELD) for bucket in payers)
-    return Reason.BALANCE_HELD if found >= order.needed_utok else Reason.BALANCE_USED_UP
+    return Reason.BALANCE_HELD if found >= more_utok else Reason.BALANCE_USED_UP
 
 
 def _rest(books: Books, row: int, use: Use, now_ms: int) -> int:

@@ -1,0 +1,220 @@
+"""Keepers of several gateways before the real engine: who gets what, who waits, who is refused and why."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tokenline.clock import SystemClock
+from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
+from tokenline.gateway.keeper import Keeper, Key
+from tokenline.gateway.lease import Granted, Need
+from tokenline.quota import orders
+from tokenline.quota.books import Balance, Books
+from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.holds import HoldOrder
+from tokenline.quota.terms import Grant, Mode, Source, Terms, Use
+
+KEY = Key("t", "a", "", "p", "m")
+
+
+class Line:
+    """Be the charging worker: one account, and a way to be out of reach."""
+
+    def __init__(self, allowance, validity_ms=60_000):
+        terms = Terms(
+            mode=Mode.STRICT, allowance_utok=allowance, prorated=False, hold_validity_ms=validity_ms
+        )
+        cells = AccountCells()
+        slot = cells.open("t/a")
+        cells.matrix[slot, Cell.ZONE] = cells.zone_code("Asia/Shanghai")
+        self.books = Books(cells, lambda *_: terms, 3_600_000)
+        self.away = asyncio.Event()
+        self.settled = asyncio.Event()
+        self.asked = 0
+        orders.open_account(self.books, 0, "strict", 0, self.now_ms)
+
+    @property
+    def now_ms(self):
+        return time.time_ns() // 1_000_000
+
+    async def ask(self, key, session, question):
+        self.asked += 1
+        await asyncio.sleep(0.002)
+        if self.away.is_set():
+            raise Unavailable("nobody is there")
+        order = HoldOrder(
+            session=(hash((key, session)) >> 2, 1),
+            seq=question.seq,
+            use=Use(*key[3:]),
+            lease=True,
+            reported_utok=question.reported_utok,
+            wanted_utok=question.wanted_utok,
+            needed_utok=question.reserved_utok,
+            first_utok=question.first_utok,
+            keep_utok=question.keep_utok,
+            settles=question.action == "settle",
+        )
+        answer = orders.hold(self.books, 0, order, self.now_ms)
+        if order.settles:
+            self.settled.set()
+        return Granted(
+            reason=answer.reason.name.lower(),
+            granted_utok=answer.granted_utok,
+            threshold_utok=answer.threshold_utok,
+            validity_ms=answer.validity_ms,
+            final=answer.final,
+            late=answer.late,
+            rest_utok=answer.rest_utok,
+        )
+
+    def keeper(self, idle_s=5.0):
+        return Keeper(self.ask, SystemClock(), idle_s=idle_s)
+
+    def top_up(self, amount):
+        orders.grant(self.books, 0, Grant(amount_utok=amount, source=Source.TOP_UP), self.now_ms)
+
+    @property
+    def held(self):
+        orders.bring_up_to(self.books, 0, self.now_ms)
+        return self.books.get(0, Balance.HELD)
+
+
+def need(full, least=None):
+    return Need(full_utok=full, least_utok=full if least is None else least)
+
+
+async def test_most_calls_are_admitted_without_asking():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    first = await keeper.reserve(KEY, need(100), 1.0)
+    for _ in range(50):
+        held = keeper.try_reserve(KEY, 100) or await keeper.reserve(KEY, need(100), 1.0)
+        keeper.finish(KEY, held, 60)
+    keeper.finish(KEY, first, 60)
+    assert line.asked < 15
+    await keeper.close(1.0)
+    # What is on its way as usage stays held until it is there.
+    assert line.held == 51 * 60
+
+
+async def test_a_scarce_call_gets_what_there_is_and_the_next_is_refused():
+    line = Line(150)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(1000, 10), 1.0)
+    assert held.amount_utok == 150
+    with pytest.raises(QuotaExceeded) as refused:
+        await keeper.reserve(KEY, need(100), 0.2)
+    assert refused.value.reason == "balance_held"
+    keeper.finish(KEY, held, 150)
+    with pytest.raises(QuotaExceeded) as refused:
+        await keeper.reserve(KEY, need(200), 1.0)
+    assert refused.value.reason == "balance_used_up"
+    assert refused.value.top_up_utok >= 50
+    await keeper.close(1.0)
+
+
+async def test_a_call_in_line_gets_what_another_leaves():
+    line = Line(150)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(150), 1.0)
+    waiting = asyncio.create_task(keeper.reserve(KEY, need(100), 2.0))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    keeper.finish(KEY, held, 20)
+    assert (await waiting).amount_utok == 100
+    await keeper.close(1.0)
+
+
+async def test_the_last_units_move_from_an_idle_gateway_to_one_that_calls():
+    line = Line(400)
+    idle, busy = line.keeper(idle_s=30), line.keeper(idle_s=30)
+    # Asks for much, so the answer says that there is no more than this.
+    first = await idle.reserve(KEY, need(300), 1.0)
+    idle.finish(KEY, first, 0)
+    held = await busy.reserve(KEY, need(400), 3.0)
+    assert held.amount_utok == 400
+    await idle.close(1.0)
+    await busy.close(1.0)
+
+
+async def test_a_top_up_helps_at_once():
+    line = Line(50)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(50), 1.0)
+    with pytest.raises(QuotaExceeded) as refused:
+        await keeper.reserve(KEY, need(100), 3.0)
+    assert refused.value.reason == "balance_used_up"
+    line.top_up(1000)
+    assert (await keeper.reserve(KEY, need(100), 1.0)).amount_utok == 100
+    keeper.finish(KEY, held, 50)
+    await keeper.close(1.0)
+
+
+async def test_who_is_cancelled_in_line_takes_nothing():
+    line = Line(100)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    waiting = asyncio.create_task(keeper.reserve(KEY, need(100), 5.0))
+    await asyncio.sleep(0.02)
+    keeper.finish(KEY, held, 0)  # given to who waits, who is cancelled before it can notice
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (await keeper.reserve(KEY, need(100), 1.0)).amount_utok == 100
+    await keeper.close(1.0)
+
+
+async def test_calls_go_on_from_what_is_in_hand_while_nobody_answers():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    keeper.finish(KEY, await keeper.reserve(KEY, need(100), 1.0), 10)
+    line.away.set()
+    for _ in range(3):
+        held = keeper.try_reserve(KEY, 100)
+        assert held is not None
+        keeper.finish(KEY, held, 10)
+    with pytest.raises(ChargingUnavailable):
+        await keeper.reserve(KEY, need(10**9), 0.1)
+    line.away.clear()
+    assert (await keeper.reserve(KEY, need(5000), 3.0)).amount_utok == 5000
+    await keeper.close(1.0)
+
+
+async def test_a_lease_is_good_for_its_validity_and_is_renewed_before():
+    line = Line(1_000_000, validity_ms=300)
+    keeper = line.keeper()
+    keeper.finish(KEY, await keeper.reserve(KEY, need(100), 1.0), 10)
+    for _ in range(8):
+        await asyncio.sleep(0.1)
+        held = keeper.try_reserve(KEY, 100)
+        assert held is not None
+        keeper.finish(KEY, held, 10)
+    line.away.set()
+    await asyncio.sleep(0.4)
+    assert keeper.try_reserve(KEY, 100) is None
+    line.away.clear()
+    await keeper.close(1.0)
+
+
+async def test_an_idle_lease_is_given_back():
+    line = Line(1_000_000)
+    keeper = line.keeper(idle_s=0.1)
+    keeper.finish(KEY, await keeper.reserve(KEY, need(100), 1.0), 0)
+    assert line.held > 0
+    await asyncio.wait_for(line.settled.wait(), 3)
+    assert line.held == 0
+
+
+async def test_a_running_call_is_extended_from_its_own_lease():
+    line = Line(250)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    assert await keeper.extend(KEY, held, need(100), 1.0)
+    assert held.amount_utok == 200
+    with pytest.raises(QuotaExceeded):
+        await keeper.extend(KEY, held, need(100), 0.3)
+    keeper.finish(KEY, held, 200)
+    await keeper.close(1.0)
