@@ -94,6 +94,27 @@ def adjust(
     _order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 
+@app.command("transfer")
+def transfer(
+    account: Annotated[str, typer.Argument(metavar="FROM", help="account that gives")],
+    to_account: Annotated[str, typer.Argument(metavar="TO", help="account that receives")],
+    tokens: Annotated[int, typer.Argument(metavar="AMOUNT", min=1, help="standard tokens")],
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Move transferable tokens to another account of the tenant; all of it or nothing.
+
+    They keep their validity and what they pay for, and cannot be moved on. If the receiver cannot
+    take them (unknown, closed, or they ended on the way) they come back to who gave.
+
+    Example: tokenline account transfer acme acme-lab 400000
+    """
+    fields = {"kind": "transfer", "to_account": to_account, "amount_utok": tokens * MILLION}
+    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+
+
 @app.command("plan")
 def change_plan(
     account: Account,

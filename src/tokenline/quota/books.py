@@ -83,6 +83,8 @@ class ChangeKind(IntEnum):
     HOLD_REFUND = 8
     CYCLE_CHANGE = 9
     ROLLOVER_IN = 10
+    TRANSFER_IN = 11
+    TRANSFER_RETURN = 12
 
 
 @dataclass(frozen=True, slots=True)

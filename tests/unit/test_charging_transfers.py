@@ -1,0 +1,187 @@
+"""A transfer is parts on their way: each keeps what it was, arrives once, or comes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.laws.test_transfer_laws import DAY, MILLION, TwoPartitions
+from tokenline.charging.show import shown
+from tokenline.charging.transfers import TAKEN_WITHIN_MS
+from tokenline.errors import BadData
+from tokenline.quota.hold_rows import Outcome, Reason
+from tokenline.wire.orders import Orders
+
+
+@pytest.fixture
+def line():
+    """Accounts a (with two transferable buckets), b and c; what leaves a waits to be delivered."""
+    line = TwoPartitions()
+    grants = [
+        {"valid_to": line.now + DAY, "models": ["p/mini"], "subscribers": ["mother"]},
+        {"priority": 7, "valid_from": line.now},
+    ]
+    for number, fields in enumerate(grants):
+        line.ask(
+            "a",
+            kind="grant",
+            amount_utok=10 * MILLION,
+            transferable=1,
+            command_id=f"g{number}",
+            **fields,
+        )
+    return line
+
+
+def give(line, tokens=15, to="b", command_id="t1", giver="a"):
+    return line.ask(
+        giver,
+        kind="transfer",
+        to_account=to,
+        amount_utok=tokens * MILLION,
+        command_id=command_id,
+    )
+
+
+def buckets(line, account, source="transfer"):
+    place = 1 if account == "b" else 0
+    state = line.states[place]
+    found = shown(state, state.cells.slot(f"t/{account}"))["buckets"]
+    return [one for one in found if one["source"] == source]
+
+
+def facts(bucket):
+    names = ("priority", "total_utok", "valid_to_ms", "models", "subscribers")
+    return tuple(bucket[name] for name in names)
+
+
+def test_each_bucket_that_gives_becomes_a_part_with_its_validity_scope_and_priority(line):
+    answer = give(line)
+    assert (answer.outcome, answer.amount_utok) == (Outcome.DONE, 15 * MILLION)
+    line.quiesce()
+    assert sorted(map(facts, buckets(line, "b"))) == [
+        (7, 10 * MILLION, 0, [], []),
+        (100, 5 * MILLION, line.now + DAY, ["p/mini"], ["mother"]),
+    ]
+
+
+def test_what_was_received_cannot_be_moved_on(line):
+    give(line)
+    line.quiesce()
+    assert give(line, 1, to="c", giver="b").reason is Reason.BAD_AMOUNT
+
+
+def test_more_than_is_transferable_is_refused_and_moves_nothing(line):
+    assert give(line, 21).reason is Reason.BAD_AMOUNT
+    assert (line.way, line.on_the_way()) == ([], 0)
+
+
+@pytest.mark.parametrize("to", ["", "a"])
+def test_a_transfer_to_nobody_or_to_oneself_is_refused(line, to):
+    assert give(line, to=to).reason is Reason.BAD_RECEIVER
+    assert line.way == []
+
+
+def test_a_suspended_account_gives_nothing_but_receives(line):
+    line.ask("a", kind="suspend", command_id="s1")
+    line.ask("b", kind="suspend", command_id="s2")
+    assert give(line).reason is Reason.SUSPENDED
+    line.ask("a", kind="resume", command_id="s3")
+    give(line, command_id="t2")
+    line.quiesce()
+    assert sum(one["total_utok"] for one in buckets(line, "b")) == 15 * MILLION
+
+
+def test_the_same_order_again_is_answered_and_sends_nothing_more(line):
+    first, sent = give(line), list(line.way)
+    assert (give(line), line.way) == (first, sent)
+
+
+def test_an_order_id_of_another_week_moves_anew_and_is_not_mistaken_for_the_old_one(line):
+    give(line, 5, command_id="t1")
+    line.now += 3_600_000
+    line.quiesce()  # the receiver remembers for an hour longer than the giver
+    line.now += 7 * DAY - 3_600_000 + 1
+    line.ask("a", kind="grant", amount_utok=MILLION, command_id="any")  # lets go of old answers
+    give(line, 5, command_id="t1")
+    line.quiesce()
+    assert line.on_the_way() == 0
+    assert sum(one["total_utok"] for one in buckets(line, "b")) == 10 * MILLION
+
+
+@pytest.mark.parametrize("giver_is", ["active", "suspend", "close"])
+@pytest.mark.parametrize("why", ["unknown_account", "closed"])
+def test_what_cannot_be_taken_comes_back_whatever_became_of_the_giver(line, why, giver_is):
+    if why == "closed":
+        line.ask("b", kind="close", command_id="x1")
+    before = line.balance("a")
+    give(line, to="b" if why == "closed" else "nobody")
+    if giver_is != "active":
+        line.ask("a", kind=giver_is, command_id="x2")
+    answers = [line.deliver(one) for one in list(line.way)]
+    assert {one.reason.name.lower() for one in answers} == {why}
+    line.quiesce()
+    assert (line.balance("a"), line.on_the_way()) == (before, 0)
+    assert sorted(map(facts, buckets(line, "a"))) == [
+        (7, 10 * MILLION, 0, [], []),
+        (100, 5 * MILLION, line.now + DAY, ["p/mini"], ["mother"]),
+    ]
+
+
+def test_what_came_back_may_be_given_again(line):
+    give(line, 20, to="nobody")
+    line.quiesce()
+    assert give(line, 20, command_id="t2").outcome is Outcome.DONE
+
+
+def test_a_part_that_ends_on_the_way_comes_back_and_expires_where_it_came_from(line):
+    give(line)
+    late = next(one for one in line.way if one["models"])
+    line.now += DAY
+    assert line.deliver(late).reason is Reason.EXPIRED
+    line.quiesce()
+    assert line.on_the_way() == 0
+    line.now += DAY
+    line.ask("a", kind="show", command_id="s")
+    assert buckets(line, "a") == []
+
+
+def test_a_part_sent_back_stays_so_when_its_account_is_opened_before_it_comes_again(line):
+    give(line, 5, to="nobody")
+    part = line.way[0]
+    line.deliver(part)
+    line.ask("nobody", kind="open", plan="strict", command_id="o1")
+    assert line.deliver(part).reason is Reason.UNKNOWN_ACCOUNT
+    line.quiesce()
+    assert line.on_the_way() == 0
+
+
+@pytest.mark.parametrize("late_ms", [0, 1])
+def test_a_part_that_comes_when_nobody_can_remember_it_is_a_dead_letter(line, late_ms):
+    give(line, 10)
+    line.now += TAKEN_WITHIN_MS + late_ms
+    answer, refused = line.deliver(line.way[0]), line.refused
+    if late_ms:
+        assert (answer, refused[0].reason) == (None, "bad_command")
+        assert "look into the ledger" in refused[0].detail
+        assert line.on_the_way() == 10 * MILLION
+    else:
+        assert (refused, line.on_the_way()) == ([], 0)
+
+
+def test_a_return_to_an_account_that_never_was_is_a_dead_letter_and_sends_nothing(line):
+    give(line, 5, to="nobody")
+    line.deliver(line.way.pop())
+    answer = line.deliver({**line.way.pop(), "account_id": "nobody"})
+    assert (answer, line.way, line.refused[0].reason) == (None, [], "bad_command")
+
+
+def test_a_part_that_moves_nothing_is_a_dead_letter(line):
+    give(line, 5)
+    assert line.deliver({**line.way[0], "amount_utok": 0}) is None
+    assert line.refused[0].reason == "bad_command"
+
+
+@pytest.mark.parametrize("kind", ["transfer_in", "transfer_return"])
+async def test_nobody_but_charging_can_ask_for_a_credit(kind):
+    with pytest.raises(BadData, match="charging itself"):
+        await Orders.order(object.__new__(Orders), "a", kind=kind)
