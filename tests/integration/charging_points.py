@@ -152,13 +152,14 @@ def _sent(word):
     Outputs._begin_send = send_and_end
 
 
-def _journaled(word, *, sends):
-    """End when the batch is handed to the client of a step that sends `word`, or is caused by it."""
+def _journaled(word, topic):
+    """End when the batch of a step is handed to the client that will say `word` on a topic."""
     from streams.state import JournalLog
+    from tokenline.charging.packs import unpack_out
 
     def is_it(_, __, records):
-        out = b"".join(value for key, value in records if value and b"/out/" in key)
-        return word in out and (b"commands" in out) == sends
+        out = [unpack_out(value)[1] for key, value in records if value and b"/out/" in key]
+        return any(one.topic == topic and word in one.value for each in out for one in each)
 
     _after(JournalLog, "append", when=is_it)
 
@@ -206,11 +207,11 @@ POINTS = {
 }
 IN, RETURN = b"transfer_in", b"transfer_return"
 TRANSFER_POINTS = {
-    "moved-appended": lambda: _journaled(IN, sends=True),
+    "moved-appended": lambda: _journaled(IN, "commands"),
     "moved-durable": lambda: _before_publishing(IN),
     "moved-sent": lambda: _sent(IN),
-    "taken-appended": lambda: _journaled(IN, sends=False),
+    "taken-appended": lambda: _journaled(IN, "balances"),
     "refused-durable": lambda: _before_publishing(RETURN),
     "return-sent": lambda: _sent(RETURN),
-    "returned-appended": lambda: _journaled(RETURN, sends=False),
+    "returned-appended": lambda: _journaled(RETURN, "balances"),
 }

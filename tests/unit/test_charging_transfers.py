@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.laws.test_transfer_laws import DAY, MILLION, TwoPartitions
+from tests.orders import CATALOG, catalog_version, order
+from tests.paper_line import Books, Journal, PaperLine
+from tests.strategies import NOON
 from tokenline.charging.show import shown
 from tokenline.charging.transfers import TAKEN_WITHIN_MS
 from tokenline.errors import BadData
+from tokenline.quota.books import NO_CAUSE, Cause, ChangeKind
 from tokenline.quota.hold_rows import Outcome, Reason
+from tokenline.quota.terms import Source
 from tokenline.wire.orders import Orders
 
 
@@ -185,3 +190,64 @@ def test_a_part_that_moves_nothing_is_a_dead_letter(line):
 async def test_nobody_but_charging_can_ask_for_a_credit(kind):
     with pytest.raises(BadData, match="charging itself"):
         await Orders.order(object.__new__(Orders), "a", kind=kind)
+
+
+def entries(line, act, place):
+    """Return what was entered in one partition while `act` was done."""
+    found, take = [], line.states[place].books.take
+
+    def note():
+        taken = take()
+        found.extend(taken[0])
+        return taken
+
+    line.states[place].books.take = note
+    act()
+    return [(one.kind.name, Source(one.source).name, one.cause) for one in found]
+
+
+def test_entries_name_the_order_the_other_account_and_the_entry_they_answer(line):
+    given = entries(line, lambda: give(line, 10), 0)
+    assert given == [("TRANSFER_OUT", "TOP_UP", Cause("t1", "b"))]
+    number = line.way[0]["from_entry"]
+    assert entries(line, line.quiesce, 1) == [("TRANSFER_IN", "TRANSFER", Cause("t1", "a", number))]
+
+
+def test_what_comes_back_names_who_could_not_take_it(line):
+    give(line, 10, to="nobody")
+    number = line.way[0]["from_entry"]
+    assert entries(line, line.quiesce, 0) == [
+        ("TRANSFER_RETURN", "TRANSFER", Cause("t1", "nobody", number))
+    ]
+
+
+def test_what_time_caused_names_no_order(line):
+    line.now += 2 * DAY
+    found = entries(line, lambda: give(line, 10), 0)
+    *due, asked = found
+    assert {cause for _, _, cause in due} == {NO_CAUSE}
+    # The day after NOON a month begins: its grant is the plan's, not the order's.
+    assert {("EXPIRY", "TOP_UP"), ("GRANT", "PLAN")} <= {one[:2] for one in due}
+    assert asked == ("TRANSFER_OUT", "TOP_UP", Cause("t1", "b"))
+
+
+def test_a_successor_knows_which_parts_came_and_sends_the_same_again():
+    journal, books = Journal(), Books()
+    line = PaperLine(journal, books)
+    part = {"kind": "transfer_in", "command_id": "p1", "from_account": "g", "from_entry": 3}
+    part |= {"account_id": "b", "amount_utok": MILLION, "valid_to": NOON + DAY}
+    line.command([catalog_version(0, NOON, CATALOG), order(1, NOON, **part)])
+    sent = dict(books.sent)
+    assert [one["kind"] for one in sent.values()] == ["transfer_return"]
+
+    heir = PaperLine(journal, books)
+    opened = order(2, NOON, kind="open", plan="strict", account_id="b")
+    heir.command([opened, order(3, NOON, **part)])
+    assert books.sent == sent
+    assert [one["outcome"] for _, one in sorted(books.replies.items())] == [
+        Outcome.DONE,  # the catalog
+        Outcome.REFUSED,
+        Outcome.DONE,  # the opening
+        Outcome.REFUSED,
+    ]
+    assert "TRANSFER_IN" not in {ChangeKind(one["kind"]).name for one in books.changes.values()}

@@ -17,7 +17,7 @@ from tokenline.errors import BadData, Declined
 from tokenline.metering.calendar import zone_of
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.books import Balance
+from tokenline.quota.books import Balance, Cause
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import RATE_LIMITS
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
@@ -132,7 +132,8 @@ def _answer(
     now_ms: int,
 ) -> OrderAnswer:
     try:
-        bucket, amount = _KINDS[str(fields["kind"])](state, slot, fields, now_ms)
+        with state.books.caused(Cause(str(fields["command_id"]))):
+            bucket, amount = _KINDS[str(fields["kind"])](state, slot, fields, now_ms)
     except Declined as declined:
         reason = Reason(declined.reason)
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms)

@@ -23,7 +23,7 @@ from tokenline.charging.step import Sent
 from tokenline.errors import BadData, Declined
 from tokenline.quota import orders
 from tokenline.quota.answers import ARRIVALS, REMEMBERED_MS, OrderAnswer
-from tokenline.quota.books import Balance
+from tokenline.quota.books import Balance, Cause
 from tokenline.quota.hold_rows import Outcome, Reason
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source
@@ -50,8 +50,10 @@ def send(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple
     giver, receiver = str(fields["account_id"]), str(fields["to_account"])
     if receiver in ("", giver):
         raise Declined(Reason.BAD_RECEIVER)
-    amount_utok = int(fields["amount_utok"])
-    for moved in orders.transfer_out(state.books, slot, amount_utok, now_ms):
+    amount_utok, cause = int(fields["amount_utok"]), Cause(str(fields["command_id"]), receiver)
+    with state.books.caused(cause):
+        parts = orders.transfer_out(state.books, slot, amount_utok, now_ms)
+    for moved in parts:
         said = {
             "account_id": receiver,
             "from_account": giver,
@@ -79,12 +81,13 @@ def arrive(state: PartitionState, key: str, fields: Fields, now_ms: int) -> tupl
 
 
 def _taken(state: PartitionState, slot: int, key: str, fields: Fields, now_ms: int) -> OrderAnswer:
-    granted = _granted(fields)
+    granted, giver = _granted(fields), str(fields["from_account"])
     take = orders.transfer_in if fields["kind"] == IN else orders.transfer_return
+    cause = Cause(str(fields["transfer_id"]), giver, int(fields["from_entry"]))
     try:
-        if slot == NONE:
-            raise Declined(Reason.UNKNOWN_ACCOUNT)
-        bucket = take(state.books, slot, granted, now_ms)
+        # A slot of no account has no balance either: the order says so.
+        with state.books.caused(cause):
+            bucket = take(state.books, slot, granted, now_ms)
     except Declined as declined:
         if fields["kind"] == RETURN:
             raise BadData(f"{key}: a part of a transfer comes back to who never gave it") from None

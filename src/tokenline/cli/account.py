@@ -53,6 +53,9 @@ def grant(
     source: Annotated[str, typer.Option(help="top_up, gift, free, pack or refund")] = "top_up",
     days: Annotated[int, typer.Option(min=0, help="days it is valid; 0 is for ever")] = 0,
     priority: Annotated[int, typer.Option(help="lower burns first")] = 100,
+    transferable: Annotated[
+        bool, typer.Option("--transferable", help="may be moved to another account")
+    ] = False,
     tenant: Tenant = "default",
     command_id: CommandId = "",
     data: DataDir = None,
@@ -71,6 +74,7 @@ def grant(
         "amount_utok": tokens * MILLION,
         "source": source,
         "priority": priority,
+        "transferable": int(transferable),
         "valid_to": ends_ms if days else 0,
     }
     _order(account, tenant, command_id, fields, data=data, as_json=as_json)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tokenline.errors import Declined
 from tokenline.metering.calendar import cycle_at, day_of_month, days_of
-from tokenline.quota.books import Balance, Books, ChangeKind, Status
+from tokenline.quota.books import NO_CAUSE, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cycle import (
     MINUTE_MS,
@@ -233,7 +233,9 @@ def _working(books: Books, slot: int, now_ms: int, *, closed: bool = False) -> I
     row = books.row(slot)
     if row == NONE:
         raise Declined(Reason.UNKNOWN_ACCOUNT)
-    advance(books, row, now_ms)
+    # What is due by now was caused by time, whoever asks first.
+    with books.caused(NO_CAUSE):
+        advance(books, row, now_ms)
     if not closed and books.get(row, Balance.STATUS) == Status.CLOSED:
         raise Declined(Reason.CLOSED)
     yield row
