@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import uuid
+from types import SimpleNamespace
 
 import clickhouse_connect
 import pyarrow as pa
 import pytest
 
+from streams.totals import changes_of
+from tests.laws.test_transfer_laws import TwoPartitions
 from tokenline.audit.reconcile import charge_differences, transfer_differences
 from tokenline.landing import migrate, reconcile
 from tokenline.landing.balances import charged, transferred, unequal_charges, unequal_transfers
 from tokenline.landing.clickhouse import ClickHouseStore
+from tokenline.landing.progress import LandingProgress
 from tokenline.landing.queries import Asker
+from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import FileRegistry
 
@@ -215,6 +221,40 @@ def test_a_part_on_the_way_is_named_until_it_arrives(moved_line):
     ]
     moved_line.entry("c", 1, "1", "transfer_in", 7, counterpart="b", giver_entry=2)
     assert (transferred(moved_line.asker), transfers(moved_line)) == ((37, 0), [])
+
+
+def test_what_charging_enters_of_transfers_lands_and_agrees(line):
+    """Three parts of the engine itself: one is taken, one comes back, one is on its way."""
+    paper, codec = TwoPartitions(), Codec(FileRegistry())
+    lander = TopicLander(line.store, CODEC, LandingProgress())
+
+    def land(state, step):
+        values = [message.value for message in changes_of(codec, state, step, 0)]
+        records = [SimpleNamespace(key=b"k", value=value, offset=0) for value in values]
+        if records:
+            lander.balances([SimpleNamespace(topic="balances", partition=0, value=records)])
+
+    paper.seen = land
+    granted = {"kind": "grant", "amount_utok": 30, "transferable": 1, "command_id": "g1"}
+    paper.ask("a", **granted)
+    for number, receiver in enumerate(("b", "nobody", "b")):
+        asked = {"kind": "transfer", "to_account": receiver, "amount_utok": 7}
+        paper.ask("a", command_id=f"t{number}", **asked)
+        paper.quiesce() if number < 2 else None
+
+    assert transferred(line.asker) == (21, 7)
+    assert [one.split(":")[0] for one in transfers(line)] == ["t/a entry 6"]
+    paper.quiesce()
+    assert (transferred(line.asker), transfers(line)) == ((21, 0), [])
+    assert line.ask(
+        "SELECT kind, source, command_id, counterpart, catalog_version FROM {db}.v_balance_changes "
+        "WHERE account_id = 'a' AND kind != 'grant' ORDER BY toUInt64(entry)"
+    ) == [
+        ("transfer_out", "top_up", "t0", "b", 1),
+        ("transfer_out", "top_up", "t1", "nobody", 1),
+        ("transfer_return", "transfer", "t1", "nobody", 1),
+        ("transfer_out", "top_up", "t2", "b", 1),
+    ]
 
 
 @pytest.mark.parametrize(

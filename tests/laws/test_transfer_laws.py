@@ -27,12 +27,16 @@ law = settings(
 
 
 class TwoPartitions:
-    """Own accounts a and c in one partition and b in another; what is sent waits on `way`."""
+    """Own accounts a and c in one partition and b in another; what is sent waits on `way`.
+
+    `seen` is called with the state and each step of it.
+    """
 
     def __init__(self):
         self.now = NOON
         self.states = [PartitionState(BOUNDS), PartitionState(BOUNDS)]
         self.way, self.moved, self.parts = [], Counter(), {}
+        self.seen = lambda *_: None
         for place in (0, 1):
             self._fold(place, catalog_version(0, NOON, CATALOG))
         for account in ("a", "b", "c"):
@@ -65,6 +69,7 @@ class TwoPartitions:
         for change in step.changes:
             if change.kind in TRANSFERS:
                 self.moved[change.kind] += change.amount_utok
+        self.seen(state, step)
         for sent in step.sent:
             self.parts[sent.fields["command_id"]] = sent.fields
             self.way.append(sent.fields)
