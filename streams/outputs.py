@@ -13,6 +13,7 @@ from streams.replies import replies_of
 from streams.totals import changes_of, encode_totals, split_key, totals_of
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
+from tokenline.clock import SystemClock
 from tokenline.wire.kafka import account_key, client_options, partition_of
 from tokenline.wire.topics import (
     CHARGED,
@@ -69,6 +70,7 @@ class Outputs:
         self._columns = columns
         self._producer = producer
         self._partition = partition
+        self._clock = SystemClock()
 
     def messages(
         self, state: PartitionState, step: Step, records: Sequence[RawRecord]
@@ -195,8 +197,14 @@ class Outputs:
             yield Message(DECISIONS, decision_key(tenant, account, decided.old_epoch), None)
 
     def _sent(self, sent: Sent) -> Message:
-        key = account_key(sent.fields["tenant_id"], sent.fields["account_id"])
-        return Message(COMMANDS, key, self._codec.encode("account_order", sent.fields))
+        """Stamp an order of charging's own with the time of this worker, not of what caused it.
+
+        A transfer may have waited for a week for its giver's worker. What counts for its parts is since
+        when there could be a copy of them.
+        """
+        fields = {**sent.fields, "issued_at": self._clock.wall_ms()}
+        key = account_key(fields["tenant_id"], fields["account_id"])
+        return Message(COMMANDS, key, self._codec.encode("account_order", fields))
 
     def _dead_letter(self, stem: str, refused: Refused, record: RawRecord) -> Message:
         fields = {

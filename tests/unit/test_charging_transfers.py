@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import pytest
 
+from streams.outputs import Outputs
 from tests.laws.test_transfer_laws import DAY, MILLION, TwoPartitions
 from tests.orders import CATALOG, catalog_version, order
 from tests.paper_line import Books, Journal, PaperLine
 from tests.strategies import NOON
 from tokenline.charging.show import shown
+from tokenline.charging.step import Sent, Step
 from tokenline.charging.transfers import TAKEN_WITHIN_MS
+from tokenline.clock import SystemClock
 from tokenline.errors import BadData
 from tokenline.quota.books import NO_CAUSE, Cause, ChangeKind
 from tokenline.quota.hold_rows import Outcome, Reason
 from tokenline.quota.terms import Source
+from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.orders import Orders
+from tokenline.wire.registry import FileRegistry
 
 
 @pytest.fixture
@@ -251,3 +258,18 @@ def test_a_successor_knows_which_parts_came_and_sends_the_same_again():
         Outcome.REFUSED,
     ]
     assert "TRANSFER_IN" not in {ChangeKind(one["kind"]).name for one in books.changes.values()}
+
+
+def test_what_is_sent_is_stamped_by_the_worker_however_long_its_order_waited(line):
+    give(line, 5)
+    began_ms = SystemClock().wall_ms()
+    registry = FileRegistry()
+    outputs = Outputs(Settings(), Codec(registry), ColumnCodec(registry), None, 0)
+    state, (part,) = line.states[0], line.way
+    step = Step(seq=1, minute_ms=NOON, sent=[Sent({**part, "issued_at": 1})])
+    (message,) = outputs.messages(state, step, [])
+    name, fields = Codec(registry).decode(message.value)
+    assert (message.topic, message.key, name) == ("commands", b"t/b", "account_order")
+    assert began_ms <= fields.pop("issued_at") <= SystemClock().wall_ms()
+    wanted = {key: value for key, value in part.items() if key != "issued_at"}
+    assert {key: fields[key] for key in wanted} == wanted

@@ -85,7 +85,8 @@ class Replied:
 class Sent:
     """Hold an `account_order` that charging itself writes to the account that `fields` name.
 
-    It is published when the step is durable, and again by a successor: its command id makes that once.
+    It is published when the step is durable, and again by a successor, word for word: its command id
+    makes that once. When it was issued is stamped by the worker that journals it.
     """
 
     fields: Mapping[str, Any]
