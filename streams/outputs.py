@@ -13,7 +13,8 @@ from streams.replies import replies_of
 from streams.totals import changes_of, encode_totals, split_key, totals_of
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
-from tokenline.wire.kafka import client_options, partition_of
+from tokenline.clock import SystemClock
+from tokenline.wire.kafka import account_key, client_options, partition_of
 from tokenline.wire.topics import (
     CHARGED,
     COMMANDS,
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tokenline.charging.partition import PartitionState
-    from tokenline.charging.step import Flush, Refused, Step
+    from tokenline.charging.step import Flush, Refused, Sent, Step
     from tokenline.quota.decide import Decided
     from tokenline.settings import Settings
     from tokenline.wire.avro import Codec
     from tokenline.wire.columns import ColumnCodec
 
 RawRecord = Any
+
+ELSEWHERE = (REPLIES, COMMANDS)  # not our partition: that of the key
 
 
 def output_producer(settings: Settings) -> AIOKafkaProducer:
@@ -67,6 +70,7 @@ class Outputs:
         self._columns = columns
         self._producer = producer
         self._partition = partition
+        self._clock = SystemClock()
 
     def messages(
         self, state: PartitionState, step: Step, records: Sequence[RawRecord]
@@ -84,6 +88,7 @@ class Outputs:
         ]
         found += changes_of(self._codec, state, step, self._partition)
         found += replies_of(self._codec, step.replies)
+        found += [self._sent(sent) for sent in step.sent]
         if step.judged is not None:
             found.append(self._charged(state, step))
         return found
@@ -131,21 +136,23 @@ class Outputs:
         await asyncio.gather(*await self._begin_send(stem, records))
 
     async def _begin_send(self, stem: str, records: Iterable[Record]) -> list[asyncio.Future[Any]]:
-        if stem == REPLIES:
-            return await self._begin_replies(records)
+        if stem in ELSEWHERE:
+            return await self._begin_elsewhere(stem, records)
         topic = self._settings.topic(stem)
         return [
             await self._producer.send_batch(batch, topic, partition=self._partition)
             for batch in self._batches(records)
         ]
 
-    async def _begin_replies(self, records: Iterable[Record]) -> list[asyncio.Future[Any]]:
-        """Send each answer to the partition its asker reads."""
+    async def _begin_elsewhere(
+        self, stem: str, records: Iterable[Record]
+    ) -> list[asyncio.Future[Any]]:
+        """Send each record to the partition of its key: an asker's, or another account's."""
         by_partition: dict[int, list[Record]] = {}
         for key, value in records:
             partition = partition_of(key, self._settings.partitions)
             by_partition.setdefault(partition, []).append((key, value))
-        topic = self._settings.topic(REPLIES)
+        topic = self._settings.topic(stem)
         return [
             await self._producer.send_batch(batch, topic, partition=partition)
             for partition, part in by_partition.items()
@@ -189,6 +196,16 @@ class Outputs:
         if decided.old_epoch not in (0, state.epoch):
             # The new owner's word stands: the old one's key would be kept for ever otherwise.
             yield Message(DECISIONS, decision_key(tenant, account, decided.old_epoch), None)
+
+    def _sent(self, sent: Sent) -> Message:
+        """Stamp an order of charging's own with the time of this worker, not of what caused it.
+
+        A transfer may have waited for a week for its giver's worker. What counts for its parts is since
+        when there could be a copy of them.
+        """
+        fields = {**sent.fields, "issued_at": self._clock.wall_ms()}
+        key = account_key(fields["tenant_id"], fields["account_id"])
+        return Message(COMMANDS, key, self._codec.encode("account_order", fields))
 
     def _dead_letter(self, stem: str, refused: Refused, record: RawRecord) -> Message:
         fields = {

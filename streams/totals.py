@@ -13,6 +13,7 @@ import polars as pl
 
 from tokenline.charging.packs import Message
 from tokenline.event import TOKEN_KINDS
+from tokenline.quota.terms import Source
 from tokenline.wire.kafka import account_key
 from tokenline.wire.topics import BALANCES, WINDOWS
 
@@ -78,10 +79,20 @@ def changes_of(
             "at": change.at_ms,
             "version": 1,
             "partition": partition,
+            "source": Source(change.source).name.lower(),
+            "command_id": change.cause.command_id,
+            "counterpart": change.cause.counterpart,
+            "giver_entry": change.cause.giver_entry,
+            "catalog_version": _catalog_version(state, change.at_ms),
         }
         yield Message(
             BALANCES, account_key(tenant, account), codec.encode("balance_change", fields)
         )
+
+
+def _catalog_version(state: PartitionState, at_ms: int) -> int:
+    catalog = state.catalogs.at(at_ms)
+    return 0 if catalog is None else catalog.version
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -146,6 +157,9 @@ def _burn_frame(state: PartitionState, flush: Flush, partition: int) -> pl.DataF
     ).with_columns(
         pl.lit(f"usage/{flush.segment_start_ms}").alias("entry"),
         pl.lit("usage").alias("kind"),
+        # The bucket may be gone when the minute is told again: its grant says where it came from.
+        *(pl.lit("").alias(name) for name in ("source", "command_id", "counterpart")),
+        *(pl.lit(0, pl.Int64).alias(name) for name in ("giver_entry", "catalog_version")),
         pl.lit(flush.segment_start_ms, pl.Int64).cast(pl.Datetime("ms")).alias("at"),
         pl.lit(partition, pl.Int32).alias("partition"),
     )

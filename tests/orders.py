@@ -101,6 +101,11 @@ def order(offset: int, appended_ms: int, **fields: Any) -> Commanded:
         "models": [],
         "subscribers": [],
         "transferable": False,
+        "to_account": "",
+        "from_account": "",
+        "from_entry": 0,
+        "transfer_id": "",
+        "issued_at": appended_ms,
         "reply_to": "",
         "reply_partition": -1,
     }

@@ -71,6 +71,7 @@ class Books:
         self.changes: dict[tuple[str, int], dict[str, Any]] = {}
         self.burns: dict[tuple[str, int, int], int] = {}
         self.replies: dict[int, dict[str, Any]] = {}
+        self.sent: dict[str, dict[str, Any]] = {}
 
     def take(self, message: Message) -> None:
         """Read one message; one that says something else than before is an error."""
@@ -84,6 +85,8 @@ class Books:
             assert old == said
         elif message.topic == "replies":
             assert self.replies.setdefault(said["offset"], said) == said
+        elif message.topic == "commands":
+            assert self.sent.setdefault(said["command_id"], said) == said
         elif message.topic == "dead-letters":
             assert self.dead_letters.setdefault(said["offset"], said["reason"]) == said["reason"]
         else:
@@ -264,5 +267,7 @@ def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
         said = dataclasses.asdict(replied.answer) | {"offset": replied.command.offset}
         said |= {"split": list(said.get("split", ()))}
         yield Message("replies", b"k", json.dumps(said).encode())
+    for sent in step.sent:
+        yield Message("commands", b"k", json.dumps(sent.fields).encode())
     if step.judged is not None:
         yield Message("charged", b"k", json.dumps(dataclasses.asdict(step.judged)).encode())

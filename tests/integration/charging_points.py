@@ -14,7 +14,7 @@ EXIT = 9
 
 def arm(point):
     """Make this process end at `point`; `stall` makes it hang there instead."""
-    POINTS[point]()
+    (POINTS | TRANSFER_POINTS)[point]()
 
 
 def _end():
@@ -121,6 +121,49 @@ def _republishing():
     PartitionLine._publish_again = once
 
 
+def _before_publishing(word):
+    """End when a step that sends `word` to another account is durable, nothing of it published."""
+    from streams.outputs import Outputs
+
+    begin = Outputs.begin
+
+    async def begin_or_end(self, messages):
+        if any(one.topic == "commands" and word in one.value for one in messages):
+            _end()
+        return await begin(self, messages)
+
+    Outputs.begin = begin_or_end
+
+
+def _sent(word):
+    """End when the order with `word` is on the other partition, before anybody notes that it is."""
+    from streams.outputs import Outputs
+
+    begin = Outputs._begin_send
+
+    async def send_and_end(self, stem, records):
+        acks = await begin(self, stem, records)
+        if stem == "commands" and any(word in value for _, value in records):
+            for ack in acks:
+                await ack
+            _end()
+        return acks
+
+    Outputs._begin_send = send_and_end
+
+
+def _journaled(word, topic):
+    """End when the batch of a step is handed to the client that will say `word` on a topic."""
+    from streams.state import JournalLog
+    from tokenline.charging.packs import unpack_out
+
+    def is_it(_, __, records):
+        out = [unpack_out(value)[1] for key, value in records if value and b"/out/" in key]
+        return any(one.topic == topic and word in one.value for each in out for one in each)
+
+    _after(JournalLog, "append", when=is_it)
+
+
 def _stall():
     """One line hangs in its fold of usage for ever, the process lives."""
     from streams.line import PartitionLine
@@ -161,4 +204,14 @@ POINTS = {
     "opened": _opened,
     "republishing": _republishing,
     "stall": _stall,
+}
+IN, RETURN = b"transfer_in", b"transfer_return"
+TRANSFER_POINTS = {
+    "moved-appended": lambda: _journaled(IN, "commands"),
+    "moved-durable": lambda: _before_publishing(IN),
+    "moved-sent": lambda: _sent(IN),
+    "taken-appended": lambda: _journaled(IN, "balances"),
+    "refused-durable": lambda: _before_publishing(RETURN),
+    "return-sent": lambda: _sent(RETURN),
+    "returned-appended": lambda: _journaled(RETURN, "balances"),
 }

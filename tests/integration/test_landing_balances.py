@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import uuid
+from types import SimpleNamespace
 
 import clickhouse_connect
 import pyarrow as pa
 import pytest
 
-from tokenline.audit.reconcile import charge_differences
+from streams.totals import changes_of
+from tests.laws.test_transfer_laws import TwoPartitions
+from tokenline.audit.reconcile import charge_differences, transfer_differences
 from tokenline.landing import migrate, reconcile
-from tokenline.landing.balances import charged, unequal_charges
+from tokenline.landing.balances import charged, transferred, unequal_charges, unequal_transfers
 from tokenline.landing.clickhouse import ClickHouseStore
+from tokenline.landing.progress import LandingProgress
 from tokenline.landing.queries import Asker
+from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import FileRegistry
 
@@ -50,9 +56,10 @@ class Line:
             at=at,
         )
 
-    def entry(self, account, bucket, entry, kind, amount_utok, version=1, at=0):
+    def entry(self, account, bucket, entry, kind, amount_utok, version=1, at=0, **facts):
         row = {"tenant_id": "cm", "account_id": account, "bucket": bucket, "entry": entry}
         row |= {"kind": kind, "amount_utok": amount_utok, "version": version, "at": NOON_MS + at}
+        row |= facts
         self._insert("balance_changes", "balance_change", row)
 
     def ask(self, text):
@@ -179,6 +186,103 @@ def test_reconcile_is_green_until_a_row_is_edited(charged_line, monkeypatch):
     ]
 
 
+GIVEN = {"command_id": "t1", "source": "gift"}
+
+
+@pytest.fixture
+def moved_line(line):
+    """Account a gave 30 of two buckets to b, who took 20 and sent 10 back."""
+    line.entry("a", 1, "1", "grant", 50, source="gift")
+    line.entry("a", 1, "2", "transfer_out", -20, counterpart="b", **GIVEN)
+    line.entry("a", 2, "3", "transfer_out", -10, counterpart="b", **GIVEN)
+    arrived = {"source": "transfer", "command_id": "t1"}
+    line.entry("b", 5, "1", "transfer_in", 20, counterpart="a", giver_entry=2, **arrived)
+    line.entry("a", 3, "4", "transfer_return", 10, counterpart="b", giver_entry=3, **arrived)
+    return line
+
+
+def transfers(line):
+    return [str(one) for one in transfer_differences(unequal_transfers(line.asker))]
+
+
+def test_what_was_given_was_taken_or_came_back(moved_line):
+    assert (transferred(moved_line.asker), transfers(moved_line)) == ((30, 0), [])
+    assert moved_line.ask(
+        "SELECT giver, part, receiver, command_id, given_utok, taken_utok, returned_utok "
+        "FROM {db}.v_transfers ORDER BY part"
+    ) == [("a", 2, "b", "t1", 20, 20, 0), ("a", 3, "b", "t1", 10, 0, 10)]
+
+
+def test_a_part_on_the_way_is_named_until_it_arrives(moved_line):
+    moved_line.entry("b", 6, "2", "transfer_out", -7, counterpart="c", command_id="t9")
+    assert transferred(moved_line.asker) == (37, 7)
+    assert transfers(moved_line) == [
+        "cm/b entry 2: µtok given away and arrived or returned: 7 and 0 (+7)"
+    ]
+    moved_line.entry("c", 1, "1", "transfer_in", 7, counterpart="b", giver_entry=2)
+    assert (transferred(moved_line.asker), transfers(moved_line)) == ((37, 0), [])
+
+
+def test_what_charging_enters_of_transfers_lands_and_agrees(line):
+    """Three parts of the engine itself: one is taken, one comes back, one is on its way."""
+    paper, codec = TwoPartitions(), Codec(FileRegistry())
+    lander = TopicLander(line.store, CODEC, LandingProgress())
+
+    def land(state, step):
+        values = [message.value for message in changes_of(codec, state, step, 0)]
+        records = [SimpleNamespace(key=b"k", value=value, offset=0) for value in values]
+        if records:
+            lander.balances([SimpleNamespace(topic="balances", partition=0, value=records)])
+
+    paper.seen = land
+    granted = {"kind": "grant", "amount_utok": 30, "transferable": 1, "command_id": "g1"}
+    paper.ask("a", **granted)
+    for number, receiver in enumerate(("b", "nobody", "b")):
+        asked = {"kind": "transfer", "to_account": receiver, "amount_utok": 7}
+        paper.ask("a", command_id=f"t{number}", **asked)
+        paper.quiesce() if number < 2 else None
+
+    assert transferred(line.asker) == (21, 7)
+    assert [one.split(":")[0] for one in transfers(line)] == ["t/a entry 6"]
+    paper.quiesce()
+    assert (transferred(line.asker), transfers(line)) == ((21, 0), [])
+    assert line.ask(
+        "SELECT kind, source, command_id, counterpart, catalog_version FROM {db}.v_balance_changes "
+        "WHERE account_id = 'a' AND kind != 'grant' ORDER BY toUInt64(entry)"
+    ) == [
+        ("transfer_out", "top_up", "t0", "b", 1),
+        ("transfer_out", "top_up", "t1", "nobody", 1),
+        ("transfer_return", "transfer", "t1", "nobody", 1),
+        ("transfer_out", "top_up", "t2", "b", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            ("b", 6, "2", "transfer_in", 20, 2),
+            "cm/a entry 2: µtok given away and arrived or returned: 20 and 40 (-20)",
+        ),
+        (
+            ("a", 6, "5", "transfer_return", 20, 2),
+            "cm/a entry 2: µtok given away and arrived or returned: 20 and 40 (-20)",
+        ),
+        (
+            ("b", 6, "2", "transfer_in", 3, 9),
+            "cm/a entry 9: µtok given away and arrived or returned: 0 and 3 (-3)",
+        ),
+    ],
+)
+def test_a_credit_that_came_twice_or_from_nowhere_is_named(moved_line, entry, said):
+    account, bucket, number, kind, amount, giver_entry = entry
+    counterpart = "a" if account == "b" else "b"
+    facts = {"counterpart": counterpart, "giver_entry": giver_entry}
+    moved_line.entry(account, bucket, number, kind, amount, **facts)
+    assert transfers(moved_line) == [said]
+    assert transferred(moved_line.asker)[1] == 0, "nothing is on the way"
+
+
 def test_a_minute_that_grew_and_came_again_counts_once(charged_line):
     for amount in (13, 4, 13, 9):
         charged_line.usage("a", 2, amount, at=MONTH_MS)
@@ -240,3 +344,26 @@ def test_windows_that_landed_before_there_were_charges_cost_nothing(warehouse):
         client.command(f"DROP DATABASE {name} SYNC")
 
     assert [tuple(one) for one in found.result_rows] == [("old", 7, 0)]
+
+
+def test_entries_that_landed_before_causes_were_kept_say_nothing(warehouse):
+    settings = fresh(warehouse)
+
+    def die_before_causes(name):
+        if name == "0014_balance_causes 1 before":
+            raise Killed
+
+    with pytest.raises(Killed):
+        migrate.apply(settings, step=die_before_causes)
+    name = settings.clickhouse_database
+    with clickhouse_connect.get_client(dsn=warehouse, database=name) as client:
+        row = {"account_id": "old", "entry": "1", "kind": "grant", "amount_utok": 7, "version": 1}
+        client.insert("balance_changes", [list(row.values())], column_names=list(row))
+        migrate.apply(settings)
+        found = client.query(
+            "SELECT amount_utok, source, command_id, counterpart, giver_entry, catalog_version "
+            "FROM v_balance_changes"
+        )
+        client.command(f"DROP DATABASE {name} SYNC")
+
+    assert [tuple(one) for one in found.result_rows] == [(7, "", "", "", 0, 0)]

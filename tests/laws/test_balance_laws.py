@@ -81,6 +81,11 @@ chunk_events = st.tuples(
 )
 
 
+def part_of(granted):
+    amount = Fraction(granted.amount_utok, MILLION)
+    return amount, granted.priority, granted.valid_from_ms, granted.valid_to_ms, granted.scope
+
+
 def find_terms(plan, _):
     return PLANS.get(plan)
 
@@ -281,22 +286,28 @@ class EngineAndModel(RuleBasedStateMachine):
     def transfer(self, slot, amount):
         def model(account):
             self.working(account)
+            if account.status != "active":
+                raise Refused("suspended")
             found = [
                 one
-                for one in account.payers(Use(), self.now)
-                if one.transferable and account.rest(one)
+                for one in account.in_order()
+                if one.start <= self.now < one.end and one.transferable and account.rest(one)
             ]
-            left, last = Fraction(amount, MILLION), []
+            left, parts = Fraction(amount, MILLION), []
             if not amount or sum(map(account.rest, found)) < left:
                 raise Refused("bad_amount")
             for one in found:
                 taken = min(left, account.rest(one))
                 if taken:
-                    last.append(one.end)
+                    parts.append((taken, one.priority, one.start, one.end, one.scope))
                     one.total, left = one.total - taken, left - taken
-            return orders.Moved(amount, min(last))
+            return parts
 
-        self.both(slot, lambda: orders.transfer_out(self.books, slot, amount, self.now), model)
+        def engine():
+            moved = orders.transfer_out(self.books, slot, amount, self.now)
+            return [part_of(one.granted) for one in moved]
+
+        self.both(slot, engine, model)
 
     @rule(slot=slots, use=uses, amount=amounts, ago=st.sampled_from([0, 0, 1, MINUTE, HOUR - 1]))
     def use_up(self, slot, use, amount, ago):

@@ -28,6 +28,14 @@ FIRST = [
 ]
 
 
+ARRIVED = {
+    "kind": "transfer_in",
+    "from_account": "elsewhere",
+    "amount_utok": 7_000_000,
+    "source": "transfer",
+}
+
+
 @st.composite
 def logs(draw):
     """Return pieces of usage and commands in the order in which a worker takes them."""
@@ -88,10 +96,15 @@ def asked(draw, offset, now_ms):
                 {"kind": "change_cycle", "cycle_day": 9},
                 {"kind": "dance"},
                 {"kind": "open", "plan": "strict"},
+                {"kind": "grant", "amount_utok": 20_000_000, "transferable": 1},
+                {"kind": "transfer", "to_account": "elsewhere", "amount_utok": 9_000_000},
+                ARRIVED,
+                ARRIVED | {"valid_to": 1},
             ]
         )
     )
-    said |= {"command_id": draw(st.sampled_from(["x", "y", f"c{offset}"]))}
+    # Every part is another entry of its giver.
+    said |= {"command_id": draw(st.sampled_from(["x", "y", f"c{offset}"])), "from_entry": offset}
     return order(offset, now_ms, account_id=account, **said)
 
 

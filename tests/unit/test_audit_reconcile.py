@@ -10,11 +10,13 @@ from tokenline.audit.reconcile import (
     Landed,
     PartitionSides,
     Tally,
+    TransferSides,
     account_differences,
     charge_differences,
     entry_differences,
     gateway_differences,
     partition_differences,
+    transfer_differences,
 )
 
 TALLY = Tally(events=3, tokens=900)
@@ -117,3 +119,13 @@ def test_an_entry_of_a_balance_that_is_gone_is_missed():
     assert not list(entry_differences([EntrySides(**sides, newest=5, landed=5)]))
     (found,) = entry_differences([EntrySides(**sides, newest=5, landed=4)])
     assert str(found) == "cm/a: entries numbered and landed: 5 and 4 (+1)"
+
+
+def test_a_part_of_a_transfer_that_did_not_arrive_or_arrived_twice_is_named():
+    sides = {"tenant_id": "cm", "giver": "a", "entry": 4, "given_utok": 9}
+    assert not list(transfer_differences([TransferSides(**sides, arrived_utok=9)]))
+    found = transfer_differences([TransferSides(**sides, arrived_utok=n) for n in (0, 18)])
+    assert [str(one) for one in found] == [
+        "cm/a entry 4: µtok given away and arrived or returned: 9 and 0 (+9)",
+        "cm/a entry 4: µtok given away and arrived or returned: 9 and 18 (-9)",
+    ]

@@ -4,6 +4,7 @@
     ledger without late    = minute windows = month counters        per account, events and tokens
     minute windows' cost   = what usage took from buckets           per account, in µtok
     numbered entries       = landed entries                         per account's balance
+    transferred out        = taken + returned                       per part of a transfer, in µtok
     sealed                 = ledger, duplicates, dead letters       per partition, to Kafka's end
 
 `emitted` is what gateways say of themselves, `resent` what they sent again, and `raw` records that
@@ -56,6 +57,20 @@ class EntrySides:
     account_id: str
     newest: int
     landed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferSides:
+    """Hold what one entry of a giver took out for another account, and what arrived of it, in µtok.
+
+    `arrived_utok` is what the receiver took and what came back. `entry` is the giver's.
+    """
+
+    tenant_id: str
+    giver: str
+    entry: int
+    given_utok: int
+    arrived_utok: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +186,17 @@ def entry_differences(accounts: Iterable[EntrySides]) -> Iterator[Difference]:
             yield Difference(
                 kind="entries", where=f"{one.tenant_id}/{one.account_id}",
                 what="entries numbered and landed", left=one.newest, right=one.landed,
+            )  # fmt: skip
+
+
+def transfer_differences(transfers: Iterable[TransferSides]) -> Iterator[Difference]:
+    """Yield where what left an account is not what arrived: still on the way, doubled or from nowhere."""
+    for one in transfers:
+        if one.given_utok != one.arrived_utok:
+            yield Difference(
+                kind="transfer", where=f"{one.tenant_id}/{one.giver} entry {one.entry}",
+                what="µtok given away and arrived or returned",
+                left=one.given_utok, right=one.arrived_utok,
             )  # fmt: skip
 
 

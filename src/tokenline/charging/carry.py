@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
 from tokenline.charging.show import shown
+from tokenline.charging.transfers import ARRIVING, arrive, send
 from tokenline.errors import BadData, Declined
 from tokenline.metering.calendar import zone_of
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.books import Balance
+from tokenline.quota.books import Balance, Cause
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import RATE_LIMITS
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
@@ -46,10 +47,12 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
     fields, now_ms = command.fields, state.move_clock(command.appended_ms)
     key = account_key_of(fields)
     kind = str(fields["kind"])
-    if kind not in _KINDS:
+    if kind not in _KINDS and kind not in ARRIVING:
         raise BadData(f"{key}: there is no order {kind!r}; known: {', '.join(_KINDS)}")
     if not -MOST_UTOK <= int(fields["amount_utok"]) <= MOST_UTOK:
         raise BadData(f"{key}: amount_utok {fields['amount_utok']} is beyond any balance")
+    if kind in ARRIVING:
+        return arrive(state, key, fields, now_ms)
     slot = state.cells.slot(key)
     if slot is None:
         reason = _why_not(state, fields, now_ms)
@@ -130,7 +133,8 @@ def _answer(
     now_ms: int,
 ) -> OrderAnswer:
     try:
-        bucket, amount = _KINDS[str(fields["kind"])](state, slot, fields, now_ms)
+        with state.books.caused(Cause(str(fields["command_id"]))):
+            bucket, amount = _KINDS[str(fields["kind"])](state, slot, fields, now_ms)
     except Declined as declined:
         reason = Reason(declined.reason)
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms)
@@ -202,6 +206,7 @@ _KINDS: dict[str, Callable[[PartitionState, int, Fields, int], tuple[int, int]]]
     "change_cycle": _change_cycle,
     "grant": _grant,
     "adjust": _adjust,
+    "transfer": send,
 }
 _SOURCES = {
     one.name.lower(): one

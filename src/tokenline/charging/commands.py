@@ -1,7 +1,8 @@
 """Fold what waits on the commands topic into the state of its partition, in its order.
 
     account_command    limits set, the newest of an account wins      -> decision
-    account_order      plan, buckets, life of an account              -> reply, ledger, decision
+    account_order      plan, buckets, life of an account              -> reply, ledger, decision, and
+                                                                         what a transfer moves: orders
     hold_order         a session asks, reports or settles             -> reply, decision if it changes
     catalog_version    what is sold and what a token costs            -> rates usage from its moment on
 
@@ -72,6 +73,7 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
     step.new_keys = state.cells.keys[known:]
     step.named = _names(state) != names
     step.changes, step.burns = state.books.take()
+    step.sent, state.sent = state.sent, []
     state.tally.add_burns(step.burns)
     _decide(state, step, touched)
     state.next_offsets["commands"] = hi + 1

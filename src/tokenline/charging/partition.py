@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tokenline.charging.step import Flush, Step
+from tokenline.charging.step import Flush, Sent, Step
 from tokenline.charging.terms import terms_at
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
@@ -44,7 +44,7 @@ class PartitionState:
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
     `minute_ms` is the append minute in hand, `clock_ms` the time of the balances; neither goes back.
     `closing_seq` is the step that closed a minute whose totals are not published yet, 0 when there is
-    none.
+    none. `sent` gathers, within a step, what it asks of other accounts.
     """
 
     bounds: Bounds
@@ -61,6 +61,7 @@ class PartitionState:
     catalogs: CatalogBook = field(default_factory=CatalogBook)
     books: Books = field(init=False)
     totals: Totals = field(default_factory=Totals)
+    sent: list[Sent] = field(default_factory=list)
     seen: SeenEvents = field(init=False)
     tally: Tally = field(init=False)
     _dirty_months: list[Int64s] = field(default_factory=list)

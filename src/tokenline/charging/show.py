@@ -75,6 +75,7 @@ def _bucket(state: PartitionState, bucket: int) -> dict[str, Any]:
         "valid_to_ms": 0 if ends_ms == NEVER_MS else ends_ms,
         "models": list(scope.models),
         "subscribers": list(scope.subscribers),
+        "transferable": values[Bucket.TRANSFERABLE],
     }
 
 

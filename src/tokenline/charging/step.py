@@ -81,6 +81,17 @@ class Replied:
     answer: OrderAnswer | HoldAnswer
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Hold an `account_order` that charging itself writes to the account that `fields` name.
+
+    It is published when the step is durable, and again by a successor, word for word: its command id
+    makes that once. When it was issued is stamped by the worker that journals it.
+    """
+
+    fields: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
     """Name the offsets of a run that were not counted; all others were."""
@@ -136,6 +147,7 @@ class Step:
     lines: pa.RecordBatch | None = None
     burns: Int64s = field(default_factory=lambda: NO_BURNS)
     replies: list[Replied] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     named: bool = False
     decisions: list[Decided] = field(default_factory=list)

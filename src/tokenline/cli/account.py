@@ -53,6 +53,9 @@ def grant(
     source: Annotated[str, typer.Option(help="top_up, gift, free, pack or refund")] = "top_up",
     days: Annotated[int, typer.Option(min=0, help="days it is valid; 0 is for ever")] = 0,
     priority: Annotated[int, typer.Option(help="lower burns first")] = 100,
+    transferable: Annotated[
+        bool, typer.Option("--transferable", help="may be moved to another account")
+    ] = False,
     tenant: Tenant = "default",
     command_id: CommandId = "",
     data: DataDir = None,
@@ -71,6 +74,7 @@ def grant(
         "amount_utok": tokens * MILLION,
         "source": source,
         "priority": priority,
+        "transferable": int(transferable),
         "valid_to": ends_ms if days else 0,
     }
     _order(account, tenant, command_id, fields, data=data, as_json=as_json)
@@ -91,6 +95,27 @@ def adjust(
     Example: tokenline account adjust acme 1 -- -5000
     """
     fields = {"kind": "adjust", "bucket": bucket, "amount_utok": tokens * MILLION}
+    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+
+
+@app.command("transfer")
+def transfer(
+    account: Annotated[str, typer.Argument(metavar="FROM", help="account that gives")],
+    to_account: Annotated[str, typer.Argument(metavar="TO", help="account that receives")],
+    tokens: Annotated[int, typer.Argument(metavar="AMOUNT", min=1, help="standard tokens")],
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Move transferable tokens to another account of the tenant; all of it or nothing.
+
+    They keep their validity and what they pay for, and cannot be moved on. If the receiver cannot
+    take them (unknown, closed, or they ended on the way) they come back to who gave.
+
+    Example: tokenline account transfer acme acme-lab 400000
+    """
+    fields = {"kind": "transfer", "to_account": to_account, "amount_utok": tokens * MILLION}
     _order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 

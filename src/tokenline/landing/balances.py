@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenline.audit.reconcile import ChargeSides, EntrySides
+from tokenline.audit.reconcile import ChargeSides, EntrySides, TransferSides
 
 if TYPE_CHECKING:
     from tokenline.landing.queries import Asker
@@ -60,6 +60,37 @@ def missing_entries(asker: Asker) -> list[EntrySides]:
     return [
         EntrySides(
             tenant_id=str(row[0]), account_id=str(row[1]), newest=int(row[2]), landed=int(row[3])
+        )
+        for row in rows
+    ]
+
+
+def transferred(asker: Asker) -> tuple[int, int]:
+    """Return what left accounts for others and what of it is on the way, in µtok.
+
+    Only parts that left are on the way: what came from nowhere does not make up for one.
+    """
+    row = asker.row(
+        "SELECT sum(given_utok), sumIf(on_the_way_utok, on_the_way_utok > 0) FROM {db}.v_transfers",
+        {},
+    )
+    return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+def unequal_transfers(asker: Asker) -> list[TransferSides]:
+    """Return the parts of transfers of which another amount arrived than left, or none yet."""
+    rows = asker.rows(
+        "SELECT tenant_id, giver, part, given_utok, taken_utok + returned_utok "
+        "FROM {db}.v_transfers WHERE on_the_way_utok != 0 "
+        f"ORDER BY tenant_id, giver, part LIMIT {DIFFERENCES_MAX}"
+    )
+    return [
+        TransferSides(
+            tenant_id=str(row[0]),
+            giver=str(row[1]),
+            entry=int(row[2]),
+            given_utok=int(row[3]),
+            arrived_utok=int(row[4]),
         )
         for row in rows
     ]

@@ -25,10 +25,17 @@ from tokenline.audit.reconcile import (
     entry_differences,
     gateway_differences,
     partition_differences,
+    transfer_differences,
 )
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BrokerUnavailable
-from tokenline.landing.balances import charged, missing_entries, unequal_charges
+from tokenline.landing.balances import (
+    charged,
+    missing_entries,
+    transferred,
+    unequal_charges,
+    unequal_transfers,
+)
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.queries import (
     Asker,
@@ -171,8 +178,10 @@ def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
         *account_differences(unequal_accounts(asker) or [sums]),
         *charge_differences(unequal_charges(asker)),
         *entry_differences(missing_entries(asker)),
+        *transfer_differences(unequal_transfers(asker)),
     ]
     charged_utok = charged(asker)
+    transferred_utok, on_the_way_utok = transferred(asker)
     faults = [fault for found in walks.values() for fault in found.faults]
     store.close()
     asker.close()
@@ -194,6 +203,8 @@ def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
         "window_tokens": sums.windows.tokens,
         "counter_tokens": sums.counters.tokens,
         "charged_utok": charged_utok,
+        "transferred_utok": transferred_utok,
+        "on_the_way_utok": on_the_way_utok,
         "accounts": accounts,
         "gateway_lives": len(stated),
         "seals": sum(len(found.kept) for found in walks.values()),

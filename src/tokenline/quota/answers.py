@@ -10,6 +10,9 @@ from tokenline.quota.hold_rows import Outcome, Reason, Session
 from tokenline.quota.table import FREE, OWNER, Table
 
 REMEMBERED_MS = 7 * 86_400_000
+# Whose the answers to arriving parts of transfers are: a part may meet no account, and one that was
+# sent back must stay so when the account is opened before the part comes a second time.
+ARRIVALS = -2
 
 
 class _Answer(IntEnum):

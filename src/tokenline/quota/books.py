@@ -8,6 +8,7 @@ same rows.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from tokenline.quota.table import FREE, NONE, Table
 from tokenline.quota.terms import Grant, Terms, Use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Int64s = npt.NDArray[np.int64]
 
@@ -83,6 +84,24 @@ class ChangeKind(IntEnum):
     HOLD_REFUND = 8
     CYCLE_CHANGE = 9
     ROLLOVER_IN = 10
+    TRANSFER_IN = 11
+    TRANSFER_RETURN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Name the order behind an entry; nothing of it when time or usage caused the entry.
+
+    `counterpart` is the other account of a transfer. What arrives of one names the giver's order and,
+    by `giver_entry`, the giver's entry that took it out.
+    """
+
+    command_id: str = ""
+    counterpart: str = ""
+    giver_entry: int = 0
+
+
+NO_CAUSE = Cause()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +109,7 @@ class Change:
     """Be one entry of an account's ledger; `rest_utok` is the bucket's total less used behind it.
 
     `number` counts an account's entries from 1 without gaps. Usage is not entered one by one: it is
-    summed by minute, from `Burn`.
+    summed by minute, from `Burn`. `source` is the bucket's.
     """
 
     slot: int
@@ -100,6 +119,8 @@ class Change:
     amount_utok: int
     rest_utok: int
     at_ms: int
+    source: int = 0
+    cause: Cause = NO_CAUSE
 
 
 @dataclass(slots=True)
@@ -136,6 +157,7 @@ class Books:
         self.plans: list[str] = []
         self.changes: list[Change] = []
         self.burns = Burns()
+        self._cause = NO_CAUSE
         self._rows: Int64s = np.zeros(0, np.int64)
 
     @property
@@ -145,7 +167,7 @@ class Books:
 
     def row(self, slot: int) -> int:
         """Return the balance row of an account, NONE when it was never opened."""
-        return int(self._rows[slot]) if slot < len(self._rows) else NONE
+        return int(self._rows[slot]) if 0 <= slot < len(self._rows) else NONE
 
     def rows_of(self, slots: Int64s) -> Int64s:
         """Return the balance row of each account, NONE where it was never opened, or where a slot is -1."""
@@ -227,7 +249,19 @@ class Books:
         self.set(row, Balance.CHANGES, number)
         total, used = self.buckets.get(bucket, Bucket.TOTAL), self.buckets.get(bucket, Bucket.USED)
         slot, name = self.get(row, Balance.OWNER), self.buckets.get(bucket, Bucket.NUMBER)
-        self.changes.append(Change(slot, number, name, kind, amount_utok, total - used, now_ms))
+        source, rest_utok = self.buckets.get(bucket, Bucket.SOURCE), total - used
+        self.changes.append(
+            Change(slot, number, name, kind, amount_utok, rest_utok, now_ms, source, self._cause)
+        )
+
+    @contextmanager
+    def caused(self, cause: Cause) -> Iterator[None]:
+        """Name the cause of what is entered meanwhile."""
+        outer, self._cause = self._cause, cause
+        try:
+            yield
+        finally:
+            self._cause = outer
 
     def reduce(
         self, row: int, bucket: int, kind: ChangeKind, amount_utok: int, now_ms: int

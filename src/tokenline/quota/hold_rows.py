@@ -59,6 +59,8 @@ class Reason(IntEnum):
     NOT_SUSPENDED = 14
     UNKNOWN_PACK = 15
     BAD_CATALOG = 16
+    BAD_RECEIVER = 17
+    EXPIRED = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

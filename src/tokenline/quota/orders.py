@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tokenline.errors import Declined
 from tokenline.metering.calendar import cycle_at, day_of_month, days_of
-from tokenline.quota.books import Balance, Books, ChangeKind, Status
+from tokenline.quota.books import NO_CAUSE, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cycle import (
     MINUTE_MS,
@@ -26,7 +26,7 @@ from tokenline.quota.cycle import (
 from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import NOTHING, Grant, Source, Terms, Use
+from tokenline.quota.terms import Grant, Source, Terms, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Say what left an account, for the one that receives it."""
+    """Hold what one bucket gave to a transfer, as the bucket it is to become.
 
-    amount_utok: int
-    valid_to_ms: int
+    `entry` is the number of the giver's entry that took it out: with the account it names this part
+    for ever, in whatever order and however often it is told.
+    """
+
+    entry: int
+    granted: Grant
 
 
 def open_account(books: Books, slot: int, plan: str, cycle_day: int, now_ms: int) -> int:
@@ -85,7 +89,7 @@ def close_account(books: Books, slot: int, now_ms: int) -> None:
 
 
 def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
-    """Add a bucket (top-up, pack, gift, refund, what was transferred) and return its number."""
+    """Add a bucket (top-up, pack, gift, refund) and return its number."""
     with _working(books, slot, now_ms) as row:
         if granted.amount_utok <= 0 or granted.valid_to_ms <= now_ms:
             raise Declined(Reason.BAD_AMOUNT)
@@ -102,26 +106,53 @@ def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) 
         books.reduce(row, bucket, ChangeKind.ADJUSTMENT, -amount_utok, now_ms)
 
 
-def transfer_out(books: Books, slot: int, amount_utok: int, now_ms: int) -> Moved:
+def transfer_out(books: Books, slot: int, amount_utok: int, now_ms: int) -> list[Moved]:
     """Take an amount out of the transferable buckets, in burn order; all of it or nothing.
 
-    What is moved is valid no longer than the shortest-lived bucket it came from.
+    Each bucket that gives is a part of its own, which keeps validity, scope and priority. It cannot be
+    moved on: a gift that goes round would outlive every rule about who may give.
     """
     with _working(books, slot, now_ms) as row:
-        found = [
-            bucket
-            for bucket in books.payers(row, NOTHING, now_ms)
-            if books.buckets.get(bucket, Bucket.TRANSFERABLE) and books.buckets.rest(bucket)
-        ]
+        _require(books, row, Status.ACTIVE, Reason.SUSPENDED)
+        found = _givers(books, row, now_ms)
         if amount_utok <= 0 or sum(map(books.buckets.rest, found)) < amount_utok:
             raise Declined(Reason.BAD_AMOUNT)
-        left, ends_ms = amount_utok, []
+        moved: list[Moved] = []
         for bucket in found:
-            if taken := min(books.buckets.rest(bucket), left):
+            if taken := min(books.buckets.rest(bucket), amount_utok):
                 books.reduce(row, bucket, ChangeKind.TRANSFER_OUT, taken, now_ms)
-                ends_ms.append(books.buckets.get(bucket, Bucket.VALID_TO))
-                left -= taken
-        return Moved(amount_utok, min(ends_ms))
+                moved.append(_moved(books, row, bucket, taken))
+                amount_utok -= taken
+        return moved
+
+
+def transfer_in(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
+    """Take in a part of another account's transfer and return its bucket's number.
+
+    A suspended account receives as it may be topped up.
+
+    Raises:
+        Declined: there is no such balance, it is closed, or the part is over; it must be returned.
+    """
+    with _working(books, slot, now_ms) as row:
+        if granted.valid_to_ms <= now_ms:
+            raise Declined(Reason.EXPIRED)
+        bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_IN, now_ms)
+        return books.buckets.get(bucket, Bucket.NUMBER)
+
+
+def transfer_return(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
+    """Give back to the giver what the receiver could not take, and return its bucket's number.
+
+    Always: a closed account may not spend it, and a part that is over expires at once, but both say
+    so in the ledger of who gave.
+
+    Raises:
+        Declined: there is no such balance.
+    """
+    with _working(books, slot, now_ms, closed=True) as row:
+        bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_RETURN, now_ms)
+        return books.buckets.get(bucket, Bucket.NUMBER)
 
 
 def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
@@ -202,7 +233,9 @@ def _working(books: Books, slot: int, now_ms: int, *, closed: bool = False) -> I
     row = books.row(slot)
     if row == NONE:
         raise Declined(Reason.UNKNOWN_ACCOUNT)
-    advance(books, row, now_ms)
+    # What is due by now was caused by time, whoever asks first.
+    with books.caused(NO_CAUSE):
+        advance(books, row, now_ms)
     if not closed and books.get(row, Balance.STATUS) == Status.CLOSED:
         raise Declined(Reason.CLOSED)
     yield row
@@ -261,6 +294,30 @@ def _move_end(books: Books, row: int, bucket: int, end_ms: int) -> None:
     first = books.buckets.unlink(books.get(row, Balance.FIRST), bucket)
     books.buckets.set(bucket, Bucket.VALID_TO, end_ms)
     books.set(row, Balance.FIRST, books.buckets.link(first, bucket))
+
+
+def _givers(books: Books, row: int, now_ms: int) -> list[int]:
+    """Return the buckets a transfer may take from, whatever they pay for, in burn order."""
+    return [
+        bucket
+        for bucket in books.chain(row)
+        if books.buckets.valid(bucket, now_ms)
+        and books.buckets.get(bucket, Bucket.TRANSFERABLE)
+        and books.buckets.rest(bucket)
+    ]
+
+
+def _moved(books: Books, row: int, bucket: int, amount_utok: int) -> Moved:
+    get = books.buckets.get
+    granted = Grant(
+        amount_utok=amount_utok,
+        source=Source.TRANSFER,
+        priority=get(bucket, Bucket.PRIORITY),
+        valid_from_ms=get(bucket, Bucket.VALID_FROM),
+        valid_to_ms=get(bucket, Bucket.VALID_TO),
+        scope=books.scopes.scopes[get(bucket, Bucket.SCOPE)],
+    )
+    return Moved(books.get(row, Balance.CHANGES), granted)
 
 
 def _bucket(books: Books, row: int, number: int) -> int:

@@ -36,6 +36,8 @@ Reply = dict[str, Any]
 
 FETCH_WAIT_MS = 10
 POLL_MS = 200
+# What moves between accounts: it credits units, so only who took them out may say it.
+CHARGING_ONLY = ("transfer_in", "transfer_return")
 LINGER_MS = 3  # orders that come together travel together
 RECONNECT_S = 0.5
 
@@ -105,8 +107,10 @@ class Orders:
 
         Raises:
             Unavailable: no charging worker answered in time; the order stands, and may still be taken.
-            BadData: a field is unknown or of another type.
+            BadData: a field is unknown or of another type, or the kind is charging's own.
         """
+        if kind in CHARGING_ONLY:
+            raise BadData(f"{kind} is what charging itself sends; ask for a transfer")
         command_id = command_id or str(uuid.uuid4())
         known = {
             "tenant_id": tenant,

@@ -1,0 +1,37 @@
+-- What caused an entry of a balance: where its bucket came from, which order, who the other account of a
+--   transfer is and which of the giver's entries it answers, and the catalog then in force.
+--
+-- Entries from before say nothing and 0. No transfer was possible then.
+
+ALTER TABLE {database}.balance_changes{on_cluster} ADD COLUMN IF NOT EXISTS source LowCardinality(String);
+
+ALTER TABLE {database}.balance_changes{on_cluster} ADD COLUMN IF NOT EXISTS command_id String;
+
+ALTER TABLE {database}.balance_changes{on_cluster} ADD COLUMN IF NOT EXISTS counterpart String;
+
+ALTER TABLE {database}.balance_changes{on_cluster} ADD COLUMN IF NOT EXISTS giver_entry UInt64;
+
+ALTER TABLE {database}.balance_changes{on_cluster} ADD COLUMN IF NOT EXISTS catalog_version UInt64;
+
+-- v_balance_changes: every entry. Made anew: a view keeps the columns that there were.
+CREATE OR REPLACE VIEW {database}.v_balance_changes{on_cluster} AS
+SELECT * FROM {database}.balance_changes FINAL;
+
+-- v_transfers: every part of a transfer, by the giver's entry, and what became of it: taken by the
+--   receiver, returned to the giver, or neither yet, which is on the way. More taken and returned than
+--   given would be units from nowhere; `tokenline reconcile` fails on it.
+CREATE VIEW IF NOT EXISTS {database}.v_transfers{on_cluster} AS
+SELECT
+  tenant_id,
+  if(t.kind = 'transfer_in', t.counterpart, t.account_id) AS giver,
+  if(t.kind = 'transfer_out', toUInt64OrZero(t.entry), t.giver_entry) AS part,
+  anyIf(t.counterpart, t.kind = 'transfer_out') AS receiver,
+  anyIf(t.command_id, t.kind = 'transfer_out') AS command_id,
+  -sumIf(t.amount_utok, t.kind = 'transfer_out') AS given_utok,
+  sumIf(t.amount_utok, t.kind = 'transfer_in') AS taken_utok,
+  sumIf(t.amount_utok, t.kind = 'transfer_return') AS returned_utok,
+  given_utok - taken_utok - returned_utok AS on_the_way_utok,
+  max(t.at) AS changed_at
+FROM {database}.balance_changes AS t FINAL
+WHERE t.kind IN ('transfer_out', 'transfer_in', 'transfer_return')
+GROUP BY tenant_id, giver, part;
