@@ -45,6 +45,8 @@ CONTROL = "control"
 REPLIES = "replies"
 CATALOG = "catalog"
 
+# No tenant begins with a tilde.
+HEARTBEAT_PREFIX = b"~heartbeat/"
 STATE_MAX_BYTES = 16 * 1024 * 1024
 _DAY_MS = 86_400_000
 _TOPIC_ALREADY_EXISTS = 36
@@ -106,8 +108,8 @@ def decision_key(tenant: str, account: str, epoch: int) -> bytes:
 
 
 def heartbeat_key(partition: int, epoch: int) -> bytes:
-    """Return the key of a heartbeat on the decisions topic; no tenant begins with a tilde."""
-    return b"~heartbeat/%d#%d" % (partition, epoch)
+    """Return the key of a heartbeat on the decisions topic."""
+    return HEARTBEAT_PREFIX + b"%d#%d" % (partition, epoch)
 
 
 def total_key(gateway_id: str, gateway_epoch: str) -> bytes:
