@@ -6,13 +6,18 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from tokenline import cli
 from tokenline.errors import InvalidSignature, SettingsError
 from tokenline.notify import Secret, sign, verify
 from tokenline.notify.backoff import RETRY_AFTER_MAX_MS, Answer, answer_of, retry_after_ms, wait_ms
@@ -241,3 +246,43 @@ def test_two_endpoints_of_one_name_are_refused(tmp_path):
     file.write_text(file.read_text() + "\n" + file.read_text())
     with pytest.raises(SettingsError, match="two endpoints are called crm"):
         read_webhooks(file, {"CRM": SECRET})
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Run a command in this process with the endpoint's secret in the environment."""
+    monkeypatch.setenv("CRM", SECRET)
+    return lambda *arguments: CliRunner().invoke(cli.app, ["webhooks", *map(str, arguments)])
+
+
+def test_check_shows_a_file_and_no_secret(tmp_path, typed):
+    done = typed("check", write(tmp_path, kinds='["cut"]'), "--json")
+    assert done.exit_code == 0, done.output
+    [row] = json.loads(done.output)
+    assert (row["endpoint"], row["kinds"], row["secrets"]) == ("crm", "cut", 1)
+    assert SECRET not in done.output
+
+
+def test_test_sends_a_signed_message_and_says_who_took_it(tmp_path, typed):
+    taken = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            taken.append(verify(SECRET, self.headers, body, int(time.time())))
+            self.send_response(204 if self.path == "/h" else 500)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        good = typed("test", write(tmp_path, url=f'"{url}/h"'), "--json")
+        bad = typed("test", write(tmp_path, url=f'"{url}/x"'))
+        server.shutdown()
+    none = typed("test", write(tmp_path), "--endpoint", "other")
+    assert (good.exit_code, json.loads(good.output)[0]["answer"]) == (0, "HTTP 204")
+    assert (bad.exit_code, len(taken)) == (1, 2)
+    assert isinstance(none.exception, SettingsError)
