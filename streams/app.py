@@ -2,8 +2,9 @@
 
     faust -A streams.app:charging worker        tokenline worker charging
     faust -A streams.app:landing worker         tokenline worker landing
+    faust -A streams.app:notify worker          tokenline worker notify
 
-Nothing is built at import: `charging` and `landing` are made when they are first asked for.
+Nothing is built at import: `charging`, `landing` and `notify` are made when they are first asked for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import faust
@@ -26,7 +28,8 @@ from tokenline.wire.kafka import client_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Role = Literal["charging", "landing"]
+Role = Literal["charging", "landing", "notify"]
+ROLES: tuple[Role, ...] = ("charging", "landing", "notify")
 
 EXIT_FATAL = 70  # EX_SOFTWARE
 EXIT_FENCED = 75  # EX_TEMPFAIL: start again, another worker took the partition
@@ -37,11 +40,38 @@ log = structlog.get_logger(__name__)
 
 def build_app(role: Role, settings: Settings) -> LineApp:
     """Return the Faust app of a role, with its agents and its health pages."""
+    app = _patient_app(settings, role) if role == "notify" else _line_app(role, settings)
+    hand_over_raw_records()
+    register: Callable[..., Any]
+    if role == "charging":
+        from streams.charging import register  # noqa: PLC0415  a landing worker needs no charging, nor the reverse
+    elif role == "landing":
+        from streams.landing import register  # noqa: PLC0415
+    else:
+        from streams.notify import register as notify  # noqa: PLC0415
+
+        register = partial(notify, companion=partial(_patient_app, settings))
+    worker = register(app, settings, end_process)
+    _serve_health(app, role, settings, worker)
+    return app
+
+
+def _patient_app(settings: Settings, name: str) -> LineApp:
+    """Return an app of the notify role: a receiver may be away for as long as it likes."""
+    return _line_app(
+        name,
+        settings,
+        # A heartbeat a second wakes it anyway; nothing here is worth forty looks a second.
+        fetch_wait_ms=500,
+        fetch_min_bytes=1,
+        broker_max_poll_interval=settings.webhook_max_age_s + 3600.0,
+    )
+
+
+def _line_app(name: str, settings: Settings, **options: Any) -> LineApp:
     # Faust makes its own folder but not the one that holds it.
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    app = LineApp(
-        f"{settings.topic_prefix}{role}",
-        fatal=end_process,
+    common: dict[str, Any] = dict(  # noqa: C408  as the call it is
         broker=_brokers(settings),
         broker_credentials=_credentials(settings),
         store="memory://",
@@ -65,15 +95,7 @@ def build_app(role: Role, settings: Settings) -> LineApp:
         # Steps in flight are finished by the lines themselves; the offset guard skips what is read again.
         stream_wait_empty=False,
     )
-    hand_over_raw_records()
-    register: Callable[..., Any]
-    if role == "charging":
-        from streams.charging import register  # noqa: PLC0415  a landing worker needs no charging, nor the reverse
-    else:
-        from streams.landing import register  # noqa: PLC0415
-    worker = register(app, settings, end_process)
-    _serve_health(app, role, settings, worker)
-    return app
+    return LineApp(f"{settings.topic_prefix}{name}", fatal=end_process, **common | options)
 
 
 def end_process(error: BaseException) -> None:
@@ -95,7 +117,7 @@ def end_process(error: BaseException) -> None:
 def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> None:
     server = HealthServer(
         host=settings.health_host,
-        port=settings.charging_health_port if role == "charging" else settings.landing_health_port,
+        port=getattr(settings, f"{role}_health_port"),
         stall_s=settings.stall_s,
         clock=SystemClock(),
         registry=worker.metrics.registry,
@@ -123,8 +145,9 @@ def _credentials(settings: Settings) -> Any:
 
 
 def __getattr__(name: str) -> LineApp:
-    """Build `charging`, `landing`, or `app` (the role in TOKENLINE_ROLE) when it is asked for."""
-    role = os.environ.pop("TOKENLINE_ROLE", "charging") if name == "app" else name
-    if role not in ("charging", "landing"):
+    """Build the app of a role, or `app` (the role in TOKENLINE_ROLE), when it is asked for."""
+    asked = os.environ.pop("TOKENLINE_ROLE", "charging") if name == "app" else name
+    role = next((role for role in ROLES if role == asked), None)
+    if role is None:
         raise AttributeError(name)
-    return build_app("charging" if role == "charging" else "landing", Settings.from_env())
+    return build_app(role, Settings.from_env())

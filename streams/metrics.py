@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from tokenline import metric_names as names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prometheus_client import Metric
+
+    from streams.notify import EndpointFollower
     from tokenline.charging.step import Step
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -84,3 +91,25 @@ class ChargingMetrics:
         self.recovery_rows.inc(rows)
         self._recovery_began_s = min(self._recovery_began_s or began_s, began_s)
         self.recovery_span.set(ended_s - self._recovery_began_s)
+
+
+class NotifyMetrics(Collector):
+    """Read what became of webhooks each time the page is asked for."""
+
+    def __init__(self, followers: Sequence[EndpointFollower]) -> None:
+        self._followers = followers
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric of a notify worker."""
+        total = CounterMetricFamily(names.WEBHOOKS, "webhooks", labels=["endpoint", "outcome"])
+        waiting = GaugeMetricFamily(names.WEBHOOKS_WAITING, "not told yet", labels=["endpoint"])
+        up = GaugeMetricFamily(names.WEBHOOK_ENDPOINT_UP, "0 when gone", labels=["endpoint"])
+        for follower in self._followers:
+            name, counts = follower.deliveries.endpoint.name, follower.deliveries.counts
+            for outcome in ("delivered", "failed", "dead"):
+                total.add_metric([name, outcome], getattr(counts, outcome))
+            waiting.add_metric([name], follower.deliveries.waiting)
+            up.add_metric([name], float(not counts.gone))
+        yield from (total, waiting, up)

@@ -36,8 +36,8 @@ class PromptConsumerThread(driver.AIOKafkaConsumerThread):
         # out for the others returns. Faust makes that up to 1.5 s on a quiet line. A step costs the
         # same 2 ms for one event as for fifty, so taking each event at once leaves no time for any:
         # the broker gathers for 25 ms, or until there is plenty (at 5,000/s p99 207 ms without, 83 with).
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        consumer._fetch_min_bytes = FETCH_MIN_BYTES
+        consumer._fetch_max_wait_ms = self.app.fetch_wait_ms
+        consumer._fetch_min_bytes = self.app.fetch_min_bytes
         # Commands and usage of an account must reach one worker. Faust deals partitions of all topics
         # out in turn when it has no tables; by range, partition p of each topic goes to one member.
         consumer._partition_assignment_strategy = (RangePartitionAssignor,)
@@ -138,8 +138,16 @@ class PromptTables(TableManager):
 class LineApp(faust.App):
     """Be a Faust app whose topics deliver micro-batches, with work that runs beside the agents."""
 
-    def __init__(self, *args: Any, fatal: Callable[[BaseException], None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        fatal: Callable[[BaseException], None],
+        fetch_wait_ms: int = FETCH_WAIT_MS,
+        fetch_min_bytes: int = FETCH_MIN_BYTES,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, TableManager=PromptTables, **kwargs)
+        self.fetch_wait_ms, self.fetch_min_bytes = fetch_wait_ms, fetch_min_bytes
         self._fatal = fatal
         self._kept: list[Any] = []
         self._starts: list[Callable[[], Awaitable[None]]] = []

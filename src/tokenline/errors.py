@@ -5,6 +5,7 @@ TokenlineError
 ├── BadData                the input is wrong                    -> dead letter, the line goes on
 │   ├── InvalidEvent       an event breaks its contract          -> refused at `emit`, nothing was sent
 │   ├── Undecodable        bytes are not what their schema says  -> dead letter
+│   ├── InvalidSignature   a webhook is not what its sender signed -> refused by the receiver
 │   ├── UnknownSchema      the registry has no such schema id    -> dead letter
 │   └── PoisonedInput      N bad records in a row                -> the worker stops: code or schema is bad
 ├── BackPressure           slow down and try again               -> the caller waits or sheds
@@ -49,6 +50,10 @@ class InvalidEvent(BadData):
 
 class Undecodable(BadData):
     """Refuse bytes that are not an Avro datum of the schema they name."""
+
+
+class InvalidSignature(BadData):
+    """Refuse a webhook that is not authentic or not fresh."""
 
 
 class UnknownSchema(BadData):

@@ -26,6 +26,12 @@ RECOVERY_ROWS = "tokenline_recovery_rows_total"
 RECOVERY_SPAN = "tokenline_recovery_span_seconds"
 # counter, window rows published.
 FLUSHED_ROWS = "tokenline_flushed_rows_total"
+# counter, webhooks by endpoint and outcome (delivered, failed attempt, dead): many `failed` mean a receiver is away.
+WEBHOOKS = "tokenline_webhooks_total"
+# gauge, webhooks in hand that are not told yet, by endpoint: at 10,000 it reads no further until some are.
+WEBHOOKS_WAITING = "tokenline_webhooks_waiting"
+# gauge, 0 once an endpoint answered 410: mend it and restart the worker; what it missed are dead letters.
+WEBHOOK_ENDPOINT_UP = "tokenline_webhook_endpoint_up"
 # counter, rows put into ClickHouse by table.
 LANDED_ROWS = "tokenline_landed_rows_total"
 # counter, inserts by table: rows / batches below 1,000 under load means landing_max_wait_ms is too short.

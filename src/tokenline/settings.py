@@ -105,6 +105,23 @@ class Settings(BaseModel):
         5000, ge=100, description="a lease that no call uses for so long is given back"
     )
 
+    # Webhooks
+    webhooks_file: Path | None = Field(
+        None, description="endpoints that are told of thresholds, cuts and their ends (TOML)"
+    )
+    webhook_timeout_ms: int = Field(
+        15_000, ge=100, le=300_000, description="a receiver that does not answer for so long failed"
+    )
+    webhook_retry_first_ms: int = Field(
+        2000, ge=10, description="wait after the first failure; it doubles with each"
+    )
+    webhook_retry_max_ms: int = Field(
+        1_800_000, ge=10, description="longest wait between two attempts"
+    )
+    webhook_max_age_s: int = Field(
+        86_400, ge=1, le=604_800, description="what could not be told for so long is a dead letter"
+    )
+
     # Landing and warehouse
     clickhouse_url: str = Field("http://127.0.0.1:18123", description="ClickHouse HTTP(S) address")
     clickhouse_database: str = Field(
@@ -128,6 +145,9 @@ class Settings(BaseModel):
     )
     landing_health_port: int = Field(
         19102, ge=0, le=65535, description="landing's health port; 0 picks a free one"
+    )
+    notify_health_port: int = Field(
+        19103, ge=0, le=65535, description="the notify worker's health port; 0 picks a free one"
     )
     stall_s: int = Field(30, ge=1, description="lag without progress so long is unhealthy")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -174,6 +174,7 @@ def test_an_entry_says_what_it_is_and_when(line):
     assert (grant["kind"], grant["entry"], grant["version"], grant["at"]) == ("grant", "1", 1, NOON)
     assert grant["amount_utok"] > 0
     assert usage == grant | {
+        "command_id": "",
         "kind": "usage",
         "entry": f"usage/{SEGMENT}",
         "amount_utok": -2 * MILLION,

@@ -115,7 +115,7 @@ def test_a_minute_limit_cuts_and_the_next_minute_opens():
         Rule.MINUTE_TOKENS,
         NOW + MINUTE,
     )
-    assert (opened.state, opened.reason, opened.resets_at_ms) == (State.OPEN, "window_reset", 0)
+    assert (opened.state, opened.reason, opened.resets_at_ms) == (State.OPEN, "resumed", 0)
 
 
 def test_a_minute_cut_again_in_the_next_minute_says_the_new_end():
@@ -156,7 +156,7 @@ def test_a_threshold_reached_with_a_minute_cut_is_told_once_and_by_the_month():
 def test_a_limit_of_zero_cuts_when_it_is_set():
     account = Account()
     (*_, cut) = account.limit(month_tokens=0)
-    assert (cut.state, cut.reason, cut.used, cut.limit) == (State.CUT, "account_set", 0, 0)
+    assert (cut.state, cut.reason, cut.used, cut.limit) == (State.CUT, "limit_reached", 0, 0)
 
 
 def test_without_limits_nothing_is_ever_decided():

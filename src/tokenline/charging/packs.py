@@ -90,11 +90,12 @@ def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
 
 
 def pack_names(state: PartitionState) -> bytes:
-    """Return plans, scopes and catalogs as JSON."""
+    """Return plans, thresholds, scopes and catalogs as JSON."""
     books = state.books
     said = {
         "format": FORMAT,
         "plans": books.plans,
+        "thresholds": books.thresholds,
         "scopes": json.loads(books.scopes.to_json()),
         "catalogs": json.loads(state.catalogs.to_json()),
     }
@@ -106,6 +107,7 @@ def unpack_names(value: bytes, state: PartitionState) -> None:
     said = json.loads(value)
     _check_format("names", said["format"])
     state.books.plans[:] = said["plans"]
+    state.books.thresholds[:] = [tuple(percents) for percents in said["thresholds"]]
     state.books.scopes = Scopes.from_json(json.dumps(said["scopes"]))
     state.catalogs = CatalogBook.from_json(json.dumps(said["catalogs"]))
 

@@ -136,7 +136,7 @@ class Flush:
 class Step:
     """Hold all that one fold changed; it becomes one atomic batch of the journal.
 
-    `named` says that a plan, a scope or a catalog was new: those are kept as one record.
+    `named` says that a plan, a list of thresholds, a scope or a catalog was new: those are kept as one record.
     """
 
     seq: int

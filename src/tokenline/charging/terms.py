@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tokenline.quota.cells import Cell
-from tokenline.quota.decide import THRESHOLDS_PERCENT
 from tokenline.quota.terms import HoldExpiry, Mode, Scope, Terms
 
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
             for limit in plan.limits
             if (cell := _CEILINGS.get(limit.window)) is not None
         ),
+        thresholds=plan.thresholds,
     )
 
 
@@ -75,7 +75,5 @@ def _not_enforced(plan: Plan) -> Iterator[str]:
             yield f"limit of {' '.join(filter(None, limit.window))}"
     if plan.subscriber_tokens is not None:
         yield "subscriber_tokens"
-    if plan.thresholds != THRESHOLDS_PERCENT:
-        yield f"thresholds other than {THRESHOLDS_PERCENT}"
     if plan.unreachable != "stop":
         yield f"unreachable = {plan.unreachable}"

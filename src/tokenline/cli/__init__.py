@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from tokenline.cli import account, ask, catalog, migrate, send, stack, trial
+from tokenline.cli import account, ask, catalog, migrate, send, stack, trial, webhooks
 from tokenline.cli.common import err
 from tokenline.errors import TokenlineError
 
@@ -25,6 +25,7 @@ app.add_typer(send.accounts_app, name="accounts")
 app.add_typer(migrate.app, name="migrate")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(account.app, name="account")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def main() -> NoReturn:

@@ -71,7 +71,7 @@ def status(data: DataDir = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def worker(role: Annotated[str, typer.Argument(help="charging or landing")]) -> None:
+def worker(role: Annotated[str, typer.Argument(help="charging, landing or notify")]) -> None:
     """Run one stream worker; its settings come from the environment.
 
     Example: TOKENLINE_KAFKA_BOOTSTRAP=127.0.0.1:9092 tokenline worker charging

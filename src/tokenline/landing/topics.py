@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from tokenline.errors import BrokenLog
 from tokenline.landing.row import with_place
+from tokenline.wire.topics import HEARTBEAT_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from tokenline.landing.progress import LandingProgress
     from tokenline.landing.store import Store, Table
     from tokenline.wire.columns import ColumnCodec
-
-HEARTBEAT_PREFIX = b"~heartbeat/"
 
 
 class TopicLander:

@@ -1,4 +1,4 @@
-"""Supervise the embedded line: broker, warehouse, charging and landing workers.
+"""Supervise the embedded line: broker, warehouse, charging, landing and, if it has a webhooks file, notify workers.
 
 `up` is the command; tests and the demo hold a `Stack`. Every process ends with the supervisor.
 A component that dies is started again; one that dies five times in a minute ends the stack.
@@ -86,6 +86,8 @@ class Stack:
         self.settings = settings
         self._free_ports = free_ports
         self._workers = {"charging": charging_workers, "landing": landing_workers}
+        if settings.webhooks_file is not None:
+            self._workers["notify"] = 1
         self._supervise = supervise
         self._say = say
         self._worker_program = tuple(worker_program)

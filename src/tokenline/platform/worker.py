@@ -1,4 +1,4 @@
-"""Run one worker process: `python -m tokenline.platform.worker charging|landing`.
+"""Run one worker process: `python -m tokenline.platform.worker charging|landing|notify`.
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 after a fatal error, 2 if a setting is wrong, 70 if the
 worker crashed and then could not stop by itself. Settings come from the environment.
@@ -20,8 +20,8 @@ from tokenline.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Role = Literal["charging", "landing"]
-ROLES: tuple[Role, ...] = ("charging", "landing")
+Role = Literal["charging", "landing", "notify"]
+ROLES: tuple[Role, ...] = ("charging", "landing", "notify")
 CRASH_GRACE_S = 10.0
 LAST_TURN_S = 0.05
 EXIT_STUCK = 70

@@ -25,7 +25,7 @@ class WorkerProcess:
     """Own one worker of a role.
 
     Arguments:
-        role: `charging` or `landing`.
+        role: `charging`, `landing` or `notify`.
         settings: what the worker is to read from its environment.
         log: where its output is appended.
         port: its health port.

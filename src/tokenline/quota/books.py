@@ -21,7 +21,7 @@ from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bu
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.hold_rows import Holds
 from tokenline.quota.table import FREE, NONE, Table
-from tokenline.quota.terms import Grant, Terms, Use
+from tokenline.quota.terms import THRESHOLDS_PERCENT, Grant, Terms, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,8 @@ class Balance(IntEnum):
     HEAD is the bucket that pays for anything that occurs in [HEAD_FROM, HEAD_UNTIL), up to HEAD_LEFT,
     while the clock is before DUE_AT: most usage asks for no more than these. LEFT, TOTAL and HELD
     are sums over the buckets valid when they were last looked at; STOPS is 1 where the plan lets nothing
-    be used beyond them.
+    be used beyond them. THRESHOLDS is the number of the plan's list of them; UNCOVERED_BASE what
+    bucket number 0 had paid when the cycle began.
     """
 
     OWNER = 0
@@ -60,6 +61,8 @@ class Balance(IntEnum):
     HELD = 17
     CHANGES = 18
     STOPS = 19
+    THRESHOLDS = 20
+    UNCOVERED_BASE = 21
 
 
 class Status(IntEnum):
@@ -155,6 +158,7 @@ class Books:
         self.answers = Answers()
         self.scopes = Scopes()
         self.plans: list[str] = []
+        self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
         self.changes: list[Change] = []
         self.burns = Burns()
         self._cause = NO_CAUSE
@@ -210,6 +214,12 @@ class Books:
         if plan not in self.plans:
             self.plans.append(plan)
         return self.plans.index(plan)
+
+    def thresholds_code(self, percents: tuple[int, ...]) -> int:
+        """Return the number of a list of thresholds, remembering a new one; 0 is the usual one."""
+        if percents not in self.thresholds:
+            self.thresholds.append(percents)
+        return self.thresholds.index(percents)
 
     def chain(self, row: int) -> list[int]:
         """Return the rows of an account's buckets, in burn order."""

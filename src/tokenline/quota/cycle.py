@@ -41,6 +41,8 @@ def begin_cycle(books: Books, row: int, now_ms: int) -> None:
     start_ms, end_ms = cycle_at(books.zone(row), day, now_ms // MINUTE_MS * MINUTE_MS)
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
+    beyond = books.buckets.get(books.get(row, Balance.UNCOVERED), Bucket.USED)
+    books.set(row, Balance.UNCOVERED_BASE, beyond)
     if books.get(row, Balance.STATUS) != Status.CLOSED:
         terms = books.terms(row, now_ms)
         take_terms(books, row, terms)
@@ -53,6 +55,7 @@ def take_terms(books: Books, row: int, terms: Terms) -> None:
     Limits that were set by hand meanwhile (`accounts apply`) last until then.
     """
     books.set(row, Balance.MODE, terms.mode)
+    books.set(row, Balance.THRESHOLDS, books.thresholds_code(terms.thresholds))
     limits = books.cells.matrix[books.get(row, Balance.OWNER)]
     limits[Cell.MONTH_TOKENS_LIMIT : Cell.DAY_REQUESTS_LIMIT + 1] = NO_LIMIT
     for cell, ceiling in terms.ceilings:

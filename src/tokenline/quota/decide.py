@@ -1,8 +1,9 @@
 """Decide open, warned or cut for the accounts a chunk touched.
 
 An account is cut while any rule's use has reached its limit; of several the one that resets last
-decides. A limit of 0 never resets (`resets_at_ms` 0). Crossing 50 and 80 percent of the allowance
-warns, once each in its window; at 100 it is cut. The allowance of an account with a balance is its
+decides. A limit of 0 never resets (`resets_at_ms` 0). Crossing a threshold of the allowance (50 and
+80 percent, or what the plan lists) warns, once each in its window; at 100 it is cut, where the plan
+stops. The allowance of an account with a balance is its
 buckets, and its window the bill cycle; that of any other its tokens a month. Deciding again on the
 same cells gives no new decision.
 """
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from tokenline.metering.calendar import Spans, spans_at
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, by_zone, same_month
 from tokenline.quota.standing import BalanceStanding, standing_of
+from tokenline.quota.terms import THRESHOLDS_PERCENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-THRESHOLDS_PERCENT = (50, 80, 100)
 
 
 class State(IntEnum):
@@ -64,7 +64,8 @@ RATE_RULES = (
     (Rule.HOUR_REQUESTS, Cell.HOUR_REQUESTS_LIMIT, Cell.HOUR_REQUESTS, "hour"),
     (Rule.DAY_REQUESTS, Cell.DAY_REQUESTS_LIMIT, Cell.DAY_REQUESTS, "day"),
 )
-NEVER_MS = np.iinfo(np.int64).max
+INT64_MAX = np.iinfo(np.int64).max
+NEVER_MS = INT64_MAX
 RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 
 
@@ -97,6 +98,12 @@ class _Standing:
     allowance: Int64s
     allowance_rule: Int64s
     start_ms: Int64s
+    thresholds: list[tuple[int, ...]]
+    thresholds_code: Int64s
+
+    def steps(self, i: int) -> tuple[int, ...]:
+        """Return the thresholds of one account; of an allowance of nothing no part is reached."""
+        return self.thresholds[int(self.thresholds_code[i])] if self.allowance[i] else ()
 
 
 def decide(
@@ -119,8 +126,8 @@ def decide(
         block, owners = rows[:, here], slots[here]
         standing = _stand(block, spans)
         balances = None if books is None else standing_of(books, owners)
-        if balances is not None:
-            standing = _with_balances(standing, balances)
+        if books is not None and balances is not None:
+            standing = _with_balances(standing, balances, books.thresholds)
         changed = _changed(block, standing) | announce
         for i in np.flatnonzero(changed).tolist():
             decided.extend(
@@ -170,8 +177,8 @@ def _stand(rows: Int64s, spans: Spans) -> _Standing:
             rule[later], resets[later] = int(number), ends_ms[later]
     # A limit of 0 is over in every window: what it cuts stays cut until the limit is changed.
     resets[resets == NEVER_MS] = 0
-    percent = _percent(used, limit)
-    warned = np.where(percent >= THRESHOLDS_PERCENT[0], int(State.WARNED), int(State.OPEN))
+    percent = _percent(used, limit, THRESHOLDS_PERCENT)
+    warned = np.where(percent > 0, int(State.WARNED), int(State.OPEN))
     everywhere = np.ones(len(used), np.int64)
     return _Standing(
         state=np.where(rule > 0, int(State.CUT), warned),
@@ -182,10 +189,14 @@ def _stand(rows: Int64s, spans: Spans) -> _Standing:
         allowance=limit,
         allowance_rule=everywhere * int(Rule.MONTH_TOKENS),
         start_ms=everywhere * spans.month[0],
+        thresholds=[THRESHOLDS_PERCENT],
+        thresholds_code=everywhere * 0,
     )
 
 
-def _with_balances(rates: _Standing, balances: BalanceStanding) -> _Standing:
+def _with_balances(
+    rates: _Standing, balances: BalanceStanding, thresholds: list[tuple[int, ...]]
+) -> _Standing:
     """Put the balance in the place of the month's tokens where there is one.
 
     A status ends a cut-off by no clock, so it decides before any limit; a balance that is used up
@@ -198,10 +209,11 @@ def _with_balances(rates: _Standing, balances: BalanceStanding) -> _Standing:
     rule = np.where(used_up, int(Rule.BALANCE), rates.rule)
     rule = np.where(barred, statuses[balances.status * barred], rule)
     resets = np.where(used_up, balances.cycle_end_ms, rates.resets_at_ms)
-    percent = _percent(balances.used_utok, np.where(known, balances.total_utok, NO_LIMIT))
+    limit = np.where(known, balances.total_utok, NO_LIMIT)
+    percent = _percent_by_list(balances, limit, thresholds)
     # Of an allowance of nothing no part is reached.
     percent = np.where(known, percent * (balances.total_utok > 0), rates.percent)
-    warned = np.where(percent >= THRESHOLDS_PERCENT[0], int(State.WARNED), int(State.OPEN))
+    warned = np.where(percent > 0, int(State.WARNED), int(State.OPEN))
     return _Standing(
         state=np.where(rule > 0, int(State.CUT), warned),
         rule=rule,
@@ -211,18 +223,34 @@ def _with_balances(rates: _Standing, balances: BalanceStanding) -> _Standing:
         allowance=np.where(known, balances.total_utok, rates.allowance),
         allowance_rule=np.where(known, int(Rule.BALANCE), rates.allowance_rule),
         start_ms=np.where(known, balances.cycle_start_ms, rates.start_ms),
+        thresholds=thresholds,
+        thresholds_code=balances.thresholds,
     )
 
 
-def _percent(used: Int64s, limit: Int64s) -> Int64s:
-    """Return the highest threshold that each use has reached, or 0."""
+def _percent_by_list(
+    balances: BalanceStanding, limit: Int64s, thresholds: list[tuple[int, ...]]
+) -> Int64s:
+    """Return the highest threshold each use has reached of its own plan's list; lists are few."""
+    percent = np.zeros(len(limit), np.int64)
+    for code in np.unique(balances.thresholds).tolist():
+        here = balances.thresholds == code
+        percent[here] = _percent(balances.used_utok[here], limit[here], thresholds[code])
+    return percent
+
+
+def _percent(used: Int64s, limit: Int64s, steps: tuple[int, ...]) -> Int64s:
+    """Return the highest of `steps` that each use has reached, or 0."""
     percent = np.zeros(len(used), np.int64)
     if limit.max(initial=NO_LIMIT) < 0:
         return percent
     hundredth, rest = np.divmod(limit, 100)
-    for step in THRESHOLDS_PERCENT:
+    for step in steps:
         # `limit * step / 100`, rounded up, in parts that cannot overflow.
         reached = (limit >= 0) & (used >= hundredth * step + (rest * step + 99) // 100)
+        if step > 100:
+            # What lies beyond an int64 cannot be reached.
+            reached &= hundredth <= (INT64_MAX - 1000) // step
         if not reached.any():
             break
         percent[reached] = step
@@ -252,10 +280,9 @@ def _record(
     told = int(row[Cell.THRESHOLD_PERCENT]) if told_here else 0
     state, percent = State(int(now.state[i])), int(now.percent[i])
     was = State(int(row[Cell.STATE]))
-    # Nothing of an allowance of 0 can be used, so no part of it is reached.
-    for step in THRESHOLDS_PERCENT if now.allowance[i] else ():
-        # The last threshold is told by the standing decision, below, if that is the month's.
-        if told < step < percent or (told < step == percent < 100 and state is State.CUT):
+    tells_last = _tells_last(state, Rule(int(now.rule[i])), now, i)
+    for step in now.steps(i):
+        if told < step <= percent and (step < percent or not tells_last):
             yield _warning(cells, slot, step, now, i, epoch=epoch)
     row[Cell.STATE], row[Cell.RULE], row[Cell.RESETS_AT] = state, now.rule[i], now.resets_at_ms[i]
     row[Cell.THRESHOLD_PERCENT], row[Cell.THRESHOLD_MONTH] = max(told, percent), now.start_ms[i]
@@ -265,12 +292,20 @@ def _record(
     )
 
 
+def _tells_last(state: State, rule: Rule, now: _Standing, i: int) -> bool:
+    """Say whether the standing decision tells the highest threshold: a cut only tells those it is made by."""
+    return state is not State.CUT or (rule == now.allowance_rule[i] and now.percent[i] >= 100)
+
+
 def _reason(state: State, was: State, *, announce: bool) -> str:
+    """Return why; a cut and its end are told as such whoever caused them."""
+    if (state is State.CUT) is not (was is State.CUT):
+        return "limit_reached" if state is State.CUT else "resumed"
     if announce:
         return "account_set"
     if state is State.CUT:
         return "limit_reached"
-    return "window_reset" if was is State.CUT or state is State.OPEN else "threshold_reached"
+    return "window_reset" if state is State.OPEN else "threshold_reached"
 
 
 def _warning(
@@ -310,15 +345,16 @@ def _standing_decision(
         if number is rule:
             used, limit = int(row[used_cell]), int(row[limit_cell])
             start_ms = getattr(spans, name)[0]
-    percent = int(now.percent[i])
+    state, percent = State(int(now.state[i])), int(now.percent[i])
+    tells = percent > told and _tells_last(state, rule, now, i)
     rule = rule if rule or not percent else own
     version, old_epoch = _next_version(cells, slot, epoch)
     return Decided(
         slot=slot,
-        state=State(int(now.state[i])),
+        state=state,
         rule=rule,
         reason=reason,
-        threshold_percent=percent if percent > told and rule is own else 0,
+        threshold_percent=percent if tells else 0,
         used=used,
         limit=limit,
         window_start_ms=start_ms,

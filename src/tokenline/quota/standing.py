@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.quota.books import Balance, Books
+from tokenline.quota.buckets import Bucket
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -17,7 +18,9 @@ Bools = npt.NDArray[np.bool_]
 class BalanceStanding:
     """Hold a column an account; `known` says which have a balance, the others' numbers mean nothing.
 
-    `used_up` is that nothing is left to grant nor held by a call, and the plan stops there.
+    `used_up` is that nothing is left to grant nor held by a call, and the plan stops there. Where it
+    does not, `used_utok` goes on with what was used beyond, since the cycle began. `thresholds` is a
+    number of `Books.thresholds`, 0 for an account without a balance.
     """
 
     known: Bools
@@ -27,6 +30,7 @@ class BalanceStanding:
     total_utok: Int64s
     cycle_start_ms: Int64s
     cycle_end_ms: Int64s
+    thresholds: Int64s
 
 
 def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
@@ -37,12 +41,23 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
         return None
     found = books.balances.matrix[np.where(known, rows, 0)]
     left, held = found[:, Balance.LEFT], found[:, Balance.HELD]
+    empty, stops = left + held <= 0, found[:, Balance.STOPS] != 0
     return BalanceStanding(
         known=known,
         status=found[:, Balance.STATUS],
-        used_up=(left + held <= 0) & (found[:, Balance.STOPS] != 0),
-        used_utok=found[:, Balance.TOTAL] - left - held,
+        used_up=empty & stops,
+        used_utok=found[:, Balance.TOTAL] - left - held + _beyond(books, found, empty & ~stops),
         total_utok=found[:, Balance.TOTAL],
         cycle_start_ms=found[:, Balance.CYCLE_START],
         cycle_end_ms=found[:, Balance.CYCLE_END],
+        thresholds=found[:, Balance.THRESHOLDS] * known,
     )
+
+
+def _beyond(books: Books, found: Int64s, goes_on: Bools) -> Int64s:
+    """Return what bucket number 0 paid in this cycle, where the plan goes on when all is used."""
+    beyond = np.zeros(len(found), np.int64)
+    if goes_on.any():
+        used = books.buckets.matrix[found[goes_on, Balance.UNCOVERED], Bucket.USED]
+        beyond[goes_on] = np.maximum(used - found[goes_on, Balance.UNCOVERED_BASE], 0)
+    return beyond

@@ -8,6 +8,8 @@ from enum import IntEnum
 from tokenline.quota.cells import Cell
 
 NEVER_MS = (1 << 63) - 1
+# Parts of an allowance, in percent, that are told when they are used: of accounts whose plan names no others.
+THRESHOLDS_PERCENT = (50, 80, 100)
 
 
 class Mode(IntEnum):
@@ -69,6 +71,7 @@ class Terms:
     """Hold what a plan grants each cycle and how it is charged; times in ms.
 
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none.
+    `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     """
 
     mode: Mode = Mode.POSTPAID
@@ -81,6 +84,7 @@ class Terms:
     hold_validity_ms: int = 60_000
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
     ceilings: tuple[tuple[Cell, int], ...] = ()
+    thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,14 @@
 | --- | --- | --- | --- |
 | usage | tenant/account | delete | emitters -> charging, landing |
 | commands | tenant/account | delete | `accounts apply`, orders, gateways -> charging, landing |
-| decisions | tenant/account#epoch, by account | compact | charging -> guards, landing |
+| decisions | tenant/account#epoch, by account | compact | charging -> guards, landing, notify |
 | replies | who asked | delete | charging -> who asked |
 | catalog | version, one partition | compact | `catalog apply` -> gateways |
 | windows | tenant/account | delete | charging -> landing |
 | balances | tenant/account | delete | charging -> landing |
 | state | by charging | compact | charging -> charging |
 | charged | partition of usage | delete | charging -> landing |
-| dead-letters | key of the bad record | delete | charging -> landing |
+| dead-letters | key of the bad record | delete | charging, notify -> landing |
 | control | gateway_id/epoch, one partition | compact | emitters -> landing, reconcile |
 
 All topics stamp the broker's append time: it is the line's clock, and no gateway can bend it.
@@ -45,6 +45,8 @@ CONTROL = "control"
 REPLIES = "replies"
 CATALOG = "catalog"
 
+# No tenant begins with a tilde.
+HEARTBEAT_PREFIX = b"~heartbeat/"
 STATE_MAX_BYTES = 16 * 1024 * 1024
 _DAY_MS = 86_400_000
 _TOPIC_ALREADY_EXISTS = 36
@@ -90,7 +92,11 @@ TOPICS = (
     Topic(stem=BALANCES, configs=_kept(14)),
     # A letter holds its record in base64, and the largest record a topic takes is 1 MiB.
     Topic(stem=DEAD_LETTERS, configs=_kept(30) | {"max.message.bytes": str(2 * 1024 * 1024)}),
-    Topic(stem=DECISIONS, configs=_COMPACT),
+    # What was decided in between stays for an hour: a notify worker that is away for less tells all of it.
+    Topic(
+        stem=DECISIONS,
+        configs=_COMPACT | {"min.compaction.lag.ms": "3600000", "max.compaction.lag.ms": "7200000"},
+    ),
     # One chunk is one record batch, all or nothing; that batch may be large.
     Topic(stem=STATE, configs=_COMPACT | {"max.message.bytes": str(STATE_MAX_BYTES)}),
     Topic(stem=CONTROL, keyed=False, configs=_COMPACT),
@@ -106,8 +112,8 @@ def decision_key(tenant: str, account: str, epoch: int) -> bytes:
 
 
 def heartbeat_key(partition: int, epoch: int) -> bytes:
-    """Return the key of a heartbeat on the decisions topic; no tenant begins with a tilde."""
-    return b"~heartbeat/%d#%d" % (partition, epoch)
+    """Return the key of a heartbeat on the decisions topic."""
+    return HEARTBEAT_PREFIX + b"%d#%d" % (partition, epoch)
 
 
 def total_key(gateway_id: str, gateway_epoch: str) -> bytes:

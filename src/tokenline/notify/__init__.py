@@ -1,0 +1,12 @@
+"""Tell receivers over HTTP what was decided on their accounts.
+
+`notification` says which decision is worth telling, `signing` signs it and lets a receiver verify it,
+`backoff` when to try again, `endpoints` who is told. Here is nothing of Kafka, Faust or HTTP: a receiver
+imports `verify` from an installation without any of them.
+"""
+
+from __future__ import annotations
+
+from tokenline.notify.signing import Secret, sign, verify
+
+__all__ = ["Secret", "sign", "verify"]
