@@ -33,26 +33,26 @@ from tokenline.errors import (
     QuotaExceeded,
     SettingsError,
 )
-from tokenline.gateway.call import STEP_TOKENS, Asked, Call, Rules
+from tokenline.gateway.call import Asked, Call, Rules
 from tokenline.gateway.emergency import Emergency
 from tokenline.gateway.keeper import Keeper, Key, Reserved
 from tokenline.gateway.lease import Granted, Lease, Need, Question
 from tokenline.gateway.prices import Prices
+from tokenline.gateway.said import granted_of, need_of, refusal_of
 from tokenline.settings import Settings
 from tokenline.wire.catalogs import Catalogs
 from tokenline.wire.emitter import Emitter
 from tokenline.wire.guard import Guard
-from tokenline.wire.orders import Orders, Reply
+from tokenline.wire.orders import Orders
 from tokenline.wire.registry import open_registry
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from tokenline.event import UsageEvent
-    from tokenline.gateway.prices import Price
     from tokenline.rating.offers import Plan
     from tokenline.wire.receipt import Receipt
-    from tokenline.wire.view import Decision, Verdict
+    from tokenline.wire.view import Decision
 
 ASK_S = 2.0
 START_S = 60.0
@@ -210,7 +210,7 @@ class Gateway:
         key = asked.key
         verdict = self.guard.check(key.account, key.subscriber, key.tenant)
         if verdict.state == "cut" or (verdict.state == "unknown" and not verdict.stale):
-            raise _refusal(key, verdict)
+            raise refusal_of(key, verdict)
         now_ms = self._clock.wall_ms()
         plan = self._prices.plan(verdict.plan, now_ms)
         rules = self._rules(plan, key, now_ms)
@@ -219,7 +219,7 @@ class Gateway:
                 f"{key.tenant}/{key.account}: charging has said nothing for {verdict.fresh_ms} ms"
             )
         # Out of reach a call is reserved whole, whatever its plan: there is nobody to ask for more.
-        need = _need(asked, whole=rules.mode != "prepaid" or verdict.stale, price=rules.price)
+        need = need_of(asked, whole=rules.mode != "prepaid" or verdict.stale, price=rules.price)
         if not need.full_utok or (rules.mode == "postpaid" and not verdict.stale):
             return Call(self, asked, rules, None), False
         if (held := self.keeper.try_reserve(key, need.full_utok)) is not None:
@@ -350,7 +350,7 @@ class Gateway:
             first_utok=question.first_utok,
             keep_utok=question.keep_utok,
         )
-        return _granted(reply)
+        return granted_of(reply)
 
 
 class Admission:
@@ -380,37 +380,3 @@ class Admission:
 
 # What calls reserve of when charging is out of reach: no session, no answers.
 _EMERGENCY = Lease("")
-
-
-def _need(asked: Asked, *, whole: bool, price: Price) -> Need:
-    prompt_utok = asked.prompt_tokens * price.prompt_utok
-    answer = asked.max_tokens if whole else min(asked.max_tokens, STEP_TOKENS)
-    return Need(
-        full_utok=prompt_utok + answer * price.answer_utok,
-        least_utok=prompt_utok + min(answer, 1) * price.answer_utok,
-    )
-
-
-def _granted(reply: Reply) -> Granted:
-    return Granted(
-        reason=reply["reason"],
-        granted_utok=reply["granted_utok"],
-        threshold_utok=reply["threshold_utok"],
-        validity_ms=reply["validity_ms"],
-        final=bool(reply["final"]),
-        late=bool(reply["late"]),
-        rest_utok=reply["rest_utok"],
-    )
-
-
-def _refusal(key: Key, verdict: Verdict) -> QuotaExceeded:
-    rule = verdict.rule or verdict.reason
-    return QuotaExceeded(
-        key.account,
-        rule,
-        subscriber=key.subscriber,
-        used=verdict.used,
-        limit=verdict.limit,
-        resets_at_ms=verdict.resets_at_ms,
-        top_up_utok=max(1, verdict.used - verdict.limit + 1) if rule == "balance" else 0,
-    )

@@ -1,0 +1,53 @@
+"""Turn what callers, the guard and the line say into what the others need to hear."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenline.errors import QuotaExceeded
+from tokenline.gateway.call import STEP_TOKENS
+from tokenline.gateway.lease import Granted, Need
+
+if TYPE_CHECKING:
+    from tokenline.gateway.call import Asked
+    from tokenline.gateway.keeper import Key
+    from tokenline.gateway.prices import Price
+    from tokenline.wire.orders import Reply
+    from tokenline.wire.view import Verdict
+
+
+def need_of(asked: Asked, *, whole: bool, price: Price) -> Need:
+    """Return what a call has to reserve: all it may cost, or as much as a prepaid one begins with."""
+    prompt_utok = asked.prompt_tokens * price.prompt_utok
+    answer = asked.max_tokens if whole else min(asked.max_tokens, STEP_TOKENS)
+    return Need(
+        full_utok=prompt_utok + answer * price.answer_utok,
+        least_utok=prompt_utok + min(answer, 1) * price.answer_utok,
+    )
+
+
+def granted_of(reply: Reply) -> Granted:
+    """Return what a lease needs of an answer."""
+    return Granted(
+        reason=reply["reason"],
+        granted_utok=reply["granted_utok"],
+        threshold_utok=reply["threshold_utok"],
+        validity_ms=reply["validity_ms"],
+        final=bool(reply["final"]),
+        late=bool(reply["late"]),
+        rest_utok=reply["rest_utok"],
+    )
+
+
+def refusal_of(key: Key, verdict: Verdict) -> QuotaExceeded:
+    """Return the error that says what the guard knows of an account that may not go on."""
+    rule = verdict.rule or verdict.reason
+    return QuotaExceeded(
+        key.account,
+        rule,
+        subscriber=key.subscriber,
+        used=verdict.used,
+        limit=verdict.limit,
+        resets_at_ms=verdict.resets_at_ms,
+        top_up_utok=max(1, verdict.used - verdict.limit + 1) if rule == "balance" else 0,
+    )
