@@ -173,9 +173,17 @@ def test_an_entry_says_what_it_is_and_when(line):
 
     assert (grant["kind"], grant["entry"], grant["version"], grant["at"]) == ("grant", "1", 1, NOON)
     assert grant["amount_utok"] > 0
+    assert (grant["source"], grant["command_id"] != "", grant["catalog_version"]) == (
+        "plan",
+        True,
+        1,
+    )
     assert usage == grant | {
         "command_id": "",
         "kind": "usage",
+        "source": "",
+        "command_id": "",
+        "catalog_version": 0,
         "entry": f"usage/{SEGMENT}",
         "amount_utok": -2 * MILLION,
         "version": 2 * MILLION,
