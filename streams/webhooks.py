@@ -138,10 +138,11 @@ class Deliveries:
         """Forget all that waits: what is not acknowledged comes again."""
         self._life += 1
         tasks, self._tasks = self._tasks, set()
+        # Before anything is waited for: what is offered meanwhile belongs to the next life.
+        self._lanes, self._batches, self.waiting = {}, {}, 0
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._lanes, self._batches, self.waiting = {}, {}, 0
         async with self._room:
             self._room.notify_all()
 

@@ -36,6 +36,9 @@ for name in registry.names():
 frame = codec.encode("usage_event", {**UsageEvent(account_id="a", provider="p", model="m").record(),
                                      "source": "s", "gateway_id": "g", "occurred_at": 1})
 assert codec.decode(frame)[1]["account_id"] == "a"
+from tokenline.notify import Secret, sign, verify
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+assert verify(secret, sign([Secret(secret)], "msg_1", 5, b"{}"), b"{}", 6) == "msg_1"
 print(" ".join(sorted(registry.names())))
 """
 

@@ -11,10 +11,13 @@ import time
 import pytest
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer
+from charging_helpers import Line, account_name, command, usage
 from notify_helpers import SECRET, Receiver, decision, line, publish, status, worker
 
-from tokenline.platform.processes import wait_for
-from tokenline.platform.worker_process import ask_health
+from tokenline.landing.reconcile import reconcile
+from tokenline.platform.prepare import prepare
+from tokenline.platform.processes import free_port, wait_for
+from tokenline.platform.worker_process import WorkerProcess, ask_health
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import client_options
 from tokenline.wire.registry import open_registry
@@ -167,6 +170,29 @@ async def test_kill_9_loses_nothing_and_each_is_told_under_one_id(settings, tmp_
         assert {message for message, _ in receiver.taken["crm"]} == set(ids.values())
 
 
+async def test_workers_share_the_accounts_and_one_takes_over_when_another_is_killed(
+    settings, tmp_path
+):
+    async with Receiver() as receiver:
+        line_settings = await line(settings, tmp_path, receiver, {"crm": ""})
+        first, second = (worker(line_settings, tmp_path, number=number) for number in (0, 1))
+        await asyncio.to_thread(first.start)
+        try:
+            await publish(settings, in_turn([1, 2]))
+            await receiver.until(lambda: receiver.taken["crm"])
+            second.spawn()
+            await publish(settings, in_turn([3, 4]))
+            await asyncio.to_thread(second.await_ready)
+            await publish(settings, in_turn([5, 6]))
+            first.kill()
+            await publish(settings, in_turn([7, 8]))
+            await receiver.until(lambda: set(receiver.told("crm")) == expected(range(1, 9)))
+        finally:
+            first.kill()
+            second.stop()
+        assert in_order(receiver.told("crm"))
+
+
 async def test_what_nobody_took_in_time_is_a_dead_letter_and_the_next_is_told(settings, tmp_path):
     async def refuses_version_1(_, said, __):
         return web.Response(status=500 if said["data"]["version"] == 1 else 200)
@@ -239,3 +265,63 @@ def test_a_wrong_file_is_refused_by_name(settings, tmp_path):
     process.spawn()
     assert process.process.wait(60) == 2
     assert "TOKENLINE_WEBHOOKS_FILE" in process.log.read_text()
+
+
+async def test_from_usage_to_webhook_though_charging_dies_in_between(settings, tmp_path):
+    account = account_name(0)
+    async with Receiver() as receiver, Line(settings, tmp_path) as charging:
+        line_settings = await line(settings, tmp_path, receiver, {"crm": ""})
+        process = worker(line_settings, tmp_path)
+        await asyncio.to_thread(process.start)
+        try:
+            await charging.apply(command(account, month_tokens=1000))
+            dying = await charging.started()
+            await charging.known(account)
+            await charging.send([usage(account, input_tokens=600)])
+            await receiver.until(lambda: receiver.taken["crm"])
+            dying.kill()
+            await charging.send([usage(account, input_tokens=400)])
+            await charging.started()
+            await receiver.until(lambda: len(set(receiver.told("crm"))) >= 3)
+            await charging.apply(command(account, month_tokens=5000))
+            await receiver.until(lambda: receiver.taken["crm"][-1][1]["type"] == "account.resumed")
+        finally:
+            process.stop()
+        said = [(one["type"], one["data"]["threshold_percent"], one["data"]["used"])
+                for _, one in receiver.taken["crm"]]  # fmt: skip
+        assert said == [
+            ("account.threshold_reached", 50, 600),
+            ("account.threshold_reached", 80, 1000),
+            ("account.cut", 100, 1000),
+            ("account.resumed", 0, 1000),
+        ]
+
+
+async def test_a_dead_webhook_lands_as_a_letter_of_each_endpoint_and_is_no_usage(
+    settings, tmp_path, database
+):
+    await asyncio.to_thread(prepare, settings, lambda _: None)
+    async with Receiver() as receiver:
+        receiver.rules = {"one": status(410), "two": status(410)}
+        line_settings = await line(settings, tmp_path, receiver, {"one": "", "two": ""})
+        landing = WorkerProcess("landing", settings, tmp_path / "landing.log", port=free_port())
+        process = worker(line_settings, tmp_path)
+        try:
+            await asyncio.to_thread(process.start)
+            await asyncio.to_thread(landing.start)
+            await publish(settings, [decision("a", 1)])
+            asked = "SELECT source, reason, account_id FROM v_dead_letters ORDER BY source"
+            assert await asyncio.to_thread(
+                wait_for,
+                lambda: len(database.query(asked).result_rows) == 2,
+                timeout_s=40,
+                every_s=0.2,
+            )
+        finally:
+            process.stop()
+            landing.stop()
+    rows = database.query(asked).result_rows
+    assert rows == [("one", "webhook_gone", "a"), ("two", "webhook_gone", "a")]
+    report = await asyncio.to_thread(reconcile, settings, 10)
+    assert report.ok, report.to_json()
+    assert report.totals["dead_letters"] == 0

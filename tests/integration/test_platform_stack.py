@@ -65,6 +65,15 @@ def pids(stack):
     return {one.component: one.pid for one in stack.status()}
 
 
+def test_a_stack_with_a_webhooks_file_runs_a_notify_worker(make_stack, tmp_path):
+    stack = make_stack(settings=Settings(webhooks_file=tmp_path / "webhooks.toml"))
+    stack.start()
+    now = {one.component: one for one in status(stack.data_dir)}
+    assert list(now)[-2:] == ["landing", "notify"]
+    assert now["notify"].state == "ready"
+    assert find_stack(stack.data_dir).notify_health_port == now["notify"].port
+
+
 def test_a_stack_starts_is_found_heals_and_ends(make_stack):
     said = []
     stack = make_stack(say=said.append, charging_workers=2)

@@ -3,9 +3,8 @@
 An account is cut while any rule's use has reached its limit; of several the one that resets last
 decides. A limit of 0 never resets (`resets_at_ms` 0). Crossing a threshold of the allowance (50 and
 80 percent, or what the plan lists) warns, once each in its window; at 100 it is cut, where the plan
-stops. The allowance of an account with a balance is its
-buckets, and its window the bill cycle; that of any other its tokens a month. Deciding again on the
-same cells gives no new decision.
+stops. The allowance of an account with a balance is its buckets, and its window the bill cycle; that
+of any other its tokens a month. Deciding again on the same cells gives no new decision.
 """
 
 from __future__ import annotations
@@ -232,6 +231,8 @@ def _percent_by_list(
     balances: BalanceStanding, limit: Int64s, thresholds: list[tuple[int, ...]]
 ) -> Int64s:
     """Return the highest threshold each use has reached of its own plan's list; lists are few."""
+    if not balances.thresholds.any():
+        return _percent(balances.used_utok, limit, thresholds[0])
     percent = np.zeros(len(limit), np.int64)
     for code in np.unique(balances.thresholds).tolist():
         here = balances.thresholds == code

@@ -6,11 +6,13 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import threading
 import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -86,7 +88,8 @@ def test_while_a_secret_is_replaced_both_sign_and_either_fits():
         ({"webhook-timestamp": str(AT_S + 1)}, BODY, AT_S, "no signature"),
         ({}, BODY + b" ", AT_S, "no signature"),
         ({"webhook-signature": SIGNATURE.replace("v1", "v1a")}, BODY, AT_S, "no signature"),
-        ({"webhook-signature": "v1,ü"}, BODY, AT_S, "no signature"),
+        ({"webhook-signature": "v1,ü \udcff"}, BODY, AT_S, "no signature"),
+        ({"webhook-id": "\udcff"}, BODY, AT_S, "no signature"),
         ({}, BODY, AT_S + 301, "300 s"),
         ({}, BODY, AT_S - 301, "300 s"),
         ({"webhook-timestamp": "-1"}, BODY, AT_S, "whole number"),
@@ -286,3 +289,11 @@ def test_test_sends_a_signed_message_and_says_who_took_it(tmp_path, typed):
     assert (good.exit_code, json.loads(good.output)[0]["answer"]) == (0, "HTTP 204")
     assert (bad.exit_code, len(taken)) == (1, 2)
     assert isinstance(none.exception, SettingsError)
+
+
+def test_the_readme_shows_a_webhooks_file(tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [shown] = [one for one in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "hooks" in one]
+    (tmp_path / "webhooks.toml").write_text(shown)
+    [(endpoint, _)] = read_webhooks(tmp_path / "webhooks.toml", {"CRM_HOOK_SECRET": SECRET})
+    assert endpoint.name == "crm"
