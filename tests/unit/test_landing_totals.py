@@ -179,7 +179,6 @@ def test_an_entry_says_what_it_is_and_when(line):
         1,
     )
     assert usage == grant | {
-        "command_id": "",
         "kind": "usage",
         "source": "",
         "command_id": "",
