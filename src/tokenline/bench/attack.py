@@ -34,6 +34,7 @@ UP_S = 90.0
 # Less than the smallest call costs: nobody can spend it.
 CRUMB_TOKENS = 102
 VALIDITY_S = 5
+MODES = ("strict", "prepaid", "postpaid")
 
 _CATALOG = """
 version = 1
@@ -90,11 +91,13 @@ class Outcome:
         return self.used_utok / (self.allowance_tokens * UTOK)
 
 
-def catalog_of(tokens: int) -> Catalog:
-    """Return a catalog with a plan of each mode that stops at `tokens`."""
+def catalog_of(tokens: int, *, plenty_tokens: int = 0) -> Catalog:
+    """Return a catalog with a plan of each mode that stops at `tokens`, and one of plenty."""
     plans = [
-        _PLAN.format(mode=mode, tokens=tokens, validity=VALIDITY_S)
-        for mode in ("strict", "prepaid", "postpaid")
+        _PLAN.format(mode="strict", tokens=plenty_tokens, validity=60).replace(
+            "plans.strict", "plans.plenty"
+        ),
+        *(_PLAN.format(mode=mode, tokens=tokens, validity=VALIDITY_S) for mode in MODES),
     ]
     text = _CATALOG.format(provider=PROVIDER, model=MODEL) + "".join(plans)
     return Catalog.model_validate(tomllib.loads(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,9 @@ import pyarrow as pa
 from aiokafka import AIOKafkaProducer
 
 from tokenline.event import TOKEN_KINDS
+from tokenline.rating.catalog import Catalog
 from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import account_key, client_options, partition_of
 from tokenline.wire.topics import COMMANDS, USAGE
@@ -22,6 +25,35 @@ MODELS = np.array(
 )
 PROVIDERS = np.array(["alibaba", "alibaba", "deepseek", "deepseek", "tencent", "huawei"])
 Int64s = npt.NDArray[np.int64]
+ORDER_BATCH = 1000
+
+_RATE = """
+[[rates]]
+provider = "{}"
+model = "{}"
+input_tokens = 1
+cache_read_tokens = "0.1"
+output_tokens = 4
+hours = [{{ from = "23:00", to = "08:00", multiply = "0.5" }}]
+"""
+_PLANS = """
+version = 1
+effective_from = 2026-01-01T00:00:00+08:00
+time_zone = "Asia/Shanghai"
+currency = "CNY"
+unknown_model = "reject"
+{}
+[plans.bench]
+title = "All that costs time: rates by the hour, an allowance, limits"
+fee = "1"
+tokens = 1_000_000_000_000
+mode = "prepaid"
+limits = [
+    {{ requests = 1_000_000_000, per = "minute" }},
+    {{ tokens = 1_000_000_000_000, per = "hour" }},
+    {{ tokens = 1_000_000_000_000, per = "day" }},
+]
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +73,36 @@ class Load:
 def account_name(number: int) -> str:
     """Return the name of an account by its number."""
     return f"acct-{number:07d}"
+
+
+def catalog() -> Catalog:
+    """Return a catalog that rates every model of the load and has one plan, `bench`."""
+    rates = "".join(_RATE.format(*pair) for pair in zip(PROVIDERS, MODELS, strict=True))
+    return Catalog.model_validate(tomllib.loads(_PLANS.format(rates)))
+
+
+async def produce_orders(settings: Settings, codec: Codec, accounts: int, now_ms: int) -> None:
+    """Put an order on the commands topic for each account, to open it on the plan `bench`."""
+    producer = AIOKafkaProducer(**client_options(settings), acks="all", max_batch_size=1 << 20)
+    async with producer:
+        for first in range(0, accounts, ORDER_BATCH):
+            some = range(first, min(first + ORDER_BATCH, accounts))
+            frames = [
+                codec.encode("account_order", _opening(account_name(number), now_ms))
+                for number in some
+            ]
+            keys = [account_key("default", account_name(number)) for number in some]
+            await append(producer, settings, COMMANDS, keys, frames)
+
+
+def _opening(account: str, now_ms: int) -> dict[str, object]:
+    return {
+        "account_id": account,
+        "command_id": f"open-{account}",
+        "kind": "open",
+        "plan": "bench",
+        "issued_at": now_ms,
+    }
 
 
 def batches(load: Load, now_ms: int) -> Iterator[tuple[Int64s, pa.RecordBatch]]:

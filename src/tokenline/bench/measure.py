@@ -30,6 +30,7 @@ from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import account_key, client_options
+from tokenline.wire.orders import Orders
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import CHARGED, COMMANDS, ensure_topics
 
@@ -66,6 +67,19 @@ async def prepare(settings: Settings, accounts: int, log: Path, *, month_tokens:
     codec = ColumnCodec(open_registry(settings))
     await loads.produce_accounts(settings, codec, accounts, month_tokens, CLOCK.wall_ms())
     with worker("charging", settings, log) as process:
+        await until(process, lambda: metric(process, names.DECISIONS) >= accounts)
+
+
+async def prepare_plans(settings: Settings, accounts: int, log: Path) -> None:
+    """Publish a catalog and open every account on its plan, so that a run begins with usage."""
+    await ensure_topics(settings)
+    catalog = loads.catalog()
+    codec = Codec(open_registry(settings))
+    with worker("charging", settings, log) as process:
+        process.await_ready(60)
+        async with Orders(settings) as orders:
+            await orders.publish_catalog(catalog.version, catalog.effective_ms, catalog.to_json())
+        await loads.produce_orders(settings, codec, accounts, CLOCK.wall_ms())
         await until(process, lambda: metric(process, names.DECISIONS) >= accounts)
 
 

@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +15,21 @@ from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.table import Table
 
 from tokenline import metric_names as names
-from tokenline.bench import latency, measure
+from tokenline.bench import gateway, latency, measure
 from tokenline.bench import load as loads
+from tokenline.bench.attack import Attack, catalog_of, run_attack
+from tokenline.bench.bars import BARS, bars_table
 from tokenline.errors import SettingsError
 from tokenline.landing.migrate import apply as migrate
 from tokenline.platform.kafka import EmbeddedKafka
 from tokenline.platform.warehouse_process import EmbeddedWarehouse
 from tokenline.settings import Settings
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.orders import Orders
 from tokenline.wire.registry import open_registry
+from tokenline.wire.topics import ensure_topics
 
 MEMORY_ACCOUNTS = 1_000_000
 LATENCY_RATES = (1_000, 5_000)
@@ -35,6 +38,8 @@ LATENCY_TURNS = 3
 STOCK_S = 15.0
 SKEW_EVENTS = 400_000
 SKEW_TURNS = 3
+ATTACK_TOKENS = 5_000_000
+PLENTY_TOKENS = 1_000_000_000_000
 BASE_SPREAD = "skew_base"
 SPREADS = {BASE_SPREAD: "zipf", "hot_account": "hot", "subscribers": "subscribers"}
 
@@ -46,55 +51,6 @@ class BenchOptions:
     events: int
     accounts: int
     only: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """State what a figure must be."""
-
-    what: str
-    value: Callable[[Mapping[str, Any]], float | None]
-    bound: float
-    at_most: bool = False
-
-    def missed(self, result: Mapping[str, Any]) -> bool:
-        """Say whether the figure was measured and is not good enough."""
-        value = self.value(result)
-        return value is not None and (value > self.bound if self.at_most else value < self.bound)
-
-
-BARS = (
-    Bar("charging events/s", lambda r: r.get("charging_events_per_s"), 60_000),
-    Bar(
-        "charging / stock Faust",
-        lambda r: _ratio(r, "charging_events_per_s", "stock_faust_events_per_s"),
-        35,
-    ),
-    Bar(
-        "charging / bare aiokafka",
-        lambda r: _ratio(r, "charging_events_per_s", "bare_consumer_events_per_s"),
-        0.25,
-    ),
-    Bar("landing events/s", lambda r: r.get("landing_events_per_s"), 120_000),
-    Bar("recovery rows/s", lambda r: r.get("recovery_rows_per_s"), 100_000),
-    Bar("event to decision p99 ms at 5,000/s", lambda r: _p99(r, "5000"), 100, at_most=True),
-    Bar(
-        "worker bytes at 1M accounts",
-        lambda r: r.get("worker_rss_bytes_1m_accounts"),
-        1.5e9,
-        at_most=True,
-    ),
-    Bar(
-        "one account with a quarter / zipf",
-        lambda r: r.get("hot_account_per_base"),
-        0.7,
-    ),
-    Bar(
-        "10,000 subscribers of one / zipf",
-        lambda r: r.get("subscribers_per_base"),
-        0.7,
-    ),
-)
 
 
 @dataclass(slots=True)
@@ -139,7 +95,9 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
     parts = {
         # First, on a rested machine: many hosts take the processors from who has just used them up.
         "latency": _latency,
+        "gateway": _gateway,
         "charging": _charging,
+        "plans": _plans,
         "landing": _landing,
         "skew": _skew,
         "memory": _memory,
@@ -160,7 +118,7 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
         "system": platform.platform(),
     }
     result["missed"] = [bar.what for bar in BARS if bar.missed(result)]
-    console.print(_bars(result))
+    console.print(bars_table(result))
     return result
 
 
@@ -200,6 +158,47 @@ async def _charging(room: Room) -> None:
     room.tell("charging_events_per_s", rate.per_s)
     room.tell("bare_consumer_events_per_s", statistics.harmonic_mean([before, after]))
     room.tell("stock_faust_events_per_s", measure.rival_rate(settings, "stock", str(STOCK_S)))
+
+
+async def _plans(room: Room) -> None:
+    """Charge the same load with every account on a plan: rated, burnt from buckets, under limits."""
+    settings, options = room.line("bench-plans"), room.options
+    await measure.prepare_plans(settings, options.accounts, room.log("plans"))
+    await room.produce(settings, loads.Load(events=options.events, accounts=options.accounts))
+    rate = await measure.charging_rate(settings, options.events, room.log("plans"))
+    room.tell("charging_plans_events_per_s", rate.per_s)
+
+
+async def _gateway(room: Room) -> None:
+    """Measure admissions and grants, then attack an account in each mode."""
+    settings = room.line("bench-gateway")
+    catalog = catalog_of(ATTACK_TOKENS, plenty_tokens=PLENTY_TOKENS)
+    await ensure_topics(settings)
+    with measure.worker("charging", settings, room.log("gateway")) as process:
+        process.await_ready(60)
+        async with Orders(settings) as orders:
+            await orders.publish_catalog(catalog.version, catalog.effective_ms, catalog.to_json())
+        names = gateway.grant_accounts()
+        await gateway.open_accounts(settings, "plenty", names)
+        _tell_pair(room, "grant_latency_ms", await gateway.grants_ms(settings, names))
+        _tell_pair(room, "lease_admission_us", await gateway.admissions_us(settings, names[0]))
+        room.result["overshoot_tokens"] = {}
+        for mode in ("strict", "prepaid", "postpaid"):
+            outcome = await run_attack(settings, Attack(mode=mode, tokens=ATTACK_TOKENS), {})
+            overshoot = -(-outcome.overshoot_utok // 1_000_000)
+            room.result["overshoot_tokens"][mode] = overshoot
+            room.console.print(
+                f"  8 gateways, 1,600 callers, {mode:<9} spent {outcome.spendable_share:.4%} of "
+                f"{ATTACK_TOKENS:,} tokens in {outcome.seconds} s, beyond it {overshoot:,}"
+            )
+            if mode == "strict":
+                room.result["spendable_share"] = round(outcome.spendable_share, 6)
+
+
+def _tell_pair(room: Room, name: str, found: list[float]) -> None:
+    pair = {"p50": _percentile(found, 50), "p99": _percentile(found, 99)}
+    room.result[name] = pair
+    room.console.print(f"  {name.replace('_', ' '):<34} p50 {pair['p50']}, p99 {pair['p99']}")
 
 
 async def _landing(room: Room) -> None:
@@ -320,28 +319,6 @@ def _room(options: BenchOptions, console: Console) -> Iterator[Room]:
         finally:
             warehouse.stop()
             broker.stop()
-
-
-def _bars(result: Mapping[str, Any]) -> Table:
-    table = Table("bar", "measured", "must be", "", title="bars")
-    for bar in BARS:
-        value = bar.value(result)
-        if value is not None:
-            sign = "<=" if bar.at_most else ">="
-            shown = f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
-            table.add_row(
-                bar.what, shown, f"{sign} {bar.bound:,g}", "missed" if bar.missed(result) else "met"
-            )
-    return table
-
-
-def _ratio(result: Mapping[str, Any], name: str, base: str) -> float | None:
-    return result[name] / result[base] if name in result and base in result else None
-
-
-def _p99(result: Mapping[str, Any], rate: str) -> float | None:
-    found = result.get("decision_latency_ms", {}).get(rate)
-    return found["p99"] if found else None
 
 
 def _percentile(ordered: list[float], percent: int) -> float:

@@ -61,7 +61,10 @@ def bench(
     ] = 2_000_000,
     accounts: Annotated[int, typer.Option(min=100, help="accounts they are spread over")] = 100_000,
     only: Annotated[
-        str, typer.Option(help="comma-separated parts: latency, charging, landing, skew, memory")
+        str,
+        typer.Option(
+            help="comma-separated parts: latency, gateway, charging, plans, landing, skew, memory"
+        ),
     ] = "",
 ) -> None:
     """Measure the line beside stock Faust and bare aiokafka, in one run.
