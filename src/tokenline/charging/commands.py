@@ -63,14 +63,13 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
     newest_ms = max((command.appended_ms for command in commands), default=state.minute_ms)
     step = state.begin_step(state.minute_ms)
     step.as_of_ms, step.cause = newest_ms, ("commands", hi)
-    known, names, touched = len(state.cells), _names(state), _Touched()
+    known, touched = len(state.cells), _Touched()
     for command in commands:
         try:
             _apply(state, step, command, touched)
         except BadData as error:
             step.refused.append(_refused_command(command, str(error)))
     step.new_keys = state.cells.keys[known:]
-    step.named = _names(state) != names
     step.changes, step.burns = state.books.take()
     state.tally.add_burns(step.burns)
     _decide(state, step, touched)
@@ -121,11 +120,6 @@ def _decide(state: PartitionState, step: Step, touched: _Touched) -> None:
 
 def _slots(found: Iterable[int]) -> Int64s:
     return np.array(sorted(slot for slot in found if slot >= 0), np.int64)
-
-
-def _names(state: PartitionState) -> tuple[int, int, tuple[int, ...]]:
-    versions = tuple(one.version for one in state.catalogs.versions)
-    return len(state.books.plans), len(state.books.scopes.scopes), versions
 
 
 def _set_account(cells: AccountCells, command: Mapping[str, object]) -> int:

@@ -123,10 +123,7 @@ class Flush:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """Hold all that one fold changed; it becomes one atomic batch of the journal.
-
-    `named` says that a plan, a scope or a catalog was new: those are kept as one record.
-    """
+    """Hold all that one fold changed; it becomes one atomic batch of the journal."""
 
     seq: int
     minute_ms: int
@@ -137,7 +134,6 @@ class Step:
     burns: Int64s = field(default_factory=lambda: NO_BURNS)
     replies: list[Replied] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
-    named: bool = False
     decisions: list[Decided] = field(default_factory=list)
     judged: Judged | None = None
     refused: list[Refused] = field(default_factory=list)
