@@ -6,7 +6,7 @@
     catalog_version    what is sold and what a token costs            -> rates usage from its moment on
 
 A command that cannot be read as one is a dead letter and changes nothing; one that the rules do not
-allow is answered so.
+allow is answered so. Who waits is told of either.
 """
 
 from __future__ import annotations
@@ -148,4 +148,5 @@ def _refused_command(command: Commanded, detail: str) -> Refused:
         reason="bad_command",
         detail=detail,
         identity={name: str(command.fields[name]) for name in names},
+        command=command,
     )

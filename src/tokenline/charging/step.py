@@ -29,17 +29,6 @@ NO_NAMES: UInt64s = np.zeros((0, 2), np.uint64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """Name a record that becomes a dead letter; `identity` holds what could be read of it."""
-
-    offset: int
-    appended_ms: int
-    reason: str
-    detail: str
-    identity: Mapping[str, str | int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageChunk:
     """Hold decoded usage of one partition in offset order.
 
@@ -71,6 +60,21 @@ class Commanded:
     appended_ms: int
     fields: Mapping[str, Any]
     name: str = "account_command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Name a record that becomes a dead letter; `identity` holds what could be read of it.
+
+    `command` is what could be read of an order, for whoever waits for its answer.
+    """
+
+    offset: int
+    appended_ms: int
+    reason: str
+    detail: str
+    identity: Mapping[str, str | int] = field(default_factory=dict)
+    command: Commanded | None = None
 
 
 @dataclass(frozen=True, slots=True)
