@@ -45,8 +45,9 @@ def reread(journal):
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch):
-    """Pages of four rows, so that a few events go through several cycles."""
+    """Pages of four rows, so that a few events go through several cycles; old keys go three a step."""
     monkeypatch.setattr(journal_module, "PAGE_ROWS", 4)
+    monkeypatch.setattr(journal_module, "STALE_A_STEP", 3)
 
 
 @pytest.mark.parametrize("in_flight", [0, 8])

@@ -73,6 +73,7 @@ CYCLES_KEPT = 3
 PAGE_CYCLES_KEPT = 2
 MINUTES_KEPT = 3
 OUT_KEPT = 64
+STALE_A_STEP = 20_000
 HEADS_KEPT = 64
 
 
@@ -80,7 +81,8 @@ HEADS_KEPT = 64
 class JournalWriter:
     """Turn steps into records; holds where the page cycle stands and which keys are to be removed.
 
-    `stale_keys` are keys of older epochs, removed when the first cycle has covered what they held;
+    `stale_keys` are keys of older epochs, removed when the first cycle has covered what they held, a
+    slice a step: an owner that was asked much leaves a million, and a step is one batch.
     `timed_keys` those that matter for a time only, by minute, removed at the horizon.
     `_due` holds keys with the step that covers them, `_cycle_seq` is the step that ended the last
     cycle. `_named` is what was last written as `names`: whichever step makes a plan, a scope or a
@@ -104,6 +106,8 @@ class JournalWriter:
     _named: Named = NOTHING_NAMED
     _names_written: int = 0
     _due: deque[tuple[int, list[bytes]]] = field(default_factory=deque)
+    _stale: deque[list[bytes]] = field(default_factory=deque)
+    _stale_seq: int = 0
 
     def records(self, state: PartitionState, step: Step, out: Sequence[Message]) -> list[Record]:
         """Return the records of `step`, which must be appended as one batch."""
@@ -152,6 +156,8 @@ class JournalWriter:
         """Give the keys whose cover is acknowledged, each once."""
         while self._due and self._due[0][0] <= settled_seq:
             yield from self._due.popleft()[1]
+        if self._stale and self._stale_seq <= settled_seq:
+            yield from self._stale.popleft()
 
     def _enter_minute(self, step: Step) -> None:
         if step.minute_ms == self._minute_ms:
@@ -246,12 +252,24 @@ class JournalWriter:
         self._cycle_seq = seq
         self._page_next = self._rows_written = self._books_written = 0
         if self.stale_keys:
-            # One batch, so that a reader never meets half of an old epoch (see `live_records`).
-            self._due.append((seq, self.stale_keys))
+            self._stale, self._stale_seq = deque(_slices(self.stale_keys)), seq
             self.stale_keys = []
 
     def _key(self, kind: str, *numbers: int) -> bytes:
         return "/".join([str(self.epoch), kind, *map(str, numbers)]).encode()
+
+
+def _slices(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Cut keys of older epochs into what one step removes; those that close an epoch come last, together.
+
+    What a fenced owner wrote too late is told by the opening before it alone (see `live_records`), and
+    must be gone when that goes. Of all else a reader may meet any half: it is covered.
+    """
+    opens = [key for key in keys if key.split(b"/")[1] == b"open"]
+    rest = [key for key in keys if key.split(b"/")[1] != b"open"]
+    for first in range(0, len(rest), STALE_A_STEP):
+        yield rest[first : first + STALE_A_STEP]
+    yield opens
 
 
 def live_records(
