@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, compress
 from operator import attrgetter
 from typing import Any
@@ -13,6 +14,7 @@ from tokenline.charging.step import Commanded, Refused, UsageChunk
 from tokenline.errors import BadData, UnknownSchema
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.kafka import MOST_NAME_CHARS, too_long_names
 
 ORDERS = ("account_order", "hold_order")
 COMMAND_NAMES = ("account_command", "catalog_version", *ORDERS)
@@ -78,6 +80,7 @@ def decode_commands(
             if not is_alike
         ),
     ]
+    found = list(map(_with_short_names, found))
     commands = [one for one in found if isinstance(one, Commanded)]
     refused = [one for one in found if isinstance(one, Refused)]
     return sorted(commands, key=attrgetter("offset")), refused
@@ -105,10 +108,29 @@ def _one(codec: Codec, record: Any) -> Commanded | Refused:
     if name not in COMMAND_NAMES:
         return _refused(record, "undecodable", f"a {name} does not belong on the commands topic")
     key = f"{fields.get('tenant_id')}/{fields.get('account_id')}"
+    command = Commanded(
+        offset=record.offset, appended_ms=record.timestamp, fields=fields, name=name
+    )
     # On another partition an order would make its account a second time.
     if name in ORDERS and _text(record.key) != key:
-        return _refused(record, "key_mismatch", f"the key of this {name} is not {key}")
-    return Commanded(offset=record.offset, appended_ms=record.timestamp, fields=fields, name=name)
+        return replace(
+            _refused(record, "key_mismatch", f"the key of this {name} is not {key}"),
+            command=command,
+        )
+    return command
+
+
+def _with_short_names(found: Commanded | Refused) -> Commanded | Refused:
+    """Return a command as it is, or refuse one with a name too long to be the key of anything."""
+    command = found if isinstance(found, Commanded) else found.command
+    if command is None or not (long := too_long_names(command.fields)):
+        return found
+    return Refused(
+        offset=command.offset,
+        appended_ms=command.appended_ms,
+        reason="bad_command",
+        detail=f"longer than {MOST_NAME_CHARS} characters: {', '.join(long)}",
+    )
 
 
 def _refused(record: Any, reason: str, detail: str) -> Refused:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import structlog
 
@@ -164,7 +165,7 @@ class PartitionLine:
             self.state = PartitionState(self._worker.bounds)
             found = await self._recover()
             self._writer = found.writer()
-            if await self.log.open_epoch(self._writer.opening(self.state)):
+            if await self.log.open_epoch(self._writer.opening(uuid4().hex)):
                 break
             log.info(
                 "another worker wrote while this one read; reading again", partition=self.partition

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
 
-from streams.replies import replies_of
+from streams.replies import MOST_DETAIL_CHARS, refusals_of, replies_of
 from streams.totals import changes_of, encode_totals, split_key, totals_of
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 RawRecord = Any
 
 ELSEWHERE = (REPLIES, COMMANDS)  # not our partition: that of the key
+# Of a record that cannot be used, which may have any key; its letter has it whole, in base64.
+MOST_KEY_BYTES = 1024
 
 
 def output_producer(settings: Settings) -> AIOKafkaProducer:
@@ -89,6 +91,7 @@ class Outputs:
         found += changes_of(self._codec, state, step, self._partition)
         found += replies_of(self._codec, step.replies)
         found += [self._sent(sent) for sent in step.sent]
+        found += refusals_of(self._codec, step.refused)
         if step.judged is not None:
             found.append(self._charged(state, step))
         return found
@@ -213,13 +216,14 @@ class Outputs:
             "partition": self._partition,
             "offset": refused.offset,
             "reason": refused.reason,
-            "detail": refused.detail,
+            "detail": refused.detail[:MOST_DETAIL_CHARS],
             "appended_at": refused.appended_ms,
             "key_base64": base64.b64encode(record.key or b"").decode(),
             "value_base64": base64.b64encode(record.value or b"").decode(),
             **refused.identity,
         }
-        return Message(DEAD_LETTERS, record.key or b"", self._codec.encode("dead_letter", fields))
+        key = (record.key or b"")[:MOST_KEY_BYTES]
+        return Message(DEAD_LETTERS, key, self._codec.encode("dead_letter", fields))
 
     def _charged(self, state: PartitionState, step: Step) -> Message:
         judged = step.judged

@@ -11,10 +11,11 @@ from tokenline.quota.hold_rows import HoldAnswer
 from tokenline.wire.topics import REPLIES
 
 if TYPE_CHECKING:
-    from tokenline.charging.step import Replied
+    from tokenline.charging.step import Refused, Replied
     from tokenline.wire.avro import Codec
 
 
+MOST_DETAIL_CHARS = 1024
 NAMES = ("tenant_id", "account_id", "reply_to", "command_id", "session")
 
 
@@ -27,6 +28,23 @@ def replies_of(codec: Codec, replies: Iterable[Replied]) -> Iterator[Message]:
                 **{name: asked.get(name, "") for name in NAMES},
                 "seq": asked.get("seq", 0),
                 "cause_offset": replied.command.offset,
+            }
+            value = codec.encode("order_reply", fields)
+            yield Message(REPLIES, str(asked["reply_to"]).encode(), value)
+
+
+def refusals_of(codec: Codec, refusals: Iterable[Refused]) -> Iterator[Message]:
+    """Yield a message for each order that is a dead letter, where it could be read who waits."""
+    for refused in refusals:
+        asked = refused.command.fields if refused.command else {}
+        if asked.get("reply_to"):
+            fields = {name: asked.get(name, "") for name in NAMES} | {
+                "seq": asked.get("seq", 0),
+                "outcome": "refused",
+                "reason": refused.reason,
+                "detail": refused.detail[:MOST_DETAIL_CHARS],
+                "as_of": refused.appended_ms,
+                "cause_offset": refused.offset,
             }
             value = codec.encode("order_reply", fields)
             yield Message(REPLIES, str(asked["reply_to"]).encode(), value)

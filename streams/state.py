@@ -67,7 +67,11 @@ class JournalLog:
             await self._read_to_end(consumer, take)
 
     async def open_epoch(self, records: Sequence[Record]) -> bool:
-        """Append the records that open an epoch; False when somebody wrote since `read`."""
+        """Append the records that open an epoch; False when somebody wrote since `read`.
+
+        Then the state in hand is stale and must be read again. The opening stays, and fences whoever
+        wrote: it names the epoch and nothing else, so what lies before it counts to the last record.
+        """
         expected = self.next_offset
         offset = await (await self._send(records))
         self.next_offset = offset + len(records)

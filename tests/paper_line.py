@@ -159,7 +159,7 @@ class PaperLine:
         self.state = PartitionState(BOUNDS)
         self.found = recover(self.state, journal.survivors())
         self.writer = self.found.writer()
-        journal.records.extend(self.writer.opening(self.state))
+        journal.records.extend(self.writer.opening())
         self._end = len(journal.records)
         self._publish_again(self.found)
 

@@ -7,12 +7,22 @@ import os
 import random
 import signal
 import time
+from contextlib import asynccontextmanager
 
 import charging_points
 import pytest
-from charging_helpers import Line, Load, ended, prepared, ready
+from charging_helpers import Line, Load, command, ended, prepared, ready
 
+from streams.state import JournalLog, journal_producer
+from tests.paper_line import facts
+from tests.strategies import BOUNDS, NOON
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import Recovery
+from tokenline.charging.step import Commanded
+from tokenline.errors import FencedOut
 from tokenline.settings import Settings
+from tokenline.wire.topics import ensure_topics
 
 BACK_WITHIN_S = 15
 
@@ -63,6 +73,48 @@ async def test_a_worker_stopped_past_its_session_cannot_change_a_total(settings,
         await line.settled()
         assert zombie.running or zombie.process.returncode == 75
         assert replacement.running
+
+
+async def test_an_opening_that_lands_behind_a_step_ends_its_writer_and_loses_nothing(settings):
+    """The old owner writes between the new one's reading and its opening, and once more behind it."""
+    async with charging_journal(settings) as (old, new):
+        state = PartitionState(BOUNDS)
+        writer = (await recovered(old, state)).writer()
+        assert await old.open_epoch(writer.opening("old"))
+
+        async def step(offset):
+            fields = command(f"acct-{offset}", month_tokens=1000)
+            order = Commanded(offset=offset, appended_ms=NOON, fields=fields)
+            records = writer.records(state, fold_commands(state, [order], offset), [])
+            return await old.append(records), len(records), state.epoch
+
+        await old.settle(*await step(0))
+        stale = (await recovered(new, PartitionState(BOUNDS))).writer()
+        await old.settle(*await step(1))
+        known = facts(state)
+        assert not await new.open_epoch(stale.opening("new"))
+        with pytest.raises(FencedOut, match="in epoch 2"):
+            await old.settle(*await step(2))
+
+        again = PartitionState(BOUNDS)
+        found = await recovered(new, again)
+        assert (facts(again), again.epoch) == (known, 3)
+        assert await new.open_epoch(found.writer().opening("new"))
+
+
+@asynccontextmanager
+async def charging_journal(settings):
+    """Give one partition of the state topic, as two owners hold it."""
+    await ensure_topics(settings)
+    producers = [journal_producer(settings) for _ in range(2)]
+    async with producers[0], producers[1]:
+        yield [JournalLog(settings, producer, 0) for producer in producers]
+
+
+async def recovered(log, state):
+    recovery = Recovery(state)
+    await log.read(recovery.take)
+    return recovery.finish()
 
 
 async def test_workers_join_and_die_under_load(settings, tmp_path):

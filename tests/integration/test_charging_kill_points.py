@@ -49,7 +49,7 @@ class Owner:
         self.state = PartitionState(BOUNDS)
         found = recover(self.state, topic.survivors)
         self.writer = found.writer()
-        topic.append(self.writer.opening(self.state))
+        topic.append(self.writer.opening())
         for flush in found.unflushed:
             self._publish(flush)
 

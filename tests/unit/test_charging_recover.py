@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 
 import pytest
 
+from tests.orders import CATALOG, catalog_version, order
 from tests.paper_line import Books, Journal, PaperLine, facts, recover, recover_all
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
 from tokenline.charging import journal as journal_module
@@ -14,6 +17,7 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.quota.cells import Cell
 from tokenline.quota.decide import State
+from tokenline.rating.catalog import Catalog
 
 ACCOUNTS = [f"a{i}" for i in range(11)]
 
@@ -41,8 +45,9 @@ def reread(journal):
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch):
-    """Pages of four rows, so that a few events go through several cycles."""
+    """Pages of four rows, so that a few events go through several cycles; old keys go three a step."""
     monkeypatch.setattr(journal_module, "PAGE_ROWS", 4)
+    monkeypatch.setattr(journal_module, "STALE_A_STEP", 3)
 
 
 @pytest.mark.parametrize("in_flight", [0, 8])
@@ -107,6 +112,129 @@ def test_a_late_write_is_dead_even_when_it_follows_only_an_opening():
 
     assert dead
     assert facts(reread(journal).state) == facts(new.state)
+
+
+def with_balances(offset, name):
+    """Return what makes a plan, a bucket, an answer and a scope of the name's own."""
+    grant = {"kind": "grant", "amount_utok": 7, "subscribers": [name]}
+    return [
+        order(offset, NOON, kind="open", plan="strict", account_id=name),
+        order(offset + 1, NOON, account_id=name, **grant),
+    ]
+
+
+@pytest.mark.parametrize("unread", [0, 1, 3])
+@pytest.mark.parametrize("late", [0, 1, 12])
+def test_an_opening_behind_steps_its_owner_did_not_read_takes_nothing_back(unread, late):
+    """The old owner still writes while the new one reads; some of it lands behind the opening."""
+    journal, books = Journal(), Books()
+    old = PaperLine(journal, books, in_flight=12)
+    old.command([catalog_version(0, NOON, CATALOG), *with_balances(1, "b0")])
+    opening = recover(PartitionState(BOUNDS), journal.survivors()).writer().opening("new")
+    records = usage(20)
+    for turn in range(unread):
+        old.command(with_balances(3 + 2 * turn, f"b{turn + 1}"))
+        old.charge(records[turn : turn + 1])
+    wanted, told, written = facts(old.state), list(old.found.out), old.state.seq
+    journal.records.extend(opening)
+    for turn in range(unread, unread + late):
+        old.command(with_balances(3 + 2 * turn, f"b{turn + 1}"))
+        old.charge(records[turn : turn + 1])
+
+    for read in (recover_all, lambda state, log: recover(state, log.survivors())):
+        state = PartitionState(BOUNDS)
+        found = read(state, journal)
+        assert (facts(state), state.epoch) == (wanted, 3)
+        assert [seq for seq, _ in found.out] == list(range(1, written + 1))
+    assert told == []
+    new = PaperLine(journal, books)
+    new.command(with_balances(3 + 2 * unread, "c"))
+    new.charge(records[unread:])
+    new.rest()
+    assert facts(reread(_copy(journal)).state) == facts(new.state)
+    assert books.verdicts.keys() == set(range(20))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_openings_that_land_at_any_later_moment_take_nothing_back(seed):
+    luck = random.Random(seed)
+    journal, books = Journal(), Books()
+    line = PaperLine(journal, books, in_flight=luck.choice([0, 8]))
+    line.command([catalog_version(0, NOON, CATALOG), *commands_from(1)])
+    records, at, read = usage(400, seed, step_ms=luck.choice([100, 7_000, 70_000])), 0, []
+    for turn in range(60):
+        line.charge(records[at : at + (size := luck.randrange(1, 6))])
+        at += size
+        line.command(with_balances(100 + 2 * turn, f"b{turn % 20}"))
+        if luck.random() < 0.3:
+            read.append(recover(PartitionState(BOUNDS), journal.survivors()).writer())
+        if read and luck.random() < 0.3:
+            wanted, fenced = facts(line.state), line
+            journal.records.extend(luck.choice(read).opening(f"{turn}"))
+            for late in range(at, at + luck.randrange(9)):
+                fenced.charge(records[late : late + 1])
+            _assert_compaction_changes_nothing(journal)
+            line, read = PaperLine(journal, books, in_flight=luck.choice([0, 8])), []
+            at = line.state.next_offsets["usage"]
+            assert facts(line.state) == wanted
+    assert facts(reread(_copy(journal)).state) == facts(line.state)
+
+
+def commands_from(first):
+    return [dataclasses.replace(one, offset=first + one.offset) for one in commands()]
+
+
+def test_of_two_openings_of_one_epoch_the_first_closes_the_older_ones():
+    """Else compaction would take it away, and what came between the two would be history again."""
+    journal = Journal()
+    old = PaperLine(journal, Books(), in_flight=8)
+    old.command(commands())
+    records = usage(20)
+    old.charge(records[:10])
+    wanted = facts(old.state)
+    writers = [recover(PartitionState(BOUNDS), journal.survivors()).writer() for _ in range(2)]
+    for owner, writer in enumerate(writers):
+        journal.records.extend(writer.opening(str(owner)))
+        old.charge(records[10 + owner : 11 + owner])
+
+    _assert_compaction_changes_nothing(journal)
+    assert facts(reread(journal).state) == wanted
+
+
+def test_a_scope_that_usage_brings_about_comes_back():
+    """A cycle may begin with usage, by a newer catalog whose plan covers other models."""
+    said = json.loads(CATALOG.to_json()) | {"version": 2, "groups": {"minis": ["p/mini", "p/max"]}}
+    newer = Catalog.from_json(json.dumps(said))
+    journal, books = Journal(), Books()
+    line = PaperLine(journal, books)
+    line.command(
+        [
+            catalog_version(0, NOON, CATALOG),
+            order(1, NOON, kind="open", account_id="c", plan="small"),
+            catalog_version(2, NOON, newer),
+        ]
+    )
+    scopes = len(line.state.books.scopes.scopes)
+    later = NOON + 40 * 24 * HOUR
+    use = {"account_id": "c", "model": "mini", "occurred_at": later}
+    line.charge([record(0, later, event_id="e0", **use)])
+    assert len(line.state.books.scopes.scopes) > scopes
+
+    again = PaperLine(_copy(journal), books)
+    assert facts(again.state) == facts(line.state)
+    for each in (line, again):
+        each.charge([record(1, later + 1, event_id="e1", **use | {"model": "max"})])
+    assert facts(again.state) == facts(line.state)
+
+
+def test_names_are_kept_once_when_the_next_are_settled():
+    journal = Journal()
+    line = PaperLine(journal, Books())
+    line.command([catalog_version(0, NOON, CATALOG)])
+    for turn in range(9):
+        line.command(with_balances(1 + 2 * turn, f"b{turn}"))
+    line.charge(usage(1))
+    assert [key for key in journal.survivors() if b"/names/" in key] == [b"1/names/9"]
 
 
 def test_windows_of_a_quiet_minute_survive_a_later_restart():

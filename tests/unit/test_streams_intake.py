@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import uuid
 from dataclasses import dataclass
 
 import pytest
 
-from streams.intake import RUN_MAX_BYTES, decode_usage, runs_of
+from streams.intake import RUN_MAX_BYTES, decode_commands, decode_usage, runs_of
 from streams.outputs import Outputs
 from tests.strategies import BOUNDS, NOON
+from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.journal import JournalWriter
+from tokenline.charging.packs import unpack_out
 from tokenline.charging.partition import PartitionState
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
@@ -72,3 +75,108 @@ def test_the_largest_run_fits_one_batch_of_the_journal_even_if_nothing_of_it_can
 
     assert len(step.refused) == count
     assert sum(len(key) + len(value or b"") for key, value in written) < STATE_MAX_BYTES - 4096
+
+
+REGISTRY = open_registry(Settings())
+CODEC, COLUMNS = Codec(REGISTRY), ColumnCodec(REGISTRY)
+LONG = "n" * 70_000
+ORDER = {
+    "tenant_id": "t", "account_id": "a", "command_id": "c", "kind": "open", "plan": "p",
+    "reply_to": "me", "issued_at": 0,
+}  # fmt: skip
+QUESTION = {
+    "tenant_id": "t", "account_id": "a", "session": "s", "seq": 3, "action": "hold",
+    "reply_to": "me", "issued_at": 0,
+}  # fmt: skip
+LIMITS = {"tenant_id": "t", "account_id": "a", "command_id": "c", "issued_at": 0}
+
+
+def told(step, state, raw):
+    """Return what a step says by topic, as it comes back from the journal."""
+    out = Outputs(Settings(), CODEC, COLUMNS, None, 0).messages(state, step, [raw])
+    written = JournalWriter(epoch=1, remember_ms=BOUNDS.horizon_ms).records(state, step, out)
+    (kept,) = (unpack_out(value)[1] for key, value in written if b"/out/" in key)
+    assert kept == out
+    return {
+        message.topic: message.key if message.topic == "charged" else CODEC.decode(message.value)[1]
+        for message in kept
+    }
+
+
+def commanded(name, said, key=None):
+    key = f"{said['tenant_id']}/{said['account_id']}".encode() if key is None else key
+    raw, state = Raw(0, CODEC.encode(name, said), key), PartitionState(BOUNDS)
+    commands, refused = decode_commands(COLUMNS, CODEC, [raw])
+    step = fold_commands(state, commands, 0)
+    step.refused = refused + step.refused
+    return told(step, state, raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *(("account_order", ORDER | {name: LONG}) for name in ("account_id", "reply_to")),
+        *(("account_order", ORDER | {name: LONG}) for name in ("tenant_id", "command_id")),
+        *(
+            ("hold_order", QUESTION | {name: LONG})
+            for name in ("account_id", "reply_to", "session")
+        ),
+        ("account_command", LIMITS | {"account_id": LONG}),
+        ("account_order", ORDER | {"reply_to": "é" * 1025}),
+    ],
+)
+def test_a_command_with_a_name_too_long_for_a_key_is_a_dead_letter(name, said):
+    """It ended the worker, at each start anew: the journal's messages have keys of 64 KiB at most."""
+    found = commanded(name, said)
+    assert found.keys() == {"dead-letters"}
+    assert found["dead-letters"]["reason"] == "bad_command"
+    assert "longer than 1024 characters" in found["dead-letters"]["detail"]
+
+
+def test_names_of_any_length_that_is_allowed_go_through():
+    name = "é" * 1024
+    names = {"tenant_id": name, "account_id": name, "command_id": name, "reply_to": name}
+    assert commanded("account_order", ORDER | names)["replies"]["reason"] == "unknown_plan"
+
+
+@pytest.mark.parametrize("stem", ["usage", "commands"])
+def test_a_key_that_no_message_can_have_is_in_the_dead_letter_whole(stem):
+    raw, state = Raw(0, b"junk", LONG.encode()), PartitionState(BOUNDS)
+    if stem == "usage":
+        step = fold_usage(state, decode_usage(COLUMNS, [raw]))
+    else:
+        step = fold_commands(state, [], 0)
+        step.refused = decode_commands(COLUMNS, CODEC, [raw])[1]
+    letter = told(step, state, raw)["dead-letters"]
+    assert base64.b64decode(letter["key_base64"]) == raw.key
+    assert letter["reason"] == "undecodable"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "key", "reason", "detail"),
+    [
+        ("account_order", ORDER | {"kind": "opne"}, None, "bad_command", "no order 'opne'"),
+        ("account_order", ORDER | {"time_zone": "Mars"}, None, "bad_command", "IANA"),
+        ("account_order", ORDER, b"t/b", "key_mismatch", "is not t/a"),
+        ("hold_order", QUESTION | {"max_tokens": -1}, None, "bad_command", "below zero"),
+    ],
+)
+def test_who_asks_for_what_is_no_order_is_told_so(name, said, key, reason, detail):
+    """It was a dead letter only, and the asker waited half a minute for a worker that was there."""
+    found = commanded(name, said, key)
+    assert found["dead-letters"]["reason"] == found["replies"]["reason"] == reason
+    reply = found["replies"]
+    assert detail in reply["detail"]
+    assert (reply["outcome"], reply["cause_offset"], reply["reply_to"]) == ("refused", 0, "me")
+    assert all(reply[name] == said[name] for name in ("tenant_id", "account_id"))
+    assert (reply["command_id"], reply["session"]) == (
+        said.get("command_id", ""),
+        said.get("session", ""),
+    )
+    assert reply["seq"] == said.get("seq", 0)
+
+
+def test_nobody_is_told_of_a_dead_letter_that_nobody_waits_for():
+    assert commanded("account_order", ORDER | {"kind": "x", "reply_to": ""}).keys() == {
+        "dead-letters"
+    }

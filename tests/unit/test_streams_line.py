@@ -12,11 +12,12 @@ from aiokafka import TopicPartition
 
 from streams import charging
 from streams.inbox import INBOX_CHUNKS
-from streams.line import PartitionLine
+from streams.line import STEPS_IN_FLIGHT, PartitionLine
 from streams.metrics import ChargingMetrics
 from tests.strategies import BOUNDS, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
+from tokenline.charging.journal import HEADS_KEPT, OUT_KEPT
 from tokenline.errors import PoisonedInput
 from tokenline.settings import Settings
 
@@ -53,6 +54,11 @@ def quiet_line():
     ]
     line.state.published_seq = line.state.seq
     return line, steps[-1].flush
+
+
+def test_steps_on_their_way_use_no_key_that_a_next_owner_needs():
+    """Those late of a fenced owner, those not settled, those not told: none may use the key of another."""
+    assert min(HEADS_KEPT, OUT_KEPT) > 3 * STEPS_IN_FLIGHT + 4
 
 
 async def test_a_closed_minute_goes_out_before_the_open_one_even_if_it_came_as_the_wait_ended():

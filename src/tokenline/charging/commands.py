@@ -7,7 +7,7 @@
     catalog_version    what is sold and what a token costs            -> rates usage from its moment on
 
 A command that cannot be read as one is a dead letter and changes nothing; one that the rules do not
-allow is answered so.
+allow is answered so. Who waits is told of either.
 """
 
 from __future__ import annotations
@@ -64,14 +64,13 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
     newest_ms = max((command.appended_ms for command in commands), default=state.minute_ms)
     step = state.begin_step(state.minute_ms)
     step.as_of_ms, step.cause = newest_ms, ("commands", hi)
-    known, names, touched = len(state.cells), state.names(), _Touched()
+    known, touched = len(state.cells), _Touched()
     for command in commands:
         try:
             _apply(state, step, command, touched)
         except BadData as error:
             step.refused.append(_refused_command(command, str(error)))
     step.new_keys = state.cells.keys[known:]
-    step.named = state.names() != names
     step.changes, step.burns = state.books.take()
     step.sent, state.sent = state.sent, []
     state.tally.add_burns(step.burns)
@@ -151,4 +150,5 @@ def _refused_command(command: Commanded, detail: str) -> Refused:
         reason="bad_command",
         detail=detail,
         identity={name: str(command.fields[name]) for name in names},
+        command=command,
     )

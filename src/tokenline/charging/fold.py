@@ -61,7 +61,7 @@ IDENTITY_COLUMNS = (
 def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     """Apply a chunk whose records were all appended in one minute (see `by_minute`)."""
     as_of_ms = _newest_ms(chunk)
-    step, names_before = state.begin_step(as_of_ms), state.names()
+    step = state.begin_step(as_of_ms)
     step.as_of_ms, step.cause = as_of_ms, ("usage", chunk.hi)
     step.refused = list(chunk.refused)
     late: list[int] = []
@@ -97,8 +97,6 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         duplicate=duplicate,
         rejected=rejected,
     )
-    # A cycle that begins takes its terms from the catalog of the day: they may say something new.
-    step.named = state.names() != names_before
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)
     return step

@@ -2,13 +2,13 @@
 
 A step is one atomic record batch of the compacted `state` topic. Records, by key `EPOCH/kind/…`:
 
-    open            that this epoch began; never written again      until the next covers it
-    head            where each topic was read to; zones; totals     newest wins
+    open/OWNER      that this epoch began; holds nothing else       until the next covers it
+    head/N          where each topic was read to; zones; totals     newest wins
     rows/CYCLE/N    the account rows this step touched, whole       covered by pages
     page/CYCLE/N    4,096 account rows as they lie in memory        rewritten in a cycle
     books/CYCLE/N   rows of balances, buckets, holds it touched     covered by leaves
     leaf/CYCLE/T/N  2,048 rows of table T                           rewritten in a cycle
-    names           plans, scopes and catalogs                      newest wins
+    names/N         plans, scopes and catalogs                      until the next is settled
     seen/MINUTE/N   names of the events this step counted           until the horizon
     part/TURN/N     what the tally took of this step                until flushed
     burn/TURN/N     what this step's usage took from buckets        until flushed
@@ -20,7 +20,13 @@ and their keys are used again. Keys carry the epoch: a late record of a fenced o
 replace one of ours (DESIGN invariant 4). Nor may it replace or remove one of its own that is still
 needed: a key is removed, or used again, only when the step that covers it was acknowledged and the
 minute it closed is published (`settled_seq` has passed it), so what a fenced owner still sends covers
-nothing. What the bytes are is in `packs`.
+nothing. `head` and `out` go round: 64 steps, of which a fenced owner can have a dozen on their way.
+
+An opening says only that older epochs are closed; it never repeats what its owner had read. It may
+land behind steps which that owner did not read, and a copy of an older head there would take them
+back. So the state is always: the newest live head, and all live rows up to it, which were written in
+its batch or before. The first step of an epoch writes `names` of its own, since those of the old
+epoch are removed with it. What the bytes are is in `packs`.
 """
 
 from __future__ import annotations
@@ -35,7 +41,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.charging.packs import (
+    NOTHING_NAMED,
     Message,
+    Named,
+    names_of,
     pack_burns,
     pack_names,
     pack_out,
@@ -64,16 +73,20 @@ CYCLES_KEPT = 3
 PAGE_CYCLES_KEPT = 2
 MINUTES_KEPT = 3
 OUT_KEPT = 64
+STALE_A_STEP = 20_000
+HEADS_KEPT = 64
 
 
 @dataclass(slots=True)
 class JournalWriter:
     """Turn steps into records; holds where the page cycle stands and which keys are to be removed.
 
-    `stale_keys` are keys of older epochs, removed when the first cycle has covered what they held;
+    `stale_keys` are keys of older epochs, removed when the first cycle has covered what they held, a
+    slice a step: an owner that was asked much leaves a million, and a step is one batch.
     `timed_keys` those that matter for a time only, by minute, removed at the horizon.
     `_due` holds keys with the step that covers them, `_cycle_seq` is the step that ended the last
-    cycle.
+    cycle. `_named` is what was last written as `names`: whichever step makes a plan, a scope or a
+    catalog, the next record says so.
     """
 
     epoch: int
@@ -90,7 +103,11 @@ class JournalWriter:
     _minute_ms: int = -1
     _turn: int = 0
     _cycle_seq: int = 0
+    _named: Named = NOTHING_NAMED
+    _names_written: int = 0
     _due: deque[tuple[int, list[bytes]]] = field(default_factory=deque)
+    _stale: deque[list[bytes]] = field(default_factory=deque)
+    _stale_seq: int = 0
 
     def records(self, state: PartitionState, step: Step, out: Sequence[Message]) -> list[Record]:
         """Return the records of `step`, which must be appended as one batch."""
@@ -101,8 +118,7 @@ class JournalWriter:
         if len(step.touched):
             records.append(self._rows(state.cells, step))
         records.extend(self._books(state.books))
-        if step.named:
-            records.append((self._key("names"), pack_names(state)))
+        records.extend(self._names(state, step.seq))
         if len(step.names):
             records.append(self._seen(step))
         if step.lines is not None:
@@ -113,26 +129,35 @@ class JournalWriter:
             records.append((key, pack_burns(step.minute_ms, step.burns)))
         records.append((self._key("out", step.seq % OUT_KEPT), pack_out(step.seq, out)))
         records.extend(self._pages(state, step.seq))
-        records.append((self._key("head"), json.dumps(state.head()).encode()))
+        head = json.dumps(state.head()).encode()
+        records.append((self._key("head", step.seq % HEADS_KEPT), head))
         self._in_minute += 1
         return records
 
-    def opening(self, state: PartitionState) -> list[Record]:
-        """Return the records that open this epoch; all older epochs are closed by them.
+    def opening(self, owner: str = "") -> list[Record]:
+        """Return the record that opens this epoch; all older epochs are closed by it.
 
-        `open` stays where it is. The head moves on with every step, and compaction would leave
-        nothing between the steps before it and what a fenced owner wrote after it.
+        It stays where it is: `owner` is unique, so that of two that open one epoch at a time the
+        second cannot take away the first, which closed the older epochs earlier.
         """
-        head = json.dumps(state.head()).encode()
-        records: list[Record] = [(self._key("open"), head), (self._key("head"), head)]
-        if state.catalogs.versions or state.books.plans:
-            records.insert(1, (self._key("names"), pack_names(state)))
-        return records
+        return [(f"{self.epoch}/open/{owner}".encode(), b"{}")]
+
+    def _names(self, state: PartitionState, seq: int) -> Iterator[Record]:
+        """Give plans, scopes and catalogs when they are not those last written."""
+        if (named := names_of(state)) == self._named:
+            return
+        if self._named != NOTHING_NAMED:
+            # Not one key for all: a fenced owner would replace what is needed.
+            self._due.append((seq, [self._key("names", self._names_written - 1)]))
+        yield self._key("names", self._names_written), pack_names(state)
+        self._named, self._names_written = named, self._names_written + 1
 
     def _covered(self, settled_seq: int) -> Iterator[bytes]:
         """Give the keys whose cover is acknowledged, each once."""
         while self._due and self._due[0][0] <= settled_seq:
             yield from self._due.popleft()[1]
+        if self._stale and self._stale_seq <= settled_seq:
+            yield from self._stale.popleft()
 
     def _enter_minute(self, step: Step) -> None:
         if step.minute_ms == self._minute_ms:
@@ -227,12 +252,24 @@ class JournalWriter:
         self._cycle_seq = seq
         self._page_next = self._rows_written = self._books_written = 0
         if self.stale_keys:
-            # One batch, so that a reader never meets half of an old epoch (see `live_records`).
-            self._due.append((seq, self.stale_keys))
+            self._stale, self._stale_seq = deque(_slices(self.stale_keys)), seq
             self.stale_keys = []
 
     def _key(self, kind: str, *numbers: int) -> bytes:
         return "/".join([str(self.epoch), kind, *map(str, numbers)]).encode()
+
+
+def _slices(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Cut keys of older epochs into what one step removes; those that close an epoch come last, together.
+
+    What a fenced owner wrote too late is told by the opening before it alone (see `live_records`), and
+    must be gone when that goes. Of all else a reader may meet any half: it is covered.
+    """
+    opens = [key for key in keys if key.split(b"/")[1] == b"open"]
+    rest = [key for key in keys if key.split(b"/")[1] != b"open"]
+    for first in range(0, len(rest), STALE_A_STEP):
+        yield rest[first : first + STALE_A_STEP]
+    yield opens
 
 
 def live_records(

@@ -31,6 +31,14 @@ FORMAT = 1
 FORMAT_PACKED = 2  # of `out` only
 OUT_PLAIN_BYTES = 1 << 20
 
+Named = tuple[int, int, int, tuple[int, ...]]
+NOTHING_NAMED: Named = (
+    0,
+    1,
+    1,
+    (),
+)  # the usual thresholds and a scope of everything are always there
+
 _ROWS = struct.Struct("<BIIII")
 _TABLE = struct.Struct("<BBII")
 _MINUTE = struct.Struct("<Bq")
@@ -87,6 +95,12 @@ def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
         values = np.frombuffer(value, "<i8", rows * width, at).reshape(rows, width)
         at += 8 * rows * width
         yield number, where, values
+
+
+def names_of(state: PartitionState) -> Named:
+    """Return what differs when a plan, thresholds, a scope or a catalog are new; none is ever changed."""
+    books, versions = state.books, tuple(one.version for one in state.catalogs.versions)
+    return len(books.plans), len(books.thresholds), len(books.scopes.scopes), versions
 
 
 def pack_names(state: PartitionState) -> bytes:

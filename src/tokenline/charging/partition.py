@@ -87,11 +87,6 @@ class PartitionState:
         self.clock_ms = max(self.clock_ms, now_ms)
         return self.clock_ms
 
-    def names(self) -> tuple[int, ...]:
-        """Return what changes when a plan, a list of thresholds, a scope or a catalog is new."""
-        books, versions = self.books, [one.version for one in self.catalogs.versions]
-        return len(books.plans), len(books.thresholds), len(books.scopes.scopes), *versions
-
     def begin_step(self, now_ms: int) -> Step:
         """Start a step at `now_ms`; closes the minute in hand when `now_ms` is past it."""
         self.seq += 1

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Int64s = npt.NDArray[np.int64]
 
-HEADS = (b"open", b"head")
+HEADS = (b"open", b"head")  # `open` of an older version held a head too; ours says nothing
 ROWS = (b"rows", b"page")
 BOOKS = (b"books", b"leaf")
 TABLES = 4
@@ -200,11 +200,11 @@ class Recovery:
         found, state = self._found, self._found.state
         live, found.stale_keys = live_records(self._survivors)
         # The newest head first: it says which messages were published, and how many accounts there are.
-        heads = [(key, value) for key, value in live if _kind(key) in HEADS]
+        # Of the steps, never of an opening: it may stand behind steps that its owner had not read.
+        heads = [value for key, value in live if _kind(key) == b"head"]
         if heads:
-            key, value = heads[-1]
-            head = json.loads(value)
-            _take_head(state, head, epoch_of(key))
+            head = json.loads(heads[-1])
+            _take_head(state, head)
             self._rows.cut(int(head["accounts"]))
             self._fill_books(head.get("tables", [0] * TABLES))
         for key, value in live:
@@ -214,7 +214,7 @@ class Recovery:
         _fill_tallies(found, self._parts, self._burns)
         state.mark_months_since(state.flushed_offset)
         found.out.sort(key=itemgetter(0))
-        state.epoch += 1
+        state.epoch = max((epoch_of(key) for key, _ in live), default=0) + 1
         return found
 
     def _take_live(self, key: bytes, value: bytes) -> None:
@@ -254,8 +254,7 @@ def _kind(key: bytes) -> bytes:
     return key.split(b"/")[1]
 
 
-def _take_head(state: PartitionState, head: Mapping[str, object], epoch: int) -> None:
-    state.epoch = epoch
+def _take_head(state: PartitionState, head: Mapping[str, object]) -> None:
     state.seq = int(str(head["seq"]))
     state.minute_ms = int(str(head["minute_ms"]))
     state.clock_ms = int(str(head.get("clock_ms", 0)))

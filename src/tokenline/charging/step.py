@@ -29,17 +29,6 @@ NO_NAMES: UInt64s = np.zeros((0, 2), np.uint64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """Name a record that becomes a dead letter; `identity` holds what could be read of it."""
-
-    offset: int
-    appended_ms: int
-    reason: str
-    detail: str
-    identity: Mapping[str, str | int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageChunk:
     """Hold decoded usage of one partition in offset order.
 
@@ -71,6 +60,21 @@ class Commanded:
     appended_ms: int
     fields: Mapping[str, Any]
     name: str = "account_command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Name a record that becomes a dead letter; `identity` holds what could be read of it.
+
+    `command` is what could be read of an order, for whoever waits for its answer.
+    """
+
+    offset: int
+    appended_ms: int
+    reason: str
+    detail: str
+    identity: Mapping[str, str | int] = field(default_factory=dict)
+    command: Commanded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,7 @@ class Flush:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """Hold all that one fold changed; it becomes one atomic batch of the journal.
-
-    `named` says that a plan, a list of thresholds, a scope or a catalog was new: those are kept as one record.
-    """
+    """Hold all that one fold changed; it becomes one atomic batch of the journal."""
 
     seq: int
     minute_ms: int
@@ -149,7 +150,6 @@ class Step:
     replies: list[Replied] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
-    named: bool = False
     decisions: list[Decided] = field(default_factory=list)
     judged: Judged | None = None
     refused: list[Refused] = field(default_factory=list)

@@ -273,5 +273,6 @@ def _ask(
     if reply["outcome"] != "done":
         raise BadData(
             f"{fields['kind']} of {tenant}/{account} is refused: {reply['reason'].replace('_', ' ')}"
+            + (f": {reply['detail']}" if reply["detail"] else "")
         )
     return reply

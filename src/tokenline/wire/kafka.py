@@ -11,7 +11,14 @@ from aiokafka.partitioner import murmur2
 from tokenline.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tokenline.settings import Settings
+
+# Names become keys of records, and the journal keeps messages whose key is 64 KiB at most. What is
+# longer is nobody's name.
+MOST_NAME_CHARS = 1024
+_NAMES = ("tenant_id", "account_id", "reply_to", "command_id", "session")
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
@@ -36,6 +43,11 @@ def client_options(settings: Settings) -> dict[str, Any]:
 def account_key(tenant: str, account: str) -> bytes:
     """Return the Kafka key of everything an account owns; a tenant has no slash, an account may."""
     return f"{tenant}/{account}".encode()
+
+
+def too_long_names(fields: Mapping[str, object]) -> list[str]:
+    """Return which names of a command are longer than any key may be; nearly always none."""
+    return [name for name in _NAMES if len(str(fields.get(name, ""))) > MOST_NAME_CHARS]
 
 
 @lru_cache(maxsize=65_536)

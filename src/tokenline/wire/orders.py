@@ -23,7 +23,13 @@ from aiokafka.errors import KafkaError
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BadData, BrokerUnavailable, Unavailable
 from tokenline.wire.avro import Codec
-from tokenline.wire.kafka import account_key, client_options, partition_of
+from tokenline.wire.kafka import (
+    MOST_NAME_CHARS,
+    account_key,
+    client_options,
+    partition_of,
+    too_long_names,
+)
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.topics import CATALOG, COMMANDS, REPLIES
 
@@ -33,6 +39,9 @@ if TYPE_CHECKING:
     from tokenline.settings import Settings
 
 Reply = dict[str, Any]
+
+# Ids are unique within their account only: what it was (order or session), tenant, account, id, seq.
+Name = tuple[str, str, str, str, int]
 
 FETCH_WAIT_MS = 10
 POLL_MS = 200
@@ -59,8 +68,7 @@ class Orders:
         self._codec = Codec(registry or open_registry(settings))
         self._clock = clock or SystemClock()
         self._name = f"orders-{uuid.uuid4()}"
-        self._waiting: dict[tuple[str, int], asyncio.Future[Reply]] = {}
-        self._seen: dict[str, list[Reply]] = {}
+        self._waiting: dict[Name, list[asyncio.Future[Reply]]] = {}
         self._task: asyncio.Task[None] | None = None
         number = partition_of(self._name.encode(), settings.partitions)
         self._replies = TopicPartition(settings.topic(REPLIES), number)
@@ -107,7 +115,7 @@ class Orders:
 
         Raises:
             Unavailable: no charging worker answered in time; the order stands, and may still be taken.
-            BadData: a field is unknown or of another type, or the kind is charging's own.
+            BadData: a field is unknown, of another type or a name too long, or the kind is charging's own.
         """
         if kind in CHARGING_ONLY:
             raise BadData(f"{kind} is what charging itself sends; ask for a transfer")
@@ -120,8 +128,9 @@ class Orders:
             "reply_to": self._name,
             "issued_at": self._clock.wall_ms(),
         }
-        value = self._codec.encode("account_order", known | fields)
-        return await self._ask(account_key(tenant, account), value, (command_id, 0), timeout_s)
+        said = _fit(known | fields)
+        key, name = account_key(tenant, account), ("order", tenant, account, command_id, 0)
+        return await self._ask(key, self._codec.encode("account_order", said), name, timeout_s)
 
     async def hold(
         self,
@@ -144,8 +153,9 @@ class Orders:
             "reply_to": self._name,
             "issued_at": self._clock.wall_ms(),
         }
-        value = self._codec.encode("hold_order", known | fields)
-        return await self._ask(account_key(tenant, account), value, (session, seq), timeout_s)
+        said = _fit(known | fields)
+        key, name = account_key(tenant, account), ("session", tenant, account, session, seq)
+        return await self._ask(key, self._codec.encode("hold_order", said), name, timeout_s)
 
     async def publish_catalog(
         self, version: int, effective_ms: int, text: str, *, timeout_s: float = 30.0
@@ -165,44 +175,62 @@ class Orders:
             "reply_to": self._name,
             "issued_at": self._clock.wall_ms(),
         }
-        value = self._codec.encode("catalog_version", fields)
-        replies = self._seen[command_id] = []
-        for partition in range(self._settings.partitions):
-            await self._send(COMMANDS, b"~catalog", value, partition)
-        await self._until_all(replies, timeout_s)
+        replies = await self._ask_everywhere(fields, timeout_s)
         refused = [reply["detail"] for reply in replies if reply["outcome"] == "refused"]
         if refused:
             raise BadData(str(refused[0]))
-        await self._send(CATALOG, b"%d" % version, value, 0)
+        wanted = self._settings.partitions
+        if len(replies) < wanted:
+            raise Unavailable(
+                f"{len(replies)} of {wanted} partitions have taken the catalog after "
+                f"{timeout_s:g} s; are all charging workers running? (tokenline status)"
+            )
+        await self._send(CATALOG, b"%d" % version, self._codec.encode("catalog_version", fields), 0)
         return replies
 
-    async def _until_all(self, replies: list[Reply], timeout_s: float) -> None:
-        wanted, until_s = self._settings.partitions, self._clock.monotonic_s() + timeout_s
-        while len(replies) < wanted:
-            if self._clock.monotonic_s() > until_s:
-                raise Unavailable(
-                    f"{len(replies)} of {wanted} partitions have taken the catalog after "
-                    f"{timeout_s:g} s; are all charging workers running? (tokenline status)"
-                )
-            await asyncio.sleep(POLL_MS / 10_000)
+    async def _ask_everywhere(self, fields: Reply, timeout_s: float) -> list[Reply]:
+        """Return what was answered in time; each partition is asked under an id of its own.
+
+        An answer does not say which partition gave it, and may come twice.
+        """
+        asks = []
+        for partition in range(self._settings.partitions):
+            command_id = f"{fields['command_id']}/{partition}"
+            value = self._codec.encode("catalog_version", fields | {"command_id": command_id})
+            name = ("order", "", "", command_id, 0)
+            asks.append(self._ask(b"~catalog", value, name, timeout_s, partition))
+        found = await asyncio.gather(*asks, return_exceptions=True)
+        for error in found:
+            if isinstance(error, BaseException) and not isinstance(error, _NoAnswer):
+                raise error
+        return [reply for reply in found if not isinstance(reply, BaseException)]
 
     async def _ask(
-        self, key: bytes, value: bytes, name: tuple[str, int], timeout_s: float
+        self, key: bytes, value: bytes, name: Name, timeout_s: float, partition: int = -1
     ) -> Reply:
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[name] = answer
+        self._waiting.setdefault(name, []).append(answer)
+        if partition < 0:
+            partition = partition_of(key, self._settings.partitions)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._send(COMMANDS, key, value, partition_of(key, self._settings.partitions))
+                await self._send(COMMANDS, key, value, partition)
                 return await answer
         except TimeoutError as error:
-            raise Unavailable(
-                f"no answer to {name[0]} within {timeout_s:g} s; is a charging worker running? "
+            raise _NoAnswer(
+                f"no answer to {name[3]} within {timeout_s:g} s; is a charging worker running? "
                 "(tokenline status)"
             ) from error
         finally:
-            if self._waiting.get(name) is answer:
-                del self._waiting[name]
+            self._forget(name, answer)
+
+    def _forget(self, name: Name, answer: asyncio.Future[Reply]) -> None:
+        waiting = self._waiting[name]
+        waiting.remove(answer)
+        if not waiting:
+            del self._waiting[name]
+        if answer.done() and not answer.cancelled():
+            answer.exception()  # Else asyncio complains of one that nobody came to read.
 
     async def _send(self, stem: str, key: bytes, value: bytes, partition: int) -> None:
         if self._producer is None:
@@ -250,7 +278,7 @@ class Orders:
                 for record in records:
                     self._position = record.offset + 1
                     if record.key == me:
-                        self._take(record.value)
+                        self._take(record)
 
     async def _mute(self) -> None:
         consumer, self._consumer = self._consumer, None
@@ -258,27 +286,62 @@ class Orders:
             with contextlib.suppress(KafkaError):
                 await consumer.stop()
 
-    def _take(self, value: bytes) -> None:
-        _, reply = self._codec.decode(value)
-        name = str(reply["command_id"] or reply["session"])
-        if name in self._seen:
-            self._seen[name].append(reply)
-        answer = self._waiting.get((name, int(str(reply["seq"]))))
-        if answer is not None and not answer.done():
-            answer.set_result(reply)
+    def _take(self, record: Any) -> None:  # noqa: ANN401  aiokafka has no types
+        """Hand an answer to all who wait for it; one that cannot be read ends nobody's waiting."""
+        try:
+            schema, reply = self._codec.decode(record.value)
+        except (BadData, Unavailable) as error:
+            _log.warning("orders_unreadable_reply", offset=record.offset, error=repr(error))
+            return
+        waiting = self._waiting.get(_name_of(reply), ()) if schema == "order_reply" else ()
+        for answer in waiting:
+            if not answer.done():
+                answer.set_result(reply)
 
     async def _stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._mute()
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with contextlib.suppress(KafkaError):
-                await producer.stop()
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            await self._mute()
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                with contextlib.suppress(KafkaError):
+                    await producer.stop()
+        finally:
+            self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        text = (
+            "stopped before the answer came; the order may be taken, so send it again with its id"
+        )
+        for answer in [answer for waiting in self._waiting.values() for answer in waiting]:
+            if not answer.done():
+                answer.set_exception(Unavailable(text))
 
     def _away(self, error: KafkaError) -> BrokerUnavailable:
         return BrokerUnavailable(f"Kafka at {self._settings.kafka_bootstrap}: {error!r}")
+
+
+class _NoAnswer(Unavailable):
+    """Say that nobody answered in time."""
+
+
+def _fit(fields: Reply) -> Reply:
+    """Return an order that a worker can answer.
+
+    Raises:
+        BadData: a name in it is too long.
+    """
+    if long := too_long_names(fields):
+        raise BadData(f"longer than {MOST_NAME_CHARS} characters: {', '.join(long)}")
+    return fields
+
+
+def _name_of(reply: Reply) -> Name:
+    what = "order" if reply["command_id"] else "session"
+    whose = str(reply["tenant_id"]), str(reply["account_id"])
+    return what, *whose, str(reply["command_id"] or reply["session"]), int(reply["seq"])
 
 
 async def read_catalogs(settings: Settings, *, registry: Registry | None = None) -> list[str]:
