@@ -143,7 +143,9 @@ class ModelAccount:
             self.add(kept, Source.ROLLOVER, self.terms().priority, bucket.end, end, now, scope)
 
     def expire(self, one: ModelHold, now: int) -> None:
-        if one.policy is HoldExpiry.RELEASE:
+        if one.status == "settled":
+            self.shrink(one, one.owed)
+        elif one.policy is HoldExpiry.RELEASE:
             self.shrink(one, ZERO)
         elif one.policy is HoldExpiry.CHARGE_REPORTED:
             self.shrink(one, one.owed)
@@ -215,7 +217,7 @@ class ModelAccount:
         if overage and missing > 0 and (0 in one.parts or len(one.parts) < 8):
             one.parts[0] = one.parts.get(0, ZERO) + missing
 
-    def draw(self, one: ModelHold, use: Any, amount: Fraction, now: int) -> bool:
+    def draw(self, one: ModelHold, use: Any, amount: Fraction, occurred: int, now: int) -> bool:
         late = not one.holds
         one.used += amount
         for number in list(one.parts):
@@ -225,7 +227,7 @@ class ModelAccount:
             if not late:
                 self.use_up(number, taken)
         one.parts = {number: part for number, part in one.parts.items() if part}
-        self.burn(use, amount, now)
+        self.burn(use, amount, min(occurred, now))
         if one.status == "settled" and not one.owed:
             one.parts, one.status, one.kept = {}, "closed", one.expires
         return late
@@ -239,6 +241,8 @@ class ModelAccount:
             return ("stale_seq", ZERO, 0, False, False, {})
         one = self.holds.setdefault(order.session, ModelHold(order.session, order.lease))
         one.seq = order.seq
+        if one.status == "closed" and not (one.used or one.reported or one.answer[4]):
+            one.status = "open" if one.answer[0] != "none" else "closed"
         one.reported = max(one.reported, Fraction(order.reported_utok, MILLION))
         one.answer = self.settled(one, now) if order.settles else self.asked(one, order, now)
         return one.answer
@@ -260,7 +264,8 @@ class ModelAccount:
 
     def asked(self, one: ModelHold, order: Any, now: int) -> tuple[Any, ...]:
         if not one.holds:
-            return self.settled(one, now)
+            ended = self.settled(one, now)
+            return ("unknown_hold", *ended[1:]) if order.wanted_utok else ended
         terms, owed, before = self.terms(), one.owed, dict(one.parts)
         wanted, needed = (Fraction(n, MILLION) for n in (order.wanted_utok, order.needed_utok))
         reason = {"active": "none"}.get(self.status, self.status)
@@ -302,10 +307,10 @@ class ModelAccount:
 
 
 def most_tokens(order: Any, granted: Fraction) -> int:
+    if not order.output_utok:
+        return order.max_tokens if granted * MILLION >= order.prompt_utok else 0
     if not granted:
         return 0
-    if not order.output_utok:
-        return order.max_tokens
     room = (granted * MILLION - order.prompt_utok) // order.output_utok
     return max(0, min(order.max_tokens, int(room)))
 

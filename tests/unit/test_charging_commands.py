@@ -214,3 +214,34 @@ def test_what_a_plan_says_and_nobody_enforces_is_named():
         "plans.limited: thresholds other than (50, 80, 100)",
         "plans.limited: unreachable = leases",
     ]
+
+
+@pytest.mark.parametrize("plan", ["strict", "postpaid"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("prompt_tokens", "max_tokens", "wanted_utok"),
+        *("reported_utok", "reserved_utok", "keep_utok"),
+    ],
+)
+def test_whatever_number_a_session_names_it_is_answered(state, plan, field):
+    opened(state, plan=plan)
+    for number in range(12):
+        said = {"max_tokens": 1, field: 2**63 - 1, "session": f"x{number}", "lease": True}
+        ask(state, hold_order(2 + number, NOON, **said))
+    ask(state, hold_order(20, NOON + HOUR, session="late"))
+    assert state.books.buckets.matrix.min() >= -1
+
+
+def test_a_pack_that_is_not_shared_is_for_somebody(state):
+    own = CATALOG.to_json().replace('"shared":true', '"shared":false')
+    own = own.replace('"version":1', '"version":2', 1)
+    assert own.count('"shared":false') == 1
+    ask(state, catalog_version(1, NOON, Catalog.from_json(own)))
+    opened(state)
+    nobody, son = ask(
+        state,
+        order(2, NOON, kind="grant", pack="coupon"),
+        order(3, NOON, kind="grant", pack="coupon", subscribers=["son"]),
+    )
+    assert (nobody.reason.name, son.reason.name) == ("BAD_AMOUNT", "NONE")

@@ -16,7 +16,7 @@ from tokenline.errors import BadData, Declined
 from tokenline.metering.calendar import zone_of
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.books import Balance
+from tokenline.quota.books import MOST_UTOK, Balance
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import RATE_LIMITS
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from tokenline.charging.step import Commanded
 
 DAY_MS = 86_400_000
-MOST_UTOK = 10**18
 Fields = Mapping[str, Any]
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
     *("reported_utok", "reserved_utok", "keep_utok"),
 )
+_BOUNDED = tuple(name for name in _COUNTS if name != "seq")
 
 
 def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, OrderAnswer]:
@@ -76,6 +76,8 @@ def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, Hold
     slot = state.cells.slot(account_key_of(fields))
     if min(int(fields[name]) for name in _COUNTS) < 0:
         raise BadData("a question of a session has a count below zero")
+    # What a caller or a faulty gateway names may be anything that a long holds.
+    fields = {**fields, **{name: min(int(fields[name]), MOST_UTOK) for name in _BOUNDED}}
     row = -1 if slot is None else state.books.row(slot)
     if slot is None or row < 0:
         refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
@@ -214,6 +216,9 @@ def _pack(state: PartitionState, fields: Fields, now_ms: int) -> Grant:
     pack = None if catalog is None else catalog.packs.get(str(fields["pack"]))
     if catalog is None or pack is None:
         raise Declined(Reason.UNKNOWN_PACK)
+    if not pack.shared and not any(fields["subscribers"]):
+        # A scope that names nobody is everybody's.
+        raise Declined(Reason.BAD_AMOUNT)
     subscribers = () if pack.shared else tuple(fields["subscribers"])
     return Grant(
         amount_utok=pack.allowance_utok,
@@ -267,7 +272,7 @@ def _hold_order(
         wanted_utok=min(worst, MOST_UTOK),
         needed_utok=min(needed, MOST_UTOK),
         keep_utok=int(fields["keep_utok"]) if lease else 0,
-        prompt_utok=prompt,
+        prompt_utok=min(prompt, MOST_UTOK),
         output_utok=prices[1],
         max_tokens=int(fields["max_tokens"]),
         settles=settles,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Int64s = npt.NDArray[np.int64]
 
 BOUNDLESS = 1 << 62
+# No account's buckets hold more together, and bucket number 0 takes no more: sums stay far from an int64's end.
+MOST_UTOK = 10**18
 
 
 class Balance(IntEnum):
@@ -258,14 +260,26 @@ class Books:
         return parts
 
     def burn(self, row: int, use: Use, amount_utok: int, at_ms: int) -> list[Part]:
-        """Charge usage to the buckets that pay, and the rest to bucket number 0."""
+        """Charge usage to the buckets that pay, and the rest to bucket number 0, while it takes more."""
         parts = self.split(row, use, amount_utok, at_ms)
-        if over := amount_utok - sum(part.amount_utok for part in parts):
+        over = amount_utok - sum(part.amount_utok for part in parts)
+        if over := min(over, self.uncovered_room(row)):
             parts.append(Part(self.get(row, Balance.UNCOVERED), 0, over))
         for part in parts:
             self.buckets.change(part.row, Bucket.USED, part.amount_utok)
             self.note_burn(row, part.number, part.amount_utok)
         return parts
+
+    def room(self, row: int) -> int:
+        """Return how much may still be granted to an account, in µtok."""
+        totals = (self.buckets.get(bucket, Bucket.TOTAL) for bucket in self.chain(row))
+        return max(0, MOST_UTOK - sum(totals))
+
+    def uncovered_room(self, row: int) -> int:
+        """Return how much bucket number 0 may still be charged or hold, in µtok."""
+        bucket = self.get(row, Balance.UNCOVERED)
+        taken = self.buckets.get(bucket, Bucket.USED) + self.buckets.get(bucket, Bucket.HELD)
+        return max(0, MOST_UTOK - taken)
 
     def note_burn(self, row: int, number: int, amount_utok: int) -> None:
         """Note what usage took from a bucket."""

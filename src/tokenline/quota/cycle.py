@@ -61,6 +61,7 @@ def take_terms(books: Books, row: int, terms: Terms) -> None:
 
 def grant_allowance(books: Books, row: int, terms: Terms, amount_utok: int, now_ms: int) -> None:
     """Grant the plan's bucket of the present cycle."""
+    amount_utok = min(amount_utok, books.room(row))
     if amount_utok <= 0:
         return
     grant = Grant(

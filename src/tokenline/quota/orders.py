@@ -87,7 +87,9 @@ def close_account(books: Books, slot: int, now_ms: int) -> None:
 def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     """Add a bucket (top-up, pack, gift, refund, what was transferred) and return its number."""
     with _working(books, slot, now_ms) as row:
-        if granted.amount_utok <= 0 or granted.valid_to_ms <= now_ms:
+        if not 0 < granted.amount_utok <= books.room(row) or granted.valid_to_ms <= now_ms:
+            raise Declined(Reason.BAD_AMOUNT)
+        if granted.valid_from_ms >= granted.valid_to_ms:
             raise Declined(Reason.BAD_AMOUNT)
         bucket = books.add_bucket(row, granted, ChangeKind.GRANT, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
@@ -97,7 +99,8 @@ def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) 
     """Add to a bucket, or take from what is neither used nor held of it."""
     with _working(books, slot, now_ms) as row:
         bucket = _bucket(books, row, number)
-        if not amount_utok or books.buckets.rest(bucket) + amount_utok < 0:
+        rest = books.buckets.rest(bucket)
+        if not amount_utok or not -rest <= amount_utok <= books.room(row):
             raise Declined(Reason.BAD_AMOUNT)
         books.reduce(row, bucket, ChangeKind.ADJUSTMENT, -amount_utok, now_ms)
 
@@ -180,13 +183,14 @@ def charge(
 ) -> bool:
     """Charge usage that was rated; say whether the session it names had ended before.
 
-    Without a session, or with one nobody knows, the buckets pay that were valid when it occurred.
+    Without a session, or with one nobody knows, the buckets pay that were valid when it occurred; a
+    clock that is ahead of ours says nothing of buckets that begin later.
     """
     with _working(books, slot, now_ms, closed=True) as row:
         known = books.holds.find(slot, session) if session is not None else None
         if known is not None:
-            return draw(books, row, known, use, amount_utok, now_ms)
-        books.burn(row, use, amount_utok, occurred_ms)
+            return draw(books, row, known, use, amount_utok, occurred_ms, now_ms)
+        books.burn(row, use, amount_utok, min(occurred_ms, now_ms))
         return False
 
 

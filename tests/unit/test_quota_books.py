@@ -1,0 +1,204 @@
+"""Balances where a rule has an edge: times, sums at their ends, and sessions that ended."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from tokenline.errors import Declined
+from tokenline.quota import orders
+from tokenline.quota.books import MOST_UTOK, Balance, Books
+from tokenline.quota.buckets import Bucket
+from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
+from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.decide import RATE_LIMITS, decide
+from tokenline.quota.holds import HoldOrder
+from tokenline.quota.terms import NOTHING, Grant, HoldExpiry, Mode, Source, Terms
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+ONE, TWO = (1, 1), (2, 2)
+
+
+def at(text, zone="Asia/Shanghai"):
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()) * 1000
+
+
+def books_of(terms_of, linger_ms=DAY + 60_000):
+    """Return books that know one account, in slot 0; amounts of a test are µtok."""
+    cells = AccountCells()
+    slot = cells.open("t/a")
+    row = cells.matrix[slot]
+    row[Cell.ZONE] = cells.zone_code("Asia/Shanghai")
+    row[Cell.MONTH_TOKENS_LIMIT] = row[RATE_LIMITS] = NO_LIMIT
+    if isinstance(terms_of, Terms):
+        return Books(cells, lambda _plan, _at: terms_of, linger_ms)
+    find = (lambda plan, _: terms_of.get(plan)) if isinstance(terms_of, dict) else terms_of
+    return Books(cells, find, linger_ms)
+
+
+def opened(terms_of, when="2026-11-01T00:00", plan="a", **kw):
+    books = books_of(terms_of, **kw)
+    orders.open_account(books, 0, plan, 1, at(when))
+    return books
+
+
+def rows(books):
+    """Return (number, source, total, used, held) of each bucket, in burn order."""
+    get = books.buckets.get
+    columns = (Bucket.TOTAL, Bucket.USED, Bucket.HELD)
+    return [
+        (
+            get(one, Bucket.NUMBER),
+            Source(get(one, Bucket.SOURCE)).name,
+            *(get(one, column) for column in columns),
+        )
+        for one in books.chain(0)
+    ]
+
+
+def uncovered(books, column=Bucket.USED):
+    return books.buckets.get(books.get(0, Balance.UNCOVERED), column)
+
+
+def use(books, amount, occurred_ms, now_ms=None, session=None):
+    now_ms = occurred_ms if now_ms is None else now_ms
+    return orders.charge(
+        books, 0, NOTHING, amount, occurred_ms=occurred_ms, now_ms=now_ms, session=session
+    )
+
+
+def ask(books, now_ms, seq=0, session=ONE, **fields):
+    return orders.hold(books, 0, HoldOrder(session=session, seq=seq, **fields), now_ms)
+
+
+def chunk(books, amounts, occurred_ms, now_ms):
+    count = len(amounts)
+    charge_chunk(
+        books,
+        Rated(
+            slots=np.zeros(count, np.int64),
+            charges_utok=np.array(amounts, np.int64),
+            occurred_ms=np.full(count, occurred_ms),
+            named=np.zeros(count, np.bool_),
+            use=lambda _: NOTHING,
+            session=lambda _: ONE,
+        ),
+        now_ms,
+    )
+
+
+def decided(books, now_ms):
+    found = decide(books.cells, np.array([0]), now_ms, 1, books=books)
+    return [(one.state.name, one.rule.name, one.threshold_percent) for one in found]
+
+
+def declined(call, *args):
+    with pytest.raises(Declined) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def test_no_order_brings_an_account_beyond_what_a_balance_holds():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(allowance_utok=7))
+    top_up = Grant(amount_utok=MOST_UTOK, source=Source.TOP_UP)
+    assert declined(orders.grant, books, 0, top_up, now) == "bad_amount"
+    assert declined(orders.adjust, books, 0, 1, MOST_UTOK, now) == "bad_amount"
+    orders.adjust(books, 0, 1, MOST_UTOK - 7, now)
+    assert declined(orders.adjust, books, 0, 1, 1, now) == "bad_amount"
+    assert books.get(0, Balance.LEFT) == MOST_UTOK
+
+
+def test_what_nobody_covers_stops_at_the_most_and_never_wraps():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(overage=True))
+    for number in range(12):
+        ask(books, now, session=(number, 0), wanted_utok=MOST_UTOK)
+    assert uncovered(books, Bucket.HELD) == MOST_UTOK
+    for number in range(12):
+        use(books, MOST_UTOK, now, session=(number, 0))
+        use(books, MOST_UTOK, now, session=(0, 0))
+    assert (uncovered(books), uncovered(books, Bucket.HELD)) == (MOST_UTOK, 0)
+
+
+@pytest.mark.parametrize("overage", [True, False])
+def test_a_chunk_whose_sum_wraps_leaves_no_balance_that_is_not_there(overage):
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(allowance_utok=100, overage=overage))
+    chunk(books, [MOST_UTOK] * 10, now, now)
+    chunk(books, [MOST_UTOK] * 10, now, now)
+    assert rows(books) == [(1, "PLAN", 100, 100, 0)]
+    assert uncovered(books) == MOST_UTOK
+    assert books.get(0, Balance.LEFT) == 0
+
+
+def test_a_settled_hold_is_charged_what_it_owes_though_the_policy_releases():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(mode=Mode.STRICT, allowance_utok=100, hold_expiry=HoldExpiry.RELEASE))
+    ask(books, now, wanted_utok=100)
+    ask(books, now + 1, 1, settles=True, reported_utok=90)
+    late = ask(books, now + HOUR, session=TWO, wanted_utok=100, needed_utok=1)
+    assert late.granted_utok == 10
+    use(books, 90, now, now + HOUR + 1, session=ONE)
+    assert rows(books) == [(1, "PLAN", 100, 90, 10)]
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_usage_of_a_clock_that_is_ahead_is_paid_by_what_is_there_now(many):
+    books = opened(Terms(allowance_utok=100))
+    end = at("2026-12-01T00:00")
+    if many:
+        chunk(books, [40], end + 3000, end - 2000)
+    else:
+        use(books, 40, end + 3000, end - 2000)
+    assert rows(books) == [(1, "PLAN", 100, 40, 0)]
+    assert uncovered(books) == 0
+
+
+def test_what_a_session_used_beyond_its_hold_is_paid_by_what_was_valid_when_it_occurred():
+    books = opened(Terms(allowance_utok=100))
+    end = at("2026-12-01T00:00")
+    ask(books, end - 30_000, wanted_utok=10)
+    ask(books, end - 10_000, 1, settles=True)
+    use(books, 10, end - 10_000, end + 5000, session=ONE)
+    assert rows(books) == [(1, "PLAN", 100, 10, 0), (2, "PLAN", 100, 0, 0)]
+
+
+def test_a_session_that_was_refused_asks_anew():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(mode=Mode.STRICT))
+    assert ask(books, now, wanted_utok=5, needed_utok=5).reason.name == "BALANCE_USED_UP"
+    orders.grant(books, 0, Grant(amount_utok=50, source=Source.TOP_UP), now)
+    again = ask(books, now + 1, 1, wanted_utok=5, needed_utok=5)
+    assert (again.outcome.name, again.granted_utok, again.late) == ("DONE", 5, False)
+    use(books, 5, now + 2, session=ONE)
+    assert rows(books) == [(1, "TOP_UP", 50, 5, 0)]
+
+
+def test_a_session_that_has_ended_is_refused_more_and_may_still_settle():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(mode=Mode.STRICT, allowance_utok=100))
+    ask(books, now, wanted_utok=5)
+    more = ask(books, now + HOUR, 1, wanted_utok=5)
+    assert (more.reason.name, more.granted_utok, more.late) == ("UNKNOWN_HOLD", 0, True)
+    # It stays so however often it asks.
+    assert ask(books, now + HOUR, 2, wanted_utok=5).reason.name == "UNKNOWN_HOLD"
+    settled = ask(books, now + HOUR, 3, settles=True)
+    assert (settled.reason.name, settled.late) == ("NONE", True)
+
+
+def test_a_grant_that_ends_before_it_begins_is_none():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(allowance_utok=100))
+    never = Grant(amount_utok=5, source=Source.GIFT, valid_from_ms=now + 9, valid_to_ms=now + 9)
+    assert declined(orders.grant, books, 0, never, now) == "bad_amount"
+
+
+def test_a_model_that_costs_nothing_may_answer_all_that_is_asked():
+    books = opened(Terms(mode=Mode.STRICT))
+    free = ask(books, at("2026-11-01T08:00"), max_tokens=100)
+    assert (free.outcome.name, free.max_tokens) == ("DONE", 100)
