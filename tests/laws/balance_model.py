@@ -34,6 +34,9 @@ class ModelBucket:
     scope: Any = None
     transferable: bool = False
     used: Fraction = ZERO
+    # Of an allowance: the days it was granted for, and how much of it may roll over.
+    days: tuple[int, int] = (0, 0)
+    rolls: Fraction = ZERO
 
     def pays(self, use: Any, at: int) -> bool:
         if not self.start <= at < self.end:
@@ -125,22 +128,39 @@ class ModelAccount:
         for bucket in self.in_order():
             self.close_bucket(bucket, now)
         if self.end <= now:
-            self.start, self.end = cycle(self.zone, self.day, now)
-            if self.status != "closed":
-                self.grant_plan(self.terms().allowance_utok, now)
+            this = cycle(self.zone, self.day, now)
+            last = cycle(self.zone, self.day, this[0] - 1)
+            # Usage of a cycle in which nobody asked may still come.
+            if self.end < this[0] < now + 1 < this[0] + self.linger + 1:
+                self.begin(last)
+            self.begin(this)
+
+    def begin(self, span: tuple[int, int]) -> None:
+        self.start, self.end = max(span[0], self.end), span[1]
+        if self.status != "closed":
+            self.grant_plan(self.terms().allowance_utok, self.start)
 
     def close_bucket(self, bucket: ModelBucket, now: int) -> None:
         named = any(bucket.number in one.parts for one in self.holds.values())
         if bucket.end + self.linger > now or named:
             return
         rest, kept = self.rest(bucket), ZERO
-        end = cycle(self.zone, self.day, bucket.end)[1] if bucket.end < 1 << 60 else 0
+        end = self.end
+        if bucket.source is Source.PLAN and bucket.end != self.start:
+            end = cycle(self.zone, self.day, bucket.end)[1]
+            if end < bucket.end + 2 * 86_400_000:
+                end = cycle(self.zone, self.day, end)[1]
         if bucket.source is Source.PLAN and self.status != "closed" and end > now:
-            kept = min(rest, Fraction(self.terms().rollover_utok, MILLION))
+            rolled = [
+                one.total
+                for one in self.buckets.values()
+                if one.source is Source.ROLLOVER and one.start == bucket.end
+            ]
+            kept = max(ZERO, min(rest, bucket.rolls - sum(rolled, ZERO)))
         del self.buckets[bucket.number]
         if kept:
-            scope = self.terms().scope
-            self.add(kept, Source.ROLLOVER, self.terms().priority, bucket.end, end, now, scope)
+            priority, born = bucket.priority, bucket.granted_at
+            self.add(kept, Source.ROLLOVER, priority, bucket.end, end, born, bucket.scope)
 
     def expire(self, one: ModelHold, now: int) -> None:
         if one.status == "settled":
@@ -180,11 +200,14 @@ class ModelAccount:
         )
         return self.numbers
 
-    def grant_plan(self, utok: Fraction | int, now: int) -> None:
+    def grant_plan(self, utok: Fraction | int, since: int) -> None:
         if utok > 0:
             terms = self.terms()
             amount = Fraction(int(utok), MILLION)
-            self.add(amount, Source.PLAN, terms.priority, self.start, self.end, now, terms.scope)
+            span = self.start, self.end
+            number = self.add(amount, Source.PLAN, terms.priority, *span, since, terms.scope)
+            self.buckets[number].days = since, self.end
+            self.buckets[number].rolls = Fraction(terms.rollover_utok, MILLION)
 
     def use_up(self, number: int, amount: Fraction) -> None:
         if number:

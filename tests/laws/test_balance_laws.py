@@ -168,11 +168,12 @@ class EngineAndModel(RuleBasedStateMachine):
             self.working(account)
             over = 0
             for one in account.in_order():
-                if one.source is Source.PLAN and one.end > self.now:
+                if one.source is Source.PLAN and one.days[1] > self.now:
                     taken = one.total - account.rest(one)
-                    left = days(self.zone, self.now, account.end)
-                    whole = days(self.zone, account.start, account.end)
-                    share = Fraction(int(one.total * MILLION) * (whole - left) // whole, MILLION)
+                    past = days(self.zone, one.days[0], self.now)
+                    whole = days(self.zone, *one.days)
+                    share = Fraction(int(one.total * MILLION) * past // whole, MILLION)
+                    one.days = one.days[0], self.now
                     share = share if PLANS[plan].prorated else taken
                     one.total = max(taken, share)
                     over += max(ZERO, taken - share) * MILLION
@@ -190,11 +191,13 @@ class EngineAndModel(RuleBasedStateMachine):
             end = cycle(self.zone, day, self.now)[1]
             for one in account.in_order():
                 if one.source is Source.PLAN and one.end > self.now:
-                    if account.terms().prorated:
-                        new = days(self.zone, account.start, end)
-                        old = days(self.zone, account.start, account.end)
+                    if one.days[1] > self.now:
+                        new = days(self.zone, one.days[0], end)
+                        old = days(self.zone, *one.days)
                         scaled = Fraction(int(one.total * MILLION) * new // old, MILLION)
-                        one.total = max(one.total - account.rest(one), scaled)
+                        if account.terms().prorated or new < old:
+                            one.total = max(one.total - account.rest(one), scaled)
+                        one.days = one.days[0], end
                     one.end = end
             account.day, account.end = day, end
 

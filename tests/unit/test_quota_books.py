@@ -202,3 +202,160 @@ def test_a_model_that_costs_nothing_may_answer_all_that_is_asked():
     books = opened(Terms(mode=Mode.STRICT))
     free = ask(books, at("2026-11-01T08:00"), max_tokens=100)
     assert (free.outcome.name, free.max_tokens) == ("DONE", 100)
+
+
+PLANS = {"a": Terms(allowance_utok=300), "b": Terms(allowance_utok=600)}
+
+
+def moved(books, plan, when):
+    orders.change_plan(books, 0, plan, at(when))
+    return [total for _, _, total, _, _ in rows(books)]
+
+
+def test_each_plan_pays_for_its_own_days_however_often_it_is_changed():
+    books = opened(PLANS)
+    assert moved(books, "b", "2026-11-11T09:00") == [100, 400]
+    assert moved(books, "a", "2026-11-21T09:00") == [100, 200, 100]
+    assert moved(books, "b", "2026-11-21T10:00") == [100, 200, 0, 200]
+
+
+def test_what_an_earlier_plan_used_is_not_taken_from_a_later_one():
+    books = opened(PLANS)
+    moved(books, "b", "2026-11-11T09:00")
+    use(books, 100, at("2026-11-12T09:00"))
+    assert moved(books, "a", "2026-11-21T09:00") == [100, 200, 100]
+
+
+def test_an_account_opened_within_a_cycle_shares_the_days_it_has():
+    books = opened(PLANS, "2026-11-16T09:00")
+    assert moved(books, "a", "2026-11-21T09:00") == [50, 100]
+    orders.change_cycle(books, 0, 26, at("2026-11-22T09:00"))
+    assert [total for _, _, total, _, _ in rows(books)] == [50, 50]
+
+
+def test_a_cycle_that_is_cut_short_has_its_share_also_of_a_plan_granted_whole():
+    books = opened(Terms(allowance_utok=300, prorated=False))
+    orders.change_cycle(books, 0, 2, at("2026-11-01T09:00"))
+    assert rows(books) == [(1, "PLAN", 10, 0, 0)]
+    books = opened(Terms(allowance_utok=300, prorated=False), "2026-11-16T09:00")
+    assert rows(books) == [(1, "PLAN", 300, 0, 0)]
+
+
+def test_a_cycle_has_one_cap_of_what_rolls_over_whatever_plans_it_had():
+    plans = {
+        "a": Terms(allowance_utok=300, rollover_utok=50),
+        "b": Terms(allowance_utok=600, rollover_utok=50),
+    }
+    books = opened(plans)
+    moved(books, "b", "2026-11-11T09:00")
+    orders.bring_up_to(books, 0, at("2026-12-02T00:01"))
+    assert [one[2] for one in rows(books) if one[1] == "ROLLOVER"] == [50]
+
+
+@pytest.mark.parametrize("then", ["nothing", "all"])
+def test_what_rolls_over_goes_by_the_plan_that_granted_it(then):
+    plans = {
+        "a": Terms(allowance_utok=300, rollover_utok=50),
+        "nothing": Terms(allowance_utok=600),
+        "all": Terms(allowance_utok=600, rollover_utok=600, priority=7),
+    }
+    books = opened(plans)
+    orders.change_plan(books, 0, then, at("2026-12-01T00:30"))
+    orders.bring_up_to(books, 0, at("2026-12-02T00:01"))
+    assert [one[2] for one in rows(books) if one[1] == "ROLLOVER"] == [50]
+
+
+@pytest.mark.parametrize("looks", [[], ["2026-12-01T10:00"]])
+def test_what_rolled_over_burns_first_whoever_looked_when(looks):
+    books = opened(Terms(allowance_utok=100, rollover_utok=50))
+    for look in looks:
+        orders.bring_up_to(books, 0, at(look))
+    use(books, 60, at("2026-12-03T10:00"))
+    assert [one[1:4] for one in rows(books)] == [("ROLLOVER", 50, 50), ("PLAN", 100, 10)]
+
+
+def opens_at(books, now_ms):
+    """Decide, and return when the cut that is told ends."""
+    assert ("CUT", "BALANCE") in [one[:2] for one in decided(books, now_ms)]
+    return int(books.cells.matrix[0, Cell.RESETS_AT])
+
+
+def test_a_cut_ends_when_what_rolls_over_begins_to_be_valid():
+    books = opened(Terms(allowance_utok=100, rollover_utok=50))
+    now = at("2026-12-01T09:00")
+    use(books, 100, now)
+    closes = at("2026-12-02T00:01")
+    assert opens_at(books, now) == closes
+    use(books, 10, closes)
+    assert uncovered(books) == 0
+
+
+def test_a_cut_ends_when_a_top_up_begins_to_be_valid():
+    books = opened(Terms(allowance_utok=100))
+    now, later = at("2026-11-01T09:00"), at("2026-11-10T00:00")
+    orders.grant(books, 0, Grant(amount_utok=5, source=Source.TOP_UP, valid_from_ms=later), now)
+    use(books, 100, now)
+    assert opens_at(books, now) == later
+    use(books, 5, later)
+    assert opens_at(books, later) == at("2026-12-01T00:00")
+
+
+def test_a_cut_of_a_plan_that_gives_nothing_ends_by_no_clock():
+    books = opened(Terms())
+    assert opens_at(books, at("2026-11-01T09:00")) == 0
+
+
+def test_an_account_that_moves_to_the_west_is_given_one_allowance_a_cycle():
+    books = opened(Terms(allowance_utok=100, rollover_utok=30), "2026-10-05T10:00")
+    books.cells.matrix[0, Cell.ZONE] = books.cells.zone_code("UTC")
+    early, late = at("2026-11-01T00:30"), at("2026-11-01T09:00")
+    use(books, 90, early)
+    use(books, 90, late)
+    assert uncovered(books) == 80
+    assert books.get(0, Balance.CYCLE_END) == at("2026-12-01T00:00", "UTC")
+    orders.bring_up_to(books, 0, at("2026-11-03T00:00"))
+    assert [one[2] for one in rows(books) if one[1] == "ROLLOVER"] == [30]
+
+
+def test_usage_of_a_cycle_in_which_nobody_asked_is_paid_by_its_allowance():
+    books = opened(Terms(allowance_utok=100), "2026-09-05T10:00")
+    use(books, 40, at("2026-10-31T23:59"), at("2026-11-01T00:05"))
+    assert [one[2:4] for one in rows(books)] == [(100, 40), (100, 0)]
+    assert uncovered(books) == 0
+
+
+def test_months_that_nobody_asked_in_are_not_made_up_for():
+    books = opened(Terms(allowance_utok=100), "2026-09-05T10:00")
+    orders.bring_up_to(books, 0, at("2026-12-03T10:00"))
+    assert rows(books) == [(2, "PLAN", 100, 0, 0)]
+
+
+def test_thresholds_are_told_again_in_a_cycle_that_begins_a_day_later():
+    books = opened(Terms(allowance_utok=100))
+    first, second = at("2026-11-01T08:00"), at("2026-11-02T09:00")
+    use(books, 95, first)
+    assert [percent for _, _, percent in decided(books, first)] == [50, 80]
+    orders.change_cycle(books, 0, 2, first)
+    use(books, 60, second)
+    assert ("WARNED", "BALANCE", 50) in decided(books, second)
+
+
+@pytest.mark.parametrize("overage", [True, False])
+def test_whether_a_plan_stops_is_settled_for_a_cycle(overage):
+    flip = at("2026-11-03T00:00")
+    books = opened(lambda _, now: Terms(allowance_utok=100, overage=overage == (now < flip)))
+    later = at("2026-11-05T08:00")
+    use(books, 120, later)
+    states = [state for state, _, _ in decided(books, later)]
+    assert ("CUT" in states) is not overage
+    assert (ask(books, later, wanted_utok=5, needed_utok=5).reason.name == "NONE") is overage
+
+
+def test_a_plan_that_is_gone_leaves_mode_and_limits_as_they_are():
+    gone = at("2026-11-15T00:00")
+    plan = Terms(mode=Mode.STRICT, allowance_utok=100, ceilings=((Cell.DAY_TOKENS_LIMIT, 5),))
+    books = opened(lambda _, now: plan if now < gone else None)
+    orders.bring_up_to(books, 0, at("2026-12-05T00:00"))
+    assert rows(books) == []
+    assert books.get(0, Balance.MODE) == Mode.STRICT
+    assert books.cells.matrix[0, Cell.DAY_TOKENS_LIMIT] == 5

@@ -152,7 +152,15 @@ def _grant(
     reason = _barred(books, row)
     wanted = 0 if reason else _slice(books, row, hold, order)
     target = owed + max(kept, wanted)
-    _resize(books, row, hold, target, use=order.use, at_ms=now_ms, overage=terms.overage)
+    _resize(
+        books,
+        row,
+        hold,
+        target,
+        use=order.use,
+        at_ms=now_ms,
+        overage=not books.get(row, Balance.STOPS),
+    )
     granted = max(0, hold.held_utok - owed)
     if not reason and granted < order.needed_utok:
         reason, granted = _shortage(books, row, order, now_ms), kept

@@ -26,7 +26,7 @@ class BalanceStanding:
     used_utok: Int64s
     total_utok: Int64s
     cycle_start_ms: Int64s
-    cycle_end_ms: Int64s
+    opens_at_ms: Int64s
 
 
 def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
@@ -44,5 +44,5 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
         used_utok=found[:, Balance.TOTAL] - left - held,
         total_utok=found[:, Balance.TOTAL],
         cycle_start_ms=found[:, Balance.CYCLE_START],
-        cycle_end_ms=found[:, Balance.CYCLE_END],
+        opens_at_ms=found[:, Balance.OPENS_AT],
     )

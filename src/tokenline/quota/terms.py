@@ -88,7 +88,9 @@ class Grant:
     """Describe a bucket to be: how much, since when and until when, for what, burnt how early.
 
     A lower priority burns first. `valid_from_ms` 0 also pays for usage from before the grant that is
-    reported only now.
+    reported only now. An allowance is for the days from `covers_from_ms` on, and of what is left of it
+    at its end at most `rolls_utok` go on. Of equals the one with the earlier `ranks_at_ms` burns
+    first; 0 is the moment of the grant.
     """
 
     amount_utok: int
@@ -98,3 +100,6 @@ class Grant:
     valid_to_ms: int = NEVER_MS
     scope: Scope = Scope()
     transferable: bool = False
+    covers_from_ms: int = 0
+    rolls_utok: int = 0
+    ranks_at_ms: int = 0
