@@ -359,3 +359,29 @@ def test_a_plan_that_is_gone_leaves_mode_and_limits_as_they_are():
     assert rows(books) == []
     assert books.get(0, Balance.MODE) == Mode.STRICT
     assert books.cells.matrix[0, Cell.DAY_TOKENS_LIMIT] == 5
+
+
+def test_a_hold_whose_row_was_another_accounts_is_not_found_there():
+    validity_ms = {"now": 300_000}
+    books = books_of(
+        lambda _plan, _at: Terms(allowance_utok=900, hold_validity_ms=validity_ms["now"])
+    )
+    slot = books.cells.open("t/b")
+    books.cells.matrix[slot] = books.cells.matrix[0]
+    start = at("2026-11-01T00:00")
+    for each in (0, slot):
+        orders.open_account(books, each, "a", 1, start)
+    ask(books, start, wanted_utok=7)
+    validity_ms["now"] = 60_000
+    ask(books, start + 1, 1, wanted_utok=7)
+    ask(books, start + 2, 2, settles=True)
+    orders.bring_up_to(books, 0, start + 3 * 60_000)
+    assert not books.holds.of_owner(0)
+    # The row is given to the other account, and is due when the first one's hold once was.
+    orders.hold(books, slot, HoldOrder(session=TWO, seq=0, wanted_utok=9), start + 480_000)
+    orders.bring_up_to(books, 0, start + 600_000)
+    assert (books.holds.next_due_ms(0) > start + 600_000, len(books.holds.of_owner(slot))) == (
+        True,
+        1,
+    )
+    assert books.holds.of_owner(slot)[0].status.name == "OPEN"

@@ -63,6 +63,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     as_of_ms = _newest_ms(chunk)
     step = state.begin_step(as_of_ms)
     step.as_of_ms, step.cause = as_of_ms, ("usage", chunk.hi)
+    scopes = len(state.books.scopes.scopes)
     step.refused = list(chunk.refused)
     late: list[int] = []
     duplicate: list[int] = []
@@ -88,6 +89,8 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
                 catalog_version=versions[at],
             )
             _count(state, step, batch, numbers)
+    # Usage may begin a cycle, and a plan's group may have changed since the last.
+    step.named = len(state.books.scopes.scopes) != scopes
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
         lo=chunk.lo,

@@ -68,6 +68,7 @@ NOTHING = Use()
 class Terms:
     """Hold what a plan grants each cycle and how it is charged; times in ms.
 
+    What a session asks is sized at the dearest price of the next `priced_ahead_ms`.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none.
     """
 
@@ -79,6 +80,7 @@ class Terms:
     overage: bool = False
     prorated: bool = True
     hold_validity_ms: int = 60_000
+    priced_ahead_ms: int = 120_000
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
     ceilings: tuple[tuple[Cell, int], ...] = ()
 
