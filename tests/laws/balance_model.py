@@ -34,6 +34,9 @@ class ModelBucket:
     scope: Any = None
     transferable: bool = False
     used: Fraction = ZERO
+    # Of an allowance: the days it was granted for, and how much of it may roll over.
+    days: tuple[int, int] = (0, 0)
+    rolls: Fraction = ZERO
 
     def pays(self, use: Any, at: int) -> bool:
         if not self.start <= at < self.end:
@@ -125,25 +128,44 @@ class ModelAccount:
         for bucket in self.in_order():
             self.close_bucket(bucket, now)
         if self.end <= now:
-            self.start, self.end = cycle(self.zone, self.day, now)
-            if self.status != "closed":
-                self.grant_plan(self.terms().allowance_utok, now)
+            this = cycle(self.zone, self.day, now)
+            last = cycle(self.zone, self.day, this[0] - 1)
+            # Usage of a cycle in which nobody asked may still come.
+            if self.end < this[0] < now + 1 < this[0] + self.linger + 1:
+                self.begin(last)
+            self.begin(this)
+
+    def begin(self, span: tuple[int, int]) -> None:
+        self.start, self.end = max(span[0], self.end), span[1]
+        if self.status != "closed":
+            self.grant_plan(self.terms().allowance_utok, self.start)
 
     def close_bucket(self, bucket: ModelBucket, now: int) -> None:
         named = any(bucket.number in one.parts for one in self.holds.values())
         if bucket.end + self.linger > now or named:
             return
         rest, kept = self.rest(bucket), ZERO
-        end = cycle(self.zone, self.day, bucket.end)[1] if bucket.end < 1 << 60 else 0
+        end = self.end
+        if bucket.source is Source.PLAN and bucket.end != self.start:
+            end = cycle(self.zone, self.day, bucket.end)[1]
+            if end < bucket.end + 2 * 86_400_000:
+                end = cycle(self.zone, self.day, end)[1]
         if bucket.source is Source.PLAN and self.status != "closed" and end > now:
-            kept = min(rest, Fraction(self.terms().rollover_utok, MILLION))
+            rolled = [
+                one.total
+                for one in self.buckets.values()
+                if one.source is Source.ROLLOVER and one.start == bucket.end
+            ]
+            kept = max(ZERO, min(rest, bucket.rolls - sum(rolled, ZERO)))
         del self.buckets[bucket.number]
         if kept:
-            scope = self.terms().scope
-            self.add(kept, Source.ROLLOVER, self.terms().priority, bucket.end, end, now, scope)
+            priority, born = bucket.priority, bucket.granted_at
+            self.add(kept, Source.ROLLOVER, priority, bucket.end, end, born, bucket.scope)
 
     def expire(self, one: ModelHold, now: int) -> None:
-        if one.policy is HoldExpiry.RELEASE:
+        if one.status == "settled":
+            self.shrink(one, one.owed)
+        elif one.policy is HoldExpiry.RELEASE:
             self.shrink(one, ZERO)
         elif one.policy is HoldExpiry.CHARGE_REPORTED:
             self.shrink(one, one.owed)
@@ -178,11 +200,14 @@ class ModelAccount:
         )
         return self.numbers
 
-    def grant_plan(self, utok: Fraction | int, now: int) -> None:
+    def grant_plan(self, utok: Fraction | int, since: int) -> None:
         if utok > 0:
             terms = self.terms()
             amount = Fraction(int(utok), MILLION)
-            self.add(amount, Source.PLAN, terms.priority, self.start, self.end, now, terms.scope)
+            span = self.start, self.end
+            number = self.add(amount, Source.PLAN, terms.priority, *span, since, terms.scope)
+            self.buckets[number].days = since, self.end
+            self.buckets[number].rolls = Fraction(terms.rollover_utok, MILLION)
 
     def use_up(self, number: int, amount: Fraction) -> None:
         if number:
@@ -215,7 +240,7 @@ class ModelAccount:
         if overage and missing > 0 and (0 in one.parts or len(one.parts) < 8):
             one.parts[0] = one.parts.get(0, ZERO) + missing
 
-    def draw(self, one: ModelHold, use: Any, amount: Fraction, now: int) -> bool:
+    def draw(self, one: ModelHold, use: Any, amount: Fraction, occurred: int, now: int) -> bool:
         late = not one.holds
         one.used += amount
         for number in list(one.parts):
@@ -225,7 +250,7 @@ class ModelAccount:
             if not late:
                 self.use_up(number, taken)
         one.parts = {number: part for number, part in one.parts.items() if part}
-        self.burn(use, amount, now)
+        self.burn(use, amount, min(occurred, now))
         if one.status == "settled" and not one.owed:
             one.parts, one.status, one.kept = {}, "closed", one.expires
         return late
@@ -239,6 +264,8 @@ class ModelAccount:
             return ("stale_seq", ZERO, 0, False, False, {})
         one = self.holds.setdefault(order.session, ModelHold(order.session, order.lease))
         one.seq = order.seq
+        if one.status == "closed" and not (one.used or one.reported or one.answer[4]):
+            one.status = "open" if one.answer[0] != "none" else "closed"
         one.reported = max(one.reported, Fraction(order.reported_utok, MILLION))
         one.answer = self.settled(one, now) if order.settles else self.asked(one, order, now)
         return one.answer
@@ -260,7 +287,8 @@ class ModelAccount:
 
     def asked(self, one: ModelHold, order: Any, now: int) -> tuple[Any, ...]:
         if not one.holds:
-            return self.settled(one, now)
+            ended = self.settled(one, now)
+            return ("unknown_hold", *ended[1:]) if order.wanted_utok else ended
         terms, owed, before = self.terms(), one.owed, dict(one.parts)
         # What is asked for counts from what was reported; what was used beyond that is had already.
         ahead = max(one.reported, one.used) - Fraction(order.reported_utok, MILLION)
@@ -304,10 +332,10 @@ class ModelAccount:
 
 
 def most_tokens(order: Any, granted: Fraction) -> int:
+    if not order.output_utok:
+        return order.max_tokens if granted * MILLION >= order.prompt_utok else 0
     if not granted:
         return 0
-    if not order.output_utok:
-        return order.max_tokens
     room = (granted * MILLION - order.prompt_utok) // order.output_utok
     return max(0, min(order.max_tokens, int(room)))
 

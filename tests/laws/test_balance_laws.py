@@ -75,7 +75,7 @@ sessions = st.tuples(st.integers(0, 2), st.just(7))
 chunk_events = st.tuples(
     slots,
     st.integers(0, 3 * MILLION),
-    st.sampled_from([0, 0, 0, 1, HOUR - 1]),
+    st.sampled_from([0, 0, 0, -5_000, 1, HOUR - 1]),
     uses,
     st.one_of(st.none(), st.none(), st.none(), sessions),
 )
@@ -173,11 +173,12 @@ class EngineAndModel(RuleBasedStateMachine):
             self.working(account)
             over = 0
             for one in account.in_order():
-                if one.source is Source.PLAN and one.end > self.now:
+                if one.source is Source.PLAN and one.days[1] > self.now:
                     taken = one.total - account.rest(one)
-                    left = days(self.zone, self.now, account.end)
-                    whole = days(self.zone, account.start, account.end)
-                    share = Fraction(int(one.total * MILLION) * (whole - left) // whole, MILLION)
+                    past = days(self.zone, one.days[0], self.now)
+                    whole = days(self.zone, *one.days)
+                    share = Fraction(int(one.total * MILLION) * past // whole, MILLION)
+                    one.days = one.days[0], self.now
                     share = share if PLANS[plan].prorated else taken
                     one.total = max(taken, share)
                     over += max(ZERO, taken - share) * MILLION
@@ -195,11 +196,13 @@ class EngineAndModel(RuleBasedStateMachine):
             end = cycle(self.zone, day, self.now)[1]
             for one in account.in_order():
                 if one.source is Source.PLAN and one.end > self.now:
-                    if account.terms().prorated:
-                        new = days(self.zone, account.start, end)
-                        old = days(self.zone, account.start, account.end)
+                    if one.days[1] > self.now:
+                        new = days(self.zone, one.days[0], end)
+                        old = days(self.zone, *one.days)
                         scaled = Fraction(int(one.total * MILLION) * new // old, MILLION)
-                        one.total = max(one.total - account.rest(one), scaled)
+                        if account.terms().prorated or new < old:
+                            one.total = max(one.total - account.rest(one), scaled)
+                        one.days = one.days[0], end
                     one.end = end
             account.day, account.end = day, end
 
@@ -252,7 +255,7 @@ class EngineAndModel(RuleBasedStateMachine):
     def grant_both(self, slot, granted):
         def model(account):
             self.working(account)
-            if not granted.amount_utok:
+            if not granted.amount_utok or granted.valid_from_ms >= granted.valid_to_ms:
                 raise Refused("bad_amount")
             return account.add(
                 Fraction(granted.amount_utok, MILLION),
@@ -309,7 +312,7 @@ class EngineAndModel(RuleBasedStateMachine):
 
         self.both(slot, engine, model)
 
-    @rule(slot=slots, use=uses, amount=amounts, ago=st.sampled_from([0, 0, 1, MINUTE, HOUR - 1]))
+    @rule(slot=slots, use=uses, amount=amounts, ago=st.sampled_from([0, 0, -5_000, 1, HOUR - 1]))
     def use_up(self, slot, use, amount, ago):
         def engine():
             return orders.charge(
@@ -317,7 +320,7 @@ class EngineAndModel(RuleBasedStateMachine):
             )
 
         def model(account):
-            account.burn(use, Fraction(amount, MILLION), self.now - ago)
+            account.burn(use, Fraction(amount, MILLION), min(self.now - ago, self.now))
             return False
 
         self.both(slot, engine, model)
@@ -343,24 +346,31 @@ class EngineAndModel(RuleBasedStateMachine):
             if slot in self.model:
                 account, charged = self.model[slot], Fraction(amount, MILLION)
                 if session in account.holds:
-                    wanted += account.draw(account.holds[session], use, charged, self.now)
+                    one, at = account.holds[session], self.now - ago
+                    wanted += account.draw(one, use, charged, at, self.now)
                 else:
-                    account.burn(use, charged, self.now - ago)
+                    account.burn(use, charged, min(self.now - ago, self.now))
         assert late == wanted
         self.note_changes()
 
-    @rule(slot=slots, session=sessions, use=uses, amount=amounts)
-    def use_held(self, slot, session, use, amount):
-        self.use_both(slot, session, use, amount)
+    @rule(
+        slot=slots,
+        session=sessions,
+        use=uses,
+        amount=amounts,
+        ago=st.sampled_from([0, 0, -5_000, 1, HOUR - 1]),
+    )
+    def use_held(self, slot, session, use, amount, ago):
+        self.use_both(slot, session, use, amount, ago)
 
-    def use_both(self, slot, session, use, amount):
+    def use_both(self, slot, session, use, amount, ago=0):
         def engine():
             return orders.charge(
                 self.books,
                 slot,
                 use,
                 amount,
-                occurred_ms=self.now,
+                occurred_ms=self.now - ago,
                 now_ms=self.now,
                 session=session,
             )
@@ -368,9 +378,9 @@ class EngineAndModel(RuleBasedStateMachine):
         def model(account):
             one = account.holds.get(session)
             if one is None:
-                account.burn(use, Fraction(amount, MILLION), self.now)
+                account.burn(use, Fraction(amount, MILLION), min(self.now - ago, self.now))
                 return False
-            return account.draw(one, use, Fraction(amount, MILLION), self.now)
+            return account.draw(one, use, Fraction(amount, MILLION), self.now - ago, self.now)
 
         self.both(slot, engine, model)
 

@@ -242,7 +242,9 @@ def test_no_call_within_a_grant_costs_more_than_it_was_sized_for(
         assert set(rows) == {None}
         return
     met = [row for row in rows if row is not None]
-    assert worst == (max(max(row[:4]) for row in met), max(max(row[4:6]) for row in met))
+    prompt = max(max(*row[:4], row[6], row[8]) for row in met)
+    answer = max(max(*row[4:6], row[7], row[9]) for row in met)
+    assert worst == (prompt, answer)
 
 
 @law

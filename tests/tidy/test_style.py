@@ -47,6 +47,7 @@ CATCH_ALL = {
 # Who may look at a clock: clock.py for all; what measures, and what waits for processes.
 CLOCK_READERS = {
     "src/tokenline/clock.py",
+    "src/tokenline/bench/gateway.py",
     "src/tokenline/bench/latency.py",
     "src/tokenline/bench/measure.py",
     "src/tokenline/bench/rivals.py",

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.orders import CATALOG, catalog_version, hold_order, order
+from tests.paper_line import Books, Journal, PaperLine
 from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
@@ -213,3 +214,116 @@ def test_what_a_plan_says_and_nobody_enforces_is_named():
         "plans.limited: subscriber_tokens",
         "plans.limited: unreachable = leases",
     ]
+
+
+@pytest.mark.parametrize("plan", ["strict", "postpaid"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("prompt_tokens", "max_tokens", "wanted_utok"),
+        *("reported_utok", "reserved_utok", "keep_utok"),
+    ],
+)
+def test_whatever_number_a_session_names_it_is_answered(state, plan, field):
+    opened(state, plan=plan)
+    for number in range(12):
+        said = {"max_tokens": 1, field: 2**63 - 1, "session": f"x{number}", "lease": True}
+        ask(state, hold_order(2 + number, NOON, **said))
+    ask(state, hold_order(20, NOON + HOUR, session="late"))
+    assert state.books.buckets.matrix.min() >= -1
+
+
+def test_a_pack_that_is_not_shared_is_for_somebody(state):
+    own = CATALOG.to_json().replace('"shared":true', '"shared":false')
+    own = own.replace('"version":1', '"version":2', 1)
+    assert own.count('"shared":false') == 1
+    ask(state, catalog_version(1, NOON, Catalog.from_json(own)))
+    opened(state)
+    nobody, son = ask(
+        state,
+        order(2, NOON, kind="grant", pack="coupon"),
+        order(3, NOON, kind="grant", pack="coupon", subscribers=["son"]),
+    )
+    assert (nobody.reason.name, son.reason.name) == ("BAD_AMOUNT", "NONE")
+
+
+def test_what_is_shown_is_as_of_the_question_and_showing_tells_nobody_anything(state):
+    opened(state)
+    use(state, 0, account_id="a", model="max", input_tokens=400)
+    later = NOON + 40 * DAY
+    step = fold_commands(state, [order(2, later, kind="show")], 2)
+    shown = json.loads(step.replies[0].answer.detail)
+    assert (shown["state"], shown["why"], shown["resets_at_ms"]) == ("open", "", 0)
+    assert [one.reason for one in step.decisions] == ["resumed"]
+    assert fold_commands(state, [order(3, later, kind="show")], 3).decisions == []
+
+
+def test_an_order_that_is_repeated_tells_no_decision(state):
+    opened(state)
+    granted = {"kind": "grant", "amount_utok": 5, "command_id": "x"}
+    assert fold_commands(state, [order(2, NOON, **granted)], 2).decisions
+    step = fold_commands(state, [order(3, NOON + 1, **granted)], 3)
+    assert ([len(step.replies)], step.decisions) == ([1], [])
+
+
+@pytest.mark.parametrize(
+    ("said", "detail"),
+    [
+        (hold_order(2, NOON, action="realease", max_tokens=9), "cannot ask 'realease'"),
+        (hold_order(2, NOON, session="", max_tokens=9), "without a session"),
+        (order(2, NOON, kind="grant", amount_utok=5, command_id=""), "without a command_id"),
+    ],
+)
+def test_what_could_mean_something_else_is_a_dead_letter(state, said, detail):
+    opened(state)
+    step = fold_commands(state, [said], 2)
+    assert detail in step.refused[0].detail
+    assert step.replies == []
+
+
+def test_an_account_that_is_set_in_a_new_cycle_has_its_allowance(state):
+    opened(state)
+    use(state, 0, account_id="a", model="max", input_tokens=400)
+    later = NOON + 40 * DAY
+    (told,) = fold_commands(state, [command(2, later, account_id="a")], 2).decisions
+    assert (told.state, told.reason) == (State.OPEN, "resumed")
+
+
+def test_an_account_that_was_set_and_is_opened_has_the_zone_it_is_opened_in(state):
+    fold_commands(state, [command(1, NOON, account_id="a", time_zone="UTC")], 1)
+    ask(state, order(2, NOON, kind="open", plan="strict", time_zone="Asia/Tokyo"))
+    shown = json.loads(ask(state, order(3, NOON, kind="show"))[0].detail)
+    assert shown["time_zone"] == "Asia/Tokyo"
+
+
+@pytest.mark.parametrize(("plan", "held"), [("strict", 6), ("postpaid", 3)])
+def test_a_strict_call_is_held_at_the_price_of_the_dearer_hour_it_may_run_into(state, plan, held):
+    # It is 23:30; five minutes later a token costs twice as much.
+    cheap = {"from": "22:00", "to": "23:35", "multiply": "0.5"}
+    said = CATALOG.model_dump(mode="json") | {"version": 2}
+    said["rates"][0] |= {"hours": [cheap]}
+    ask(state, catalog_version(1, NOON, Catalog.model_validate(said)))
+    opened(state, plan=plan)
+    (answer,) = ask(state, hold_order(2, NOON, prompt_tokens=2, max_tokens=2))
+    assert answer.granted_utok == held * MILLION
+
+
+def test_a_scope_first_made_by_usage_that_begins_a_cycle_survives_the_worker(state):
+    bigger = CATALOG.model_dump(mode="json") | {"version": 2}
+    bigger["groups"] = {"minis": ["p/max", "p/mini"]}
+    journal = Journal()
+    line = PaperLine(journal, Books())
+    line.command([catalog_version(0, NOON, CATALOG)])
+    line.command([order(1, NOON, kind="open", plan="small")])
+    line.command([catalog_version(2, NOON, Catalog.model_validate(bigger))])
+    line.charge([one_record(0, NOON + 20 * DAY)])
+
+    again = PaperLine(journal, Books())
+    assert again.state.books.scopes.scopes == line.state.books.scopes.scopes
+    again.charge([one_record(1, NOON + 20 * DAY + MINUTE)])
+
+
+def one_record(offset, now_ms):
+    return record(
+        offset, now_ms, occurred_at=now_ms, event_id=f"e{offset}", account_id="a", model="max"
+    )

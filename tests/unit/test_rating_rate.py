@@ -215,9 +215,11 @@ def test_the_largest_event_there_may_be_does_not_overflow():
     assert rated(book, [said]).charge_utok.tolist() == [10**18]
 
 
-def test_the_dearest_text_kinds_size_a_grant():
-    rates = [one_rate(cache_write_1h_tokens=2, reasoning_tokens=5, audio_input_tokens=50)]
+def test_the_dearest_kinds_size_a_grant_sound_and_images_too():
+    rates = [one_rate(cache_write_1h_tokens=2, reasoning_tokens=5)]
     assert worst_multipliers(catalog(*rates), "p", "m", START, 0) == (2_000_000, 5_000_000)
+    rates = [one_rate(audio_input_tokens=50, image_output_tokens=70)]
+    assert worst_multipliers(catalog(*rates), "p", "m", START, 0) == (50_000_000, 70_000_000)
     assert worst_multipliers(catalog(*rates), "q", "m", START, MINUTE) is None
 
 

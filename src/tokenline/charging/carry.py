@@ -2,6 +2,9 @@
 
 Refusing is an answer. Only an order that cannot be read as one (no such kind, no such zone, an
 amount that is no amount) is bad data, and becomes a dead letter.
+
+An answer is remembered by its command id, so asking twice does once; that an account is unknown is
+not remembered, there is nothing to remember it by: the same order may be carried out once it is open.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from tokenline.errors import BadData, Declined
 from tokenline.metering.calendar import zone_of
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.books import Balance, Cause
+from tokenline.quota.books import MOST_UTOK, Balance, Cause
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import RATE_LIMITS
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
 from tokenline.quota.holds import HoldOrder
+from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms, Use
 from tokenline.rating.tariff import worst_multipliers
 
@@ -30,12 +34,14 @@ if TYPE_CHECKING:
     from tokenline.charging.step import Commanded
 
 DAY_MS = 86_400_000
-MOST_UTOK = 10**18
 Fields = Mapping[str, Any]
+_ENDS = ("settle", "release")
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
     *("reported_utok", "reserved_utok", "first_utok", "keep_utok"),
 )
+_ACTIONS = ("hold", "update", *_ENDS)
+_BOUNDED = tuple(name for name in _COUNTS if name != "seq")
 
 
 def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, OrderAnswer]:
@@ -53,6 +59,8 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
         raise BadData(f"{key}: amount_utok {fields['amount_utok']} is beyond any balance")
     if kind in ARRIVING:
         return arrive(state, key, fields, now_ms)
+    if not fields["command_id"] and kind != "show":
+        raise BadData(f"{key}: an order without a command_id could not be told from another")
     slot = state.cells.slot(key)
     if slot is None:
         reason = _why_not(state, fields, now_ms)
@@ -79,6 +87,12 @@ def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, Hold
     slot = state.cells.slot(account_key_of(fields))
     if min(int(fields[name]) for name in _COUNTS) < 0:
         raise BadData("a question of a session has a count below zero")
+    # What a caller or a faulty gateway names may be anything that a long holds.
+    fields = {**fields, **{name: min(int(fields[name]), MOST_UTOK) for name in _BOUNDED}}
+    if fields["action"] not in _ACTIONS:
+        raise BadData(f"a session cannot ask {fields['action']!r}; known: {', '.join(_ACTIONS)}")
+    if not fields["session"]:
+        raise BadData("a question without a session could not be told from another's")
     row = -1 if slot is None else state.books.row(slot)
     if slot is None or row < 0:
         refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
@@ -151,7 +165,12 @@ def _open(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tupl
     day = int(fields["cycle_day"])
     if not 0 <= day <= 31:
         raise Declined(Reason.BAD_AMOUNT)
-    orders.open_account(state.books, slot, str(fields["plan"]), day, now_ms)
+    zone, plan = str(fields["time_zone"]), str(fields["plan"])
+    zone_of(zone)
+    if state.books.row(slot) == NONE and state.terms_of(plan, now_ms) is not None:
+        # It may have been set before, with another.
+        state.cells.matrix[slot, Cell.ZONE] = state.cells.zone_code(zone)
+    orders.open_account(state.books, slot, plan, day, now_ms)
     return 0, 0
 
 
@@ -219,6 +238,9 @@ def _pack(state: PartitionState, fields: Fields, now_ms: int) -> Grant:
     pack = None if catalog is None else catalog.packs.get(str(fields["pack"]))
     if catalog is None or pack is None:
         raise Declined(Reason.UNKNOWN_PACK)
+    if not pack.shared and not any(fields["subscribers"]):
+        # A scope that names nobody is everybody's.
+        raise Declined(Reason.BAD_AMOUNT)
     subscribers = () if pack.shared else tuple(fields["subscribers"])
     return Grant(
         amount_utok=pack.allowance_utok,
@@ -248,8 +270,8 @@ def _amount(fields: Fields) -> Grant:
 def _hold_order(
     state: PartitionState, terms: Terms, fields: Fields, now_ms: int
 ) -> HoldOrder | None:
-    """Return what is asked in µtok, at the dearest price within the hold's life; None: no such model."""
-    settles = str(fields["action"]) in ("settle", "release")
+    """Return what is asked in µtok, at the dearest price while its call may last; None: no such model."""
+    settles = str(fields["action"]) in _ENDS
     prices = (0, 0) if settles else _dearest(state, terms, fields, now_ms)
     if prices is None:
         return None
@@ -273,7 +295,7 @@ def _hold_order(
         needed_utok=min(needed, MOST_UTOK),
         first_utok=int(fields["first_utok"]) if lease else 0,
         keep_utok=int(fields["keep_utok"]) if lease else 0,
-        prompt_utok=prompt,
+        prompt_utok=min(prompt, MOST_UTOK),
         output_utok=prices[1],
         max_tokens=int(fields["max_tokens"]),
         settles=settles,
@@ -285,11 +307,11 @@ def _dearest(
     state: PartitionState, terms: Terms, fields: Fields, now_ms: int
 ) -> tuple[int, int] | None:
     """Return µtok a token of prompt and answer, the dearest in any version in force meanwhile."""
-    validity_ms = 2 * terms.hold_validity_ms
+    ahead_ms = terms.priced_ahead_ms
     provider, model = str(fields["provider"]), str(fields["model"])
     found = [
-        worst_multipliers(catalog, provider, model, now_ms, validity_ms)
-        for catalog in state.catalogs.during(now_ms, now_ms + validity_ms)
+        worst_multipliers(catalog, provider, model, now_ms, ahead_ms)
+        for catalog in state.catalogs.during(now_ms, now_ms + ahead_ms)
     ]
     prices = [price for price in found if price is not None]
     if not prices or len(prices) < len(found):

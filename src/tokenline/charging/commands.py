@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.charging.carry import carry_out_hold, carry_out_order
+from tokenline.charging.carry import account_key_of, carry_out_hold, carry_out_order
 from tokenline.charging.step import Commanded, Refused, Replied, Step
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
+from tokenline.quota.cells import NO_LIMIT, Cell
 from tokenline.quota.decide import decide
 from tokenline.quota.hold_rows import Outcome, Reason
+from tokenline.quota.orders import bring_up_to
 from tokenline.quota.usage import roll_rates
 from tokenline.rating.catalog import Catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from tokenline.charging.partition import PartitionState
 
@@ -81,11 +82,16 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
 
 def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touched) -> None:
     if command.name == "account_command":
-        touched.told.add(_set_account(state.cells, command.fields))
+        touched.told.add(_set_account(state, command))
     elif command.name == "account_order":
+        shows = command.fields["kind"] == "show"
+        if shows:
+            _look(state, step, command)
         slot, answer = carry_out_order(state, command)
         step.replies.append(Replied(command, answer))
-        (touched.told if answer.outcome is Outcome.DONE else touched.looked_at).add(slot)
+        # What is answered from memory was told when it was done.
+        done = answer.outcome is Outcome.DONE and answer.at_ms == state.clock_ms
+        (touched.told if done and not shows else touched.looked_at).add(slot)
     elif command.name == "hold_order":
         slot, grant = carry_out_hold(state, command)
         step.replies.append(Replied(command, grant))
@@ -94,6 +100,14 @@ def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touc
         step.replies.append(Replied(command, _take_catalog(state, command)))
     else:
         raise BadData(f"{command.name} does not belong on the commands topic")
+
+
+def _look(state: PartitionState, step: Step, command: Commanded) -> None:
+    """Bring an account and its decision up to date before it is shown."""
+    slot = state.cells.slot(account_key_of(command.fields))
+    if slot is not None:
+        bring_up_to(state.books, slot, state.move_clock(command.appended_ms))
+        _decide_slots(state, step, _slots([slot]), announce=False)
 
 
 def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
@@ -112,19 +126,24 @@ def _decide(state: PartitionState, step: Step, touched: _Touched) -> None:
     told = _slots(touched.told)
     quiet = _slots(touched.looked_at - touched.told)
     step.touched = np.union1d(told, quiet)
+    _decide_slots(state, step, told, announce=True)
+    _decide_slots(state, step, quiet, announce=False)
+
+
+def _decide_slots(state: PartitionState, step: Step, slots: Int64s, *, announce: bool) -> None:
     minute_ms = state.minute_ms or step.as_of_ms // 60_000 * 60_000
-    roll_rates(state.cells, step.touched, minute_ms)
-    for slots, announce in ((told, True), (quiet, False)):
-        step.decisions += decide(
-            state.cells, slots, minute_ms, state.epoch, books=state.books, announce=announce
-        )
+    roll_rates(state.cells, slots, minute_ms)
+    step.decisions += decide(
+        state.cells, slots, minute_ms, state.epoch, books=state.books, announce=announce
+    )
 
 
 def _slots(found: Iterable[int]) -> Int64s:
     return np.array(sorted(slot for slot in found if slot >= 0), np.int64)
 
 
-def _set_account(cells: AccountCells, command: Mapping[str, object]) -> int:
+def _set_account(state: PartitionState, said: Commanded) -> int:
+    cells, command = state.cells, said.fields
     zone = str(command["time_zone"])
     zone_of(zone)
     limits = {name: int(str(command[name])) for name in LIMIT_FIELDS}
@@ -136,6 +155,8 @@ def _set_account(cells: AccountCells, command: Mapping[str, object]) -> int:
     if "/" in str(command["tenant_id"]):
         raise BadData(f"{key}: tenant_id has a slash, so the key could mean another account")
     slot = cells.open(key)
+    # First what was due under the old limits and in the old zone.
+    bring_up_to(state.books, slot, state.move_clock(said.appended_ms))
     row = cells.matrix[slot]
     row[Cell.ZONE] = cells.zone_code(zone)
     row[list(LIMIT_FIELDS.values())] = list(limits.values())

@@ -50,6 +50,7 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         overage=plan.used_up == "overage",
         prorated=plan.proration == "prorate",
         hold_validity_ms=plan.hold_validity_s * 1000,
+        priced_ahead_ms=plan.priced_ahead_s * 1000,
         hold_expiry=HoldExpiry[plan.hold_expiry.upper()],
         ceilings=tuple(
             (cell, limit.ceiling)

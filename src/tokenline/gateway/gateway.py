@@ -59,7 +59,7 @@ START_S = 60.0
 START_RETRY_S = 0.5
 CLOSE_S = 5.0
 MENDED_EVERY_S = 1.0
-POSTPAID_VALIDITY_MS = 60_000
+POSTPAID_AHEAD_MS = 120_000
 
 
 @dataclass(slots=True)
@@ -292,8 +292,8 @@ class Gateway:
         self._prices.changed()
 
     def _rules(self, plan: Plan | None, key: Key, now_ms: int) -> Rules:
-        validity_ms = POSTPAID_VALIDITY_MS if plan is None else plan.hold_validity_s * 1000
-        price = self._prices.dearest(key.provider, key.model, validity_ms, now_ms)
+        ahead_ms = POSTPAID_AHEAD_MS if plan is None else plan.priced_ahead_s * 1000
+        price = self._prices.dearest(key.provider, key.model, ahead_ms, now_ms)
         if price is None:
             raise QuotaExceeded(key.account, "unknown_model", subscriber=key.subscriber)
         if plan is None:

@@ -37,15 +37,15 @@ class Prices:
         catalog = self._book.at(now_ms) if name else None
         return None if catalog is None else catalog.plans.get(name)
 
-    def dearest(self, provider: str, model: str, validity_ms: int, now_ms: int) -> Price | None:
-        """Return the dearest price within two validities from now; None where the model has none.
+    def dearest(self, provider: str, model: str, ahead_ms: int, now_ms: int) -> Price | None:
+        """Return the dearest price from now until `ahead_ms` later; None where the model has none.
 
         Before the first catalog everything is free, as charging has it.
         """
-        key = (provider, model, validity_ms)
+        key = (provider, model, ahead_ms)
         found = self._cached.get(key)
         if found is None or found[0] <= now_ms:
-            until_ms = now_ms + 2 * validity_ms + CACHED_MS
+            until_ms = now_ms + ahead_ms + CACHED_MS
             found = now_ms + CACHED_MS, self._dearest(provider, model, now_ms, until_ms)
             self._cached[key] = found
         return found[1]

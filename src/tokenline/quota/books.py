@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Int64s = npt.NDArray[np.int64]
 
 BOUNDLESS = 1 << 62
+# No account's buckets hold more together, and bucket number 0 takes no more: sums stay far from an int64's end.
+MOST_UTOK = 10**18
 
 
 class Balance(IntEnum):
@@ -38,7 +40,8 @@ class Balance(IntEnum):
     while the clock is before DUE_AT: most usage asks for no more than these. LEFT, TOTAL and HELD
     are sums over the buckets valid when they were last looked at; STOPS is 1 where the plan lets nothing
     be used beyond them. THRESHOLDS is the number of the plan's list of them; UNCOVERED_BASE what
-    bucket number 0 had paid when the cycle began.
+    bucket number 0 had paid when the cycle began. OPENS_AT is when more may begin to be valid, as far
+    as is known by then.
     """
 
     OWNER = 0
@@ -63,6 +66,7 @@ class Balance(IntEnum):
     STOPS = 19
     THRESHOLDS = 20
     UNCOVERED_BASE = 21
+    OPENS_AT = 22
 
 
 class Status(IntEnum):
@@ -302,14 +306,26 @@ class Books:
         return parts
 
     def burn(self, row: int, use: Use, amount_utok: int, at_ms: int) -> list[Part]:
-        """Charge usage to the buckets that pay, and the rest to bucket number 0."""
+        """Charge usage to the buckets that pay, and the rest to bucket number 0, while it takes more."""
         parts = self.split(row, use, amount_utok, at_ms)
-        if over := amount_utok - sum(part.amount_utok for part in parts):
+        over = amount_utok - sum(part.amount_utok for part in parts)
+        if over := min(over, self.uncovered_room(row)):
             parts.append(Part(self.get(row, Balance.UNCOVERED), 0, over))
         for part in parts:
             self.buckets.change(part.row, Bucket.USED, part.amount_utok)
             self.note_burn(row, part.number, part.amount_utok)
         return parts
+
+    def room(self, row: int) -> int:
+        """Return how much may still be granted to an account, in µtok."""
+        totals = (self.buckets.get(bucket, Bucket.TOTAL) for bucket in self.chain(row))
+        return max(0, MOST_UTOK - sum(totals))
+
+    def uncovered_room(self, row: int) -> int:
+        """Return how much bucket number 0 may still be charged or hold, in µtok."""
+        bucket = self.get(row, Balance.UNCOVERED)
+        taken = self.buckets.get(bucket, Bucket.USED) + self.buckets.get(bucket, Bucket.HELD)
+        return max(0, MOST_UTOK - taken)
 
     def note_burn(self, row: int, number: int, amount_utok: int) -> None:
         """Note what usage took from a bucket."""

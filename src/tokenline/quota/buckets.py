@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 class Bucket(IntEnum):
-    """Name the columns; the order is part of the journal's format."""
+    """Name the columns; the order is part of the journal's format.
+
+    A plan's allowance is for the days from COVERS_FROM to COVERS_TO, which a change of plan moves to
+    that day, and at most ROLLS of it roll over. GRANTED_AT is for what rolled over when its allowance was.
+    """
 
     OWNER = 0
     NEXT = 1
@@ -37,6 +41,9 @@ class Bucket(IntEnum):
     SCOPE = 10
     TRANSFERABLE = 11
     GRANTED_AT = 12
+    COVERS_FROM = 13
+    COVERS_TO = 14
+    ROLLS = 15
 
 
 class Part(NamedTuple):
@@ -172,7 +179,10 @@ def bucket_values(
         Bucket.HELD: 0,
         Bucket.SCOPE: scope,
         Bucket.TRANSFERABLE: grant.transferable,
-        Bucket.GRANTED_AT: now_ms,
+        Bucket.GRANTED_AT: grant.ranks_at_ms or now_ms,
+        Bucket.COVERS_FROM: grant.covers_from_ms,
+        Bucket.COVERS_TO: grant.valid_to_ms if grant.source is Source.PLAN else 0,
+        Bucket.ROLLS: grant.rolls_utok,
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.books import MOST_UTOK, Balance, Books
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cycle import advance, refresh
 from tokenline.quota.holds import draw
@@ -71,13 +71,19 @@ def _quick(
 ) -> Bools:
     """Say which accounts' events the bucket in front pays for, all of them."""
     balances = books.balances.matrix[accounts]
-    occurred = rated.occurred_ms[order]
+    # As `orders.charge` has it: what says it occurred later than now occurs now.
+    occurred = np.minimum(rated.occurred_ms[order], now_ms)
     quick: Bools = balances[:, Balance.DUE_AT] > now_ms
     quick &= np.minimum.reduceat(occurred, starts) >= balances[:, Balance.HEAD_FROM]
     quick &= np.maximum.reduceat(occurred, starts) < balances[:, Balance.HEAD_UNTIL]
     sums = np.add.reduceat(rated.charges_utok[order], starts)
     # Less, not equal: a bucket that is empty is no longer in front, and that is for `refresh` to find.
     quick &= sums < balances[:, Balance.HEAD_LEFT]
+    # A sum that may have wrapped is worth nothing, nor is what bucket number 0 would wrap at.
+    used = books.buckets.matrix[balances[:, Balance.HEAD], Bucket.USED]
+    counts = np.diff(np.append(starts, len(order)))
+    highest = np.maximum.reduceat(rated.charges_utok[order], starts)
+    quick &= (highest < MOST_UTOK // counts) & (used + np.maximum(sums, 0) < MOST_UTOK)
     quick &= ~np.logical_or.reduceat(rated.named[order], starts)
     return quick
 
@@ -103,8 +109,8 @@ def _charge_each(books: Books, row: int, rated: Rated, events: list[int], now_ms
         amount, use = int(rated.charges_utok[event]), rated.use(event)
         hold = books.holds.find(owner, rated.session(event)) if rated.named[event] else None
         if hold is not None:
-            late += draw(books, row, hold, use, amount, now_ms)
+            late += draw(books, row, hold, use, amount, int(rated.occurred_ms[event]), now_ms)
         else:
-            books.burn(row, use, amount, int(rated.occurred_ms[event]))
+            books.burn(row, use, amount, min(int(rated.occurred_ms[event]), now_ms))
     refresh(books, row, now_ms)
     return late

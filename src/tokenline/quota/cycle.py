@@ -3,7 +3,7 @@
 No timer fires. Each balance knows when it must be looked at again (`DUE_AT`); usage or a command
 that finds it due first lets holds expire, closes buckets whose time is over, rolls over what the plan
 allows and begins the bill cycle. Months in which nobody asked are not made up for: what they would
-have granted has expired.
+have granted has expired. Of the last one that is so when no usage of it can come any more.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MINUTE_MS = 60_000
+# What is shorter is no cycle, but what a move to another zone leaves of one.
+CYCLE_MIN_MS = 2 * 86_400_000
 
 
 def advance(books: Books, row: int, now_ms: int) -> None:
@@ -31,41 +33,64 @@ def advance(books: Books, row: int, now_ms: int) -> None:
     _close_holds(books, row, now_ms)
     _close_buckets(books, row, now_ms)
     if books.get(row, Balance.CYCLE_END) <= now_ms:
-        begin_cycle(books, row, now_ms)
+        minute_ms = now_ms // MINUTE_MS * MINUTE_MS
+        start_ms = cycle_at(books.zone(row), books.get(row, Balance.CYCLE_DAY), minute_ms)[0]
+        missed_ms = start_ms - MINUTE_MS
+        if books.get(row, Balance.CYCLE_END) <= missed_ms and start_ms + books.linger_ms > now_ms:
+            begin_cycle(books, row, missed_ms, now_ms)
+        begin_cycle(books, row, minute_ms, now_ms)
     refresh(books, row, now_ms)
 
 
-def begin_cycle(books: Books, row: int, now_ms: int) -> None:
-    """Enter the bill cycle that holds `now_ms` and grant what the plan gives for it."""
-    day = books.get(row, Balance.CYCLE_DAY)
-    start_ms, end_ms = cycle_at(books.zone(row), day, now_ms // MINUTE_MS * MINUTE_MS)
+def begin_cycle(books: Books, row: int, minute_ms: int, now_ms: int) -> None:
+    """Enter the bill cycle that holds a minute and grant what the plan gives for it.
+
+    It begins where the one before ended, also when the account has moved to another zone meanwhile.
+    A plan that is gone from the catalog grants nothing; its mode and limits stay.
+    """
+    zone, day = books.zone(row), books.get(row, Balance.CYCLE_DAY)
+    old_end_ms = books.get(row, Balance.CYCLE_END)
+    start_ms, end_ms = cycle_at(zone, day, minute_ms)
+    if start_ms < old_end_ms:
+        start_ms, end_ms = old_end_ms, _next_end(zone, day, old_end_ms)
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
     beyond = books.buckets.get(books.get(row, Balance.UNCOVERED), Bucket.USED)
     books.set(row, Balance.UNCOVERED_BASE, beyond)
-    if books.get(row, Balance.STATUS) != Status.CLOSED:
-        terms = books.terms(row, now_ms)
+    terms = books.terms_of(books.plan(row), minute_ms)
+    if books.get(row, Balance.STATUS) != Status.CLOSED and terms is not None:
         take_terms(books, row, terms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
 
 
+def _next_end(zone: str, day: int, start_ms: int) -> int:
+    """Return the end of the cycle that begins when another ended: a month, but for some hours."""
+    end_ms = cycle_at(zone, day, start_ms)[1]
+    return end_ms if end_ms - start_ms >= CYCLE_MIN_MS else cycle_at(zone, day, end_ms)[1]
+
+
 def take_terms(books: Books, row: int, terms: Terms) -> None:
-    """Put a plan's mode and limits into force: when it is chosen, and with each cycle.
+    """Put a plan's mode, overage and limits into force: when it is chosen, and with each cycle.
 
     Limits that were set by hand meanwhile (`accounts apply`) last until then.
     """
     books.set(row, Balance.MODE, terms.mode)
     books.set(row, Balance.THRESHOLDS, books.thresholds_code(terms.thresholds))
+    books.set(row, Balance.STOPS, not terms.overage)
     limits = books.cells.matrix[books.get(row, Balance.OWNER)]
     limits[Cell.MONTH_TOKENS_LIMIT : Cell.DAY_REQUESTS_LIMIT + 1] = NO_LIMIT
     for cell, ceiling in terms.ceilings:
         limits[cell] = ceiling
 
 
-def grant_allowance(books: Books, row: int, terms: Terms, amount_utok: int, now_ms: int) -> None:
-    """Grant the plan's bucket of the present cycle."""
+def grant_allowance(
+    books: Books, row: int, terms: Terms, amount_utok: int, now_ms: int, since_ms: int = 0
+) -> None:
+    """Grant the plan's bucket of the present cycle, for its days from `since_ms` on; 0: all of them."""
+    amount_utok = min(amount_utok, books.room(row))
     if amount_utok <= 0:
         return
+    since_ms = since_ms or books.get(row, Balance.CYCLE_START)
     grant = Grant(
         amount_utok=amount_utok,
         source=Source.PLAN,
@@ -73,6 +98,9 @@ def grant_allowance(books: Books, row: int, terms: Terms, amount_utok: int, now_
         valid_from_ms=books.get(row, Balance.CYCLE_START),
         valid_to_ms=books.get(row, Balance.CYCLE_END),
         scope=terms.scope,
+        covers_from_ms=since_ms,
+        rolls_utok=terms.rollover_utok,
+        ranks_at_ms=since_ms,
     )
     books.add_bucket(row, grant, ChangeKind.GRANT, now_ms)
 
@@ -90,9 +118,11 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     """Sum the buckets anew and find the one that pays for most of what is to come."""
     buckets = books.buckets
     left = total = held = 0
+    opens = _cycle_opens(books, row, now_ms)
     due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
     for bucket in books.chain(row):
         due = min(due, *_turns(books, row, bucket, now_ms), NEVER_MS)
+        opens = min(opens, _opens_at(books, row, bucket, now_ms))
         if buckets.valid(bucket, now_ms):
             left += buckets.rest(bucket)
             total += buckets.get(bucket, Bucket.TOTAL)
@@ -102,7 +132,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
         (Balance.LEFT, left),
         (Balance.TOTAL, total),
         (Balance.HELD, held),
-        (Balance.STOPS, not books.terms(row, now_ms).overage),
+        (Balance.OPENS_AT, opens),
     ):
         books.set(row, column, value)
     _find_head(books, row, now_ms)
@@ -136,6 +166,23 @@ def _find_head(books: Books, row: int, now_ms: int) -> None:
         (Balance.HEAD_UNTIL, until),
     ):
         books.set(row, column, value)
+
+
+def _cycle_opens(books: Books, row: int, now_ms: int) -> int:
+    """Return when the next cycle brings an allowance, NEVER_MS when the plan gives none."""
+    terms = books.terms_of(books.plan(row), now_ms)
+    gives = terms is None or terms.allowance_utok
+    return books.get(row, Balance.CYCLE_END) if gives else NEVER_MS
+
+
+def _opens_at(books: Books, row: int, bucket: int, now_ms: int) -> int:
+    """Return when a bucket begins, or what it leaves begins to be valid; NEVER_MS when neither does."""
+    start_ms, closes_ms = books.buckets.get(bucket, Bucket.VALID_FROM), _closes_at(books, bucket)
+    rest = books.buckets.rest(bucket)
+    if rest and start_ms > now_ms:
+        return start_ms
+    over = books.buckets.get(bucket, Bucket.VALID_TO) <= now_ms < closes_ms
+    return closes_ms if over and _rolled_over(books, row, bucket, rest, closes_ms) else NEVER_MS
 
 
 def _turns(books: Books, row: int, bucket: int, now_ms: int) -> Iterator[int]:
@@ -190,18 +237,22 @@ def _close_bucket(books: Books, row: int, bucket: int, now_ms: int) -> None:
     buckets = books.buckets
     rest, end_ms = buckets.rest(bucket), buckets.get(bucket, Bucket.VALID_TO)
     kept = _rolled_over(books, row, bucket, rest, now_ms)
+    # What rolls over is what it was: no matter which plan is in force by now, or who asks when.
+    priority, scope, granted_ms = (
+        buckets.get(bucket, column) for column in (Bucket.PRIORITY, Bucket.SCOPE, Bucket.GRANTED_AT)
+    )
     books.reduce(row, bucket, ChangeKind.ROLLOVER_OUT, kept, now_ms)
     books.reduce(row, bucket, ChangeKind.EXPIRY, rest - kept, now_ms)
     books.drop_bucket(row, bucket)
     if kept:
-        day = books.get(row, Balance.CYCLE_DAY)
         grant = Grant(
             amount_utok=kept,
             source=Source.ROLLOVER,
-            priority=books.terms(row, now_ms).priority,
+            priority=priority,
             valid_from_ms=end_ms,
-            valid_to_ms=cycle_at(books.zone(row), day, end_ms)[1],
-            scope=books.terms(row, now_ms).scope,
+            valid_to_ms=_cycle_after(books, row, end_ms),
+            scope=books.scopes.scopes[scope],
+            ranks_at_ms=granted_ms,
         )
         books.add_bucket(row, grant, ChangeKind.ROLLOVER_IN, now_ms)
 
@@ -213,7 +264,20 @@ def _rolled_over(books: Books, row: int, bucket: int, rest: int, now_ms: int) ->
     if books.get(row, Balance.STATUS) == Status.CLOSED:
         return 0
     end_ms = books.buckets.get(bucket, Bucket.VALID_TO)
-    next_end_ms = cycle_at(books.zone(row), books.get(row, Balance.CYCLE_DAY), end_ms)[1]
-    if next_end_ms <= now_ms:
+    if _cycle_after(books, row, end_ms) <= now_ms:
         return 0
-    return min(rest, books.terms(row, now_ms).rollover_utok)
+    # After a change of plan there are several allowances, and one cap.
+    rolled = sum(
+        books.buckets.get(other, Bucket.TOTAL)
+        for other in books.chain(row)
+        if books.buckets.get(other, Bucket.SOURCE) == Source.ROLLOVER
+        and books.buckets.get(other, Bucket.VALID_FROM) == end_ms
+    )
+    return max(0, min(rest, books.buckets.get(bucket, Bucket.ROLLS) - rolled))
+
+
+def _cycle_after(books: Books, row: int, end_ms: int) -> int:
+    """Return the end of the cycle that follows one that ends at `end_ms`."""
+    if books.get(row, Balance.CYCLE_START) == end_ms:
+        return books.get(row, Balance.CYCLE_END)
+    return _next_end(books.zone(row), books.get(row, Balance.CYCLE_DAY), end_ms)

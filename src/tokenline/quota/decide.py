@@ -199,15 +199,16 @@ def _with_balances(
     """Put the balance in the place of the month's tokens where there is one.
 
     A status ends a cut-off by no clock, so it decides before any limit; a balance that is used up
-    resets with the cycle, if that is later than what else cuts.
+    resets when units begin to be valid, if that is later than what else cuts, and never if none will.
     """
     known, barred = balances.known, balances.known & (balances.status > 0)
     statuses = np.array([Rule.NONE, Rule.SUSPENDED, Rule.CLOSED], np.int64)
     used_up = known & balances.used_up & ((rates.rule == 0) | (rates.resets_at_ms > 0))
-    used_up &= balances.cycle_end_ms > rates.resets_at_ms
+    opens = balances.opens_at_ms
+    used_up &= opens > rates.resets_at_ms
     rule = np.where(used_up, int(Rule.BALANCE), rates.rule)
     rule = np.where(barred, statuses[balances.status * barred], rule)
-    resets = np.where(used_up, balances.cycle_end_ms, rates.resets_at_ms)
+    resets = np.where(used_up, np.where(opens == NEVER_MS, 0, opens), rates.resets_at_ms)
     limit = np.where(known, balances.total_utok, NO_LIMIT)
     percent = _percent_by_list(balances, limit, thresholds)
     # Of an allowance of nothing no part is reached.
@@ -258,8 +259,15 @@ def _percent(used: Int64s, limit: Int64s, steps: tuple[int, ...]) -> Int64s:
     return percent
 
 
+def _told_here(told_ms: Int64s, start_ms: Int64s, allowance_rule: Int64s) -> Bools:
+    """Say whose thresholds were told in the present window; a bill cycle may end days after it began."""
+    cycles: Bools = allowance_rule == Rule.BALANCE
+    told: Bools = (told_ms == start_ms) | (same_month(told_ms, start_ms) & ~cycles)
+    return told
+
+
 def _changed(rows: Int64s, now: _Standing) -> Bools:
-    told_here = same_month(rows[Cell.THRESHOLD_MONTH], now.start_ms)
+    told_here = _told_here(rows[Cell.THRESHOLD_MONTH], now.start_ms, now.allowance_rule)
     told = rows[Cell.THRESHOLD_PERCENT] * told_here
     changed: Bools = (rows[Cell.STATE] != now.state) | (rows[Cell.RULE] != now.rule)
     changed |= (rows[Cell.RESETS_AT] != now.resets_at_ms) | (told < now.percent)
@@ -277,7 +285,11 @@ def _record(
     announce: bool,
 ) -> Iterator[Decided]:
     row = cells.matrix[slot]
-    told_here = same_month(row[Cell.THRESHOLD_MONTH], now.start_ms[i])
+    told_here = _told_here(
+        row[Cell.THRESHOLD_MONTH : Cell.THRESHOLD_MONTH + 1],
+        now.start_ms[i : i + 1],
+        now.allowance_rule[i : i + 1],
+    )[0]
     told = int(row[Cell.THRESHOLD_PERCENT]) if told_here else 0
     state, percent = State(int(now.state[i])), int(now.percent[i])
     was = State(int(row[Cell.STATE]))

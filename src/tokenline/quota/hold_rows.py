@@ -214,7 +214,9 @@ class Holds(Table):
     def next_due_ms(self, owner: int) -> int:
         """Return when the first hold of an account must be looked at, NEVER_MS when it has none."""
         heap = self._due.get(owner, [])
-        while heap and self._due_at.get(heap[0][1]) != heap[0][0]:
+        # A row may have been given back and be another account's by now.
+        mine = self._rows_by_owner.get(owner, ())
+        while heap and (self._due_at.get(heap[0][1]) != heap[0][0] or heap[0][1] not in mine):
             heappop(heap)
         if heap:
             return heap[0][0]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenline.quota.books import Balance, Books, ChangeKind, Status
+from tokenline.quota.books import MOST_UTOK, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, Part
 from tokenline.quota.hold_rows import (
     PARTS_MAX,
@@ -75,9 +75,11 @@ def answer_hold(books: Books, row: int, order: HoldOrder, now_ms: int) -> HoldAn
         hold = Hold(owner=owner, session=order.session, lease=order.lease, opened_at_ms=now_ms)
     terms = books.terms(row, now_ms)
     hold.seq = order.seq
+    if _never_held(hold):
+        hold.status, hold.opened_at_ms = HoldStatus.OPEN, now_ms
     hold.reported_utok = max(hold.reported_utok, order.reported_utok)
     if hold.status in (HoldStatus.EXPIRED, HoldStatus.CLOSED):
-        hold.answer = _answer_late(books, row, hold, now_ms)
+        hold.answer = _answer_late(books, row, hold, order, now_ms)
     elif order.settles:
         hold.answer = _settle(books, hold, terms, now_ms)
     else:
@@ -86,13 +88,22 @@ def answer_hold(books: Books, row: int, order: HoldOrder, now_ms: int) -> HoldAn
     return hold.answer
 
 
-def draw(books: Books, row: int, hold: Hold, use: Use, amount_utok: int, at_ms: int) -> bool:
+def draw(
+    books: Books,
+    row: int,
+    hold: Hold,
+    use: Use,
+    amount_utok: int,
+    occurred_ms: int,
+    now_ms: int,
+) -> bool:
     """Charge usage to what its session holds, and the rest like any usage; say whether it is late.
 
-    What was charged at the hold's expiry is not charged again.
+    What was charged at the hold's expiry is not charged again. The rest is paid by what was valid
+    when it occurred, as without a session.
     """
     late = hold.status in (HoldStatus.EXPIRED, HoldStatus.CLOSED)
-    hold.used_utok += amount_utok
+    hold.used_utok = min(hold.used_utok + amount_utok, MOST_UTOK)
     left = amount_utok
     for at, part in enumerate(hold.parts):
         taken = min(part.amount_utok, left)
@@ -101,14 +112,14 @@ def draw(books: Books, row: int, hold: Hold, use: Use, amount_utok: int, at_ms: 
         left -= taken
         hold.parts[at] = part._replace(amount_utok=part.amount_utok - taken)
         if late:
-            _give_back(books, row, part, taken, at_ms)
+            _give_back(books, row, part, taken, now_ms)
         else:
             books.buckets.change(part.row, Bucket.HELD, -taken)
         books.buckets.change(part.row, Bucket.USED, taken)
         books.note_burn(row, part.number, taken)
     hold.parts = [part for part in hold.parts if part.amount_utok]
     if left:
-        books.burn(row, use, left, at_ms)
+        books.burn(row, use, left, min(occurred_ms, now_ms))
     if hold.status is HoldStatus.SETTLED and not hold.owed_utok:
         _resize(books, row, hold, 0)
         _close(hold, hold.expires_at_ms)
@@ -119,9 +130,11 @@ def draw(books: Books, row: int, hold: Hold, use: Use, amount_utok: int, at_ms: 
 def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
     """Close a hold nobody settled: charge what was reported, all that was granted, or nothing.
 
-    It stays known as long as its usage may still be reported; then what was charged here counts.
+    One that was settled is charged what its calls have used, whatever the policy. It stays known
+    as long as its usage may still be reported; then what was charged here counts.
     """
-    policy = HoldExpiry(hold.expiry)
+    settled = hold.status is HoldStatus.SETTLED
+    policy = HoldExpiry.CHARGE_REPORTED if settled else HoldExpiry(hold.expiry)
     if policy is not HoldExpiry.CHARGE_GRANTED:
         _resize(books, row, hold, 0 if policy is HoldExpiry.RELEASE else hold.owed_utok)
     for part in hold.parts:
@@ -144,7 +157,15 @@ def _grant(
     reason = _barred(books, row)
     wanted = 0 if reason else max(0, _slice(books, row, hold, order, ahead))
     target = owed + max(kept, wanted)
-    _resize(books, row, hold, target, use=order.use, at_ms=now_ms, overage=terms.overage)
+    _resize(
+        books,
+        row,
+        hold,
+        target,
+        use=order.use,
+        at_ms=now_ms,
+        overage=not books.get(row, Balance.STOPS),
+    )
     granted = max(0, hold.held_utok - owed)
     if not reason and granted < order.needed_utok - ahead:
         reason = _shortage(books, row, order.use, order.needed_utok - ahead - kept, now_ms)
@@ -205,10 +226,10 @@ def _rest(books: Books, row: int, use: Use, now_ms: int) -> int:
 
 
 def _max_tokens(order: HoldOrder, granted: int) -> int:
-    if not granted:
-        return 0
-    if not order.output_utok:
+    if not order.output_utok and granted >= order.prompt_utok:
         return order.max_tokens
+    if not (granted and order.output_utok):
+        return 0
     return max(0, min(order.max_tokens, (granted - order.prompt_utok) // order.output_utok))
 
 
@@ -224,8 +245,17 @@ def _settle(books: Books, hold: Hold, terms: Terms, now_ms: int) -> HoldAnswer:
     return HoldAnswer(at_ms=now_ms, rest_utok=hold.held_utok)
 
 
-def _answer_late(books: Books, row: int, hold: Hold, now_ms: int) -> HoldAnswer:
-    """Take a settlement that comes after the expiry: what was charged beyond the use is given back."""
+def _never_held(hold: Hold) -> bool:
+    """Say whether a session was refused and is only remembered: it may ask anew."""
+    refused = hold.status is HoldStatus.CLOSED and hold.answer.outcome is Outcome.REFUSED
+    return refused and not hold.answer.late and not (hold.used_utok or hold.reported_utok)
+
+
+def _answer_late(books: Books, row: int, hold: Hold, order: HoldOrder, now_ms: int) -> HoldAnswer:
+    """Take a settlement that comes after the expiry: what was charged beyond the use is given back.
+
+    A session that wants more is refused: it has ended, and needs another name.
+    """
     surplus = hold.held_utok - hold.owed_utok
     if hold.status is HoldStatus.EXPIRED and surplus > 0:
         for at, part in reversed(list(enumerate(hold.parts))):
@@ -234,6 +264,10 @@ def _answer_late(books: Books, row: int, hold: Hold, now_ms: int) -> HoldAnswer:
             hold.parts[at] = part._replace(amount_utok=part.amount_utok - taken)
             _give_back(books, row, part, taken, now_ms)
         hold.parts = [part for part in hold.parts if part.amount_utok]
+    if order.wanted_utok and not order.settles:
+        return HoldAnswer(
+            outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_HOLD, late=True, at_ms=now_ms
+        )
     return HoldAnswer(at_ms=now_ms, late=True)
 
 
@@ -279,7 +313,8 @@ def _resize(
             surplus += part.amount_utok
             _put(books, hold, part)
         if surplus < 0 and overage:
-            _put(books, hold, Part(books.get(row, Balance.UNCOVERED), 0, -surplus))
+            over = min(-surplus, books.uncovered_room(row))
+            _put(books, hold, Part(books.get(row, Balance.UNCOVERED), 0, over))
     hold.parts = [part for part in hold.parts if part.amount_utok]
 
 

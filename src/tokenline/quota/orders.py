@@ -63,7 +63,7 @@ def open_account(books: Books, slot: int, plan: str, cycle_day: int, now_ms: int
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
     take_terms(books, row, terms)
-    grant_allowance(books, row, terms, _share(books, row, terms, now_ms), now_ms)
+    grant_allowance(books, row, terms, _share(books, row, terms, now_ms), now_ms, now_ms)
     refresh(books, row, now_ms)
     return row
 
@@ -91,7 +91,9 @@ def close_account(books: Books, slot: int, now_ms: int) -> None:
 def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     """Add a bucket (top-up, pack, gift, refund) and return its number."""
     with _working(books, slot, now_ms) as row:
-        if granted.amount_utok <= 0 or granted.valid_to_ms <= now_ms:
+        if not 0 < granted.amount_utok <= books.room(row) or granted.valid_to_ms <= now_ms:
+            raise Declined(Reason.BAD_AMOUNT)
+        if granted.valid_from_ms >= granted.valid_to_ms:
             raise Declined(Reason.BAD_AMOUNT)
         bucket = books.add_bucket(row, granted, ChangeKind.GRANT, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
@@ -101,7 +103,8 @@ def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) 
     """Add to a bucket, or take from what is neither used nor held of it."""
     with _working(books, slot, now_ms) as row:
         bucket = _bucket(books, row, number)
-        if not amount_utok or books.buckets.rest(bucket) + amount_utok < 0:
+        rest = books.buckets.rest(bucket)
+        if not amount_utok or not -rest <= amount_utok <= books.room(row):
             raise Declined(Reason.BAD_AMOUNT)
         books.reduce(row, bucket, ChangeKind.ADJUSTMENT, -amount_utok, now_ms)
 
@@ -167,27 +170,29 @@ def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
         over = sum(
             _cut_share(books, row, bucket, now_ms, whole=not terms.prorated)
             for bucket in _allowances(books, row, now_ms)
+            if books.buckets.get(bucket, Bucket.COVERS_TO) > now_ms
         )
         books.set(row, Balance.PLAN, books.plan_code(plan))
         take_terms(books, row, terms)
-        grant_allowance(books, row, terms, _share(books, row, terms, now_ms) - over, now_ms)
+        share = _share(books, row, terms, now_ms) - over
+        grant_allowance(books, row, terms, share, now_ms, now_ms)
 
 
 def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
     """Begin cycles on another day of the month; the present one ends when that day comes next.
 
-    A prorated allowance grows or shrinks with it, by days, never below what is used or held.
+    A prorated allowance grows or shrinks with it, by days, never below what is used or held; one that
+    is not only shrinks. What an earlier plan left is for days that are over, and keeps its size.
     """
     with _working(books, slot, now_ms) as row:
         if not 1 <= day <= 31:
             raise Declined(Reason.BAD_AMOUNT)
-        zone, old_end_ms = books.zone(row), books.get(row, Balance.CYCLE_END)
-        start_ms = books.get(row, Balance.CYCLE_START)
-        end_ms = cycle_at(zone, day, now_ms // MINUTE_MS * MINUTE_MS)[1]
+        end_ms = cycle_at(books.zone(row), day, now_ms // MINUTE_MS * MINUTE_MS)[1]
+        prorated = books.terms(row, now_ms).prorated
         for bucket in _allowances(books, row, now_ms):
-            if books.terms(row, now_ms).prorated:
-                days = days_of(zone, start_ms, end_ms), days_of(zone, start_ms, old_end_ms)
-                _scale(books, row, bucket, days, now_ms)
+            if books.buckets.get(bucket, Bucket.COVERS_TO) > now_ms:
+                _scale(books, row, bucket, end_ms, now_ms, grows=prorated)
+                books.buckets.set(bucket, Bucket.COVERS_TO, end_ms)
             _move_end(books, row, bucket, end_ms)
         books.set(row, Balance.CYCLE_DAY, day)
         books.set(row, Balance.CYCLE_END, end_ms)
@@ -211,13 +216,14 @@ def charge(
 ) -> bool:
     """Charge usage that was rated; say whether the session it names had ended before.
 
-    Without a session, or with one nobody knows, the buckets pay that were valid when it occurred.
+    Without a session, or with one nobody knows, the buckets pay that were valid when it occurred; a
+    clock that is ahead of ours says nothing of buckets that begin later.
     """
     with _working(books, slot, now_ms, closed=True) as row:
         known = books.holds.find(slot, session) if session is not None else None
         if known is not None:
-            return draw(books, row, known, use, amount_utok, now_ms)
-        books.burn(row, use, amount_utok, occurred_ms)
+            return draw(books, row, known, use, amount_utok, occurred_ms, now_ms)
+        books.burn(row, use, amount_utok, min(occurred_ms, now_ms))
         return False
 
 
@@ -275,18 +281,30 @@ def _allowances(books: Books, row: int, now_ms: int) -> list[int]:
 def _cut_share(books: Books, row: int, bucket: int, now_ms: int, *, whole: bool) -> int:
     """Leave an allowance its share of the days before today; return what was used beyond it."""
     buckets = books.buckets
-    left, days = share_left(books, row, now_ms)
     total = buckets.get(bucket, Bucket.TOTAL)
     taken = total - buckets.rest(bucket)
-    share = taken if whole else total * (days - left) // days
+    past, days = _days(books, row, bucket, now_ms)
+    share = taken if whole else total * past // days
+    buckets.set(bucket, Bucket.COVERS_TO, now_ms)
     books.reduce(row, bucket, ChangeKind.PLAN_CHANGE, total - max(taken, share), now_ms)
     return max(0, taken - share)
 
 
-def _scale(books: Books, row: int, bucket: int, days: tuple[int, int], now_ms: int) -> None:
+def _days(books: Books, row: int, bucket: int, until_ms: int) -> tuple[int, int]:
+    """Return how many days an allowance has until a moment, and how many it was granted for."""
+    zone = books.zone(row)
+    since_ms = books.buckets.get(bucket, Bucket.COVERS_FROM)
+    granted = days_of(zone, since_ms, books.buckets.get(bucket, Bucket.COVERS_TO))
+    return days_of(zone, since_ms, until_ms), max(1, granted)
+
+
+def _scale(books: Books, row: int, bucket: int, end_ms: int, now_ms: int, *, grows: bool) -> None:
     buckets = books.buckets
     total = buckets.get(bucket, Bucket.TOTAL)
-    scaled = max(total - buckets.rest(bucket), total * days[0] // days[1])
+    days, granted = _days(books, row, bucket, end_ms)
+    scaled = max(total - buckets.rest(bucket), total * days // granted)
+    if scaled > total and not grows:
+        return
     books.reduce(row, bucket, ChangeKind.CYCLE_CHANGE, total - scaled, now_ms)
 
 

@@ -29,8 +29,8 @@ class BalanceStanding:
     used_utok: Int64s
     total_utok: Int64s
     cycle_start_ms: Int64s
-    cycle_end_ms: Int64s
     thresholds: Int64s
+    opens_at_ms: Int64s
 
 
 def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
@@ -49,8 +49,8 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
         used_utok=found[:, Balance.TOTAL] - left - held + _beyond(books, found, empty & ~stops),
         total_utok=found[:, Balance.TOTAL],
         cycle_start_ms=found[:, Balance.CYCLE_START],
-        cycle_end_ms=found[:, Balance.CYCLE_END],
         thresholds=found[:, Balance.THRESHOLDS] * known,
+        opens_at_ms=found[:, Balance.OPENS_AT],
     )
 
 

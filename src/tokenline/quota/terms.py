@@ -70,6 +70,7 @@ NOTHING = Use()
 class Terms:
     """Hold what a plan grants each cycle and how it is charged; times in ms.
 
+    What a session asks is sized at the dearest price of the next `priced_ahead_ms`.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     """
@@ -82,6 +83,7 @@ class Terms:
     overage: bool = False
     prorated: bool = True
     hold_validity_ms: int = 60_000
+    priced_ahead_ms: int = 120_000
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
     ceilings: tuple[tuple[Cell, int], ...] = ()
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
@@ -92,7 +94,9 @@ class Grant:
     """Describe a bucket to be: how much, since when and until when, for what, burnt how early.
 
     A lower priority burns first. `valid_from_ms` 0 also pays for usage from before the grant that is
-    reported only now.
+    reported only now. An allowance is for the days from `covers_from_ms` on, and of what is left of it
+    at its end at most `rolls_utok` go on. Of equals the one with the earlier `ranks_at_ms` burns
+    first; 0 is the moment of the grant.
     """
 
     amount_utok: int
@@ -102,3 +106,6 @@ class Grant:
     valid_to_ms: int = NEVER_MS
     scope: Scope = Scope()
     transferable: bool = False
+    covers_from_ms: int = 0
+    rolls_utok: int = 0
+    ranks_at_ms: int = 0

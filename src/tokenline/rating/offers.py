@@ -84,6 +84,8 @@ class Plan(Part):
     """Hold what a plan gives for a bill cycle, what it costs and what happens at its edges.
 
     `overage_nano` is for a million standard tokens. `subscriber_tokens` caps each subscriber.
+    `longest_call_s` is for how long a strict plan expects a call to run: one that runs over a change of
+    tariff is held at the dearer price, and never costs more than it held.
     """
 
     title: Name
@@ -97,6 +99,7 @@ class Plan(Part):
     groups: Names = ()
     thresholds: Percents = (50, 80, 100)
     hold_validity_s: Annotated[int, Field(ge=1, le=3600)] = 60
+    longest_call_s: Annotated[int, Field(ge=1, le=14_400)] = 600
     hold_expiry: HoldEnd = "charge_reported"
     abort: HoldEnd = "charge_reported"
     unreachable: Literal["stop", "leases", "emergency"] = "stop"
@@ -128,6 +131,12 @@ class Plan(Part):
     def allowance_utok(self) -> int:
         """What a cycle gives, in µtok."""
         return self.tokens * UTOK
+
+    @property
+    def priced_ahead_s(self) -> int:
+        """How far ahead to look for the dearest price of a call, in seconds."""
+        longest_s = self.longest_call_s if self.mode == "strict" else 0
+        return max(2 * self.hold_validity_s, longest_s)
 
     @property
     def rollover_utok(self) -> int:

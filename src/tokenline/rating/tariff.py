@@ -11,12 +11,13 @@ from tokenline.rating.catalog import Catalog
 from tokenline.rating.rates import MINUTE_MS, Rate
 
 PROMPT_KINDS = (
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
+    *("input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens"),
+    *("audio_input_tokens", "image_input_tokens"),
 )
-ANSWER_KINDS = ("output_tokens", "reasoning_tokens")
+ANSWER_KINDS = (
+    *("output_tokens", "reasoning_tokens"),
+    *("audio_output_tokens", "image_output_tokens"),
+)
 _PROMPT = tuple(TOKEN_KINDS.index(kind) for kind in PROMPT_KINDS)
 _ANSWER = tuple(TOKEN_KINDS.index(kind) for kind in ANSWER_KINDS)
 
@@ -50,9 +51,10 @@ def worst_multipliers(
 ) -> tuple[int, int] | None:
     """Return the most that a prompt token and an answer token can cost, in µtok; None without a rate.
 
-    It is the dearest text kind at any moment of `[at_ms, at_ms + validity_ms)`: a grant over a
-    change of tariff is sized at the dearer rate (RFC 8506, 5.1.1). Time goes by minutes, so the
-    validity should be at most some hours. For a change of version see `CatalogBook.during`.
+    It is the dearest kind at any moment of `[at_ms, at_ms + validity_ms)`, sound and images too: nobody
+    knows before the call what it will answer with. A grant over a change of tariff is sized at the
+    dearer rate (RFC 8506, 5.1.1). Time goes by minutes, so the validity should be at most some hours.
+    For a change of version see `CatalogBook.during`.
     """
     found = catalog.rate_of(provider, model)
     if found is None:

@@ -1,0 +1,387 @@
+"""Balances where a rule has an edge: times, sums at their ends, and sessions that ended."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from tokenline.errors import Declined
+from tokenline.quota import orders
+from tokenline.quota.books import MOST_UTOK, Balance, Books
+from tokenline.quota.buckets import Bucket
+from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
+from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.decide import RATE_LIMITS, decide
+from tokenline.quota.holds import HoldOrder
+from tokenline.quota.terms import NOTHING, Grant, HoldExpiry, Mode, Source, Terms
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+ONE, TWO = (1, 1), (2, 2)
+
+
+def at(text, zone="Asia/Shanghai"):
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()) * 1000
+
+
+def books_of(terms_of, linger_ms=DAY + 60_000):
+    """Return books that know one account, in slot 0; amounts of a test are µtok."""
+    cells = AccountCells()
+    slot = cells.open("t/a")
+    row = cells.matrix[slot]
+    row[Cell.ZONE] = cells.zone_code("Asia/Shanghai")
+    row[Cell.MONTH_TOKENS_LIMIT] = row[RATE_LIMITS] = NO_LIMIT
+    if isinstance(terms_of, Terms):
+        return Books(cells, lambda _plan, _at: terms_of, linger_ms)
+    find = (lambda plan, _: terms_of.get(plan)) if isinstance(terms_of, dict) else terms_of
+    return Books(cells, find, linger_ms)
+
+
+def opened(terms_of, when="2026-11-01T00:00", plan="a", **kw):
+    books = books_of(terms_of, **kw)
+    orders.open_account(books, 0, plan, 1, at(when))
+    return books
+
+
+def rows(books):
+    """Return (number, source, total, used, held) of each bucket, in burn order."""
+    get = books.buckets.get
+    columns = (Bucket.TOTAL, Bucket.USED, Bucket.HELD)
+    return [
+        (
+            get(one, Bucket.NUMBER),
+            Source(get(one, Bucket.SOURCE)).name,
+            *(get(one, column) for column in columns),
+        )
+        for one in books.chain(0)
+    ]
+
+
+def uncovered(books, column=Bucket.USED):
+    return books.buckets.get(books.get(0, Balance.UNCOVERED), column)
+
+
+def use(books, amount, occurred_ms, now_ms=None, session=None):
+    now_ms = occurred_ms if now_ms is None else now_ms
+    return orders.charge(
+        books, 0, NOTHING, amount, occurred_ms=occurred_ms, now_ms=now_ms, session=session
+    )
+
+
+def ask(books, now_ms, seq=0, session=ONE, **fields):
+    return orders.hold(books, 0, HoldOrder(session=session, seq=seq, **fields), now_ms)
+
+
+def chunk(books, amounts, occurred_ms, now_ms):
+    count = len(amounts)
+    charge_chunk(
+        books,
+        Rated(
+            slots=np.zeros(count, np.int64),
+            charges_utok=np.array(amounts, np.int64),
+            occurred_ms=np.full(count, occurred_ms),
+            named=np.zeros(count, np.bool_),
+            use=lambda _: NOTHING,
+            session=lambda _: ONE,
+        ),
+        now_ms,
+    )
+
+
+def decided(books, now_ms):
+    found = decide(books.cells, np.array([0]), now_ms, 1, books=books)
+    return [(one.state.name, one.rule.name, one.threshold_percent) for one in found]
+
+
+def declined(call, *args):
+    with pytest.raises(Declined) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def test_no_order_brings_an_account_beyond_what_a_balance_holds():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(allowance_utok=7))
+    top_up = Grant(amount_utok=MOST_UTOK, source=Source.TOP_UP)
+    assert declined(orders.grant, books, 0, top_up, now) == "bad_amount"
+    assert declined(orders.adjust, books, 0, 1, MOST_UTOK, now) == "bad_amount"
+    orders.adjust(books, 0, 1, MOST_UTOK - 7, now)
+    assert declined(orders.adjust, books, 0, 1, 1, now) == "bad_amount"
+    assert books.get(0, Balance.LEFT) == MOST_UTOK
+
+
+def test_what_nobody_covers_stops_at_the_most_and_never_wraps():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(overage=True))
+    for number in range(12):
+        ask(books, now, session=(number, 0), wanted_utok=MOST_UTOK)
+    assert uncovered(books, Bucket.HELD) == MOST_UTOK
+    for number in range(12):
+        use(books, MOST_UTOK, now, session=(number, 0))
+        use(books, MOST_UTOK, now, session=(0, 0))
+    assert (uncovered(books), uncovered(books, Bucket.HELD)) == (MOST_UTOK, 0)
+
+
+@pytest.mark.parametrize("overage", [True, False])
+def test_a_chunk_whose_sum_wraps_leaves_no_balance_that_is_not_there(overage):
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(allowance_utok=100, overage=overage))
+    chunk(books, [MOST_UTOK] * 10, now, now)
+    chunk(books, [MOST_UTOK] * 10, now, now)
+    assert rows(books) == [(1, "PLAN", 100, 100, 0)]
+    assert uncovered(books) == MOST_UTOK
+    assert books.get(0, Balance.LEFT) == 0
+
+
+def test_a_settled_hold_is_charged_what_it_owes_though_the_policy_releases():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(mode=Mode.STRICT, allowance_utok=100, hold_expiry=HoldExpiry.RELEASE))
+    ask(books, now, wanted_utok=100)
+    ask(books, now + 1, 1, settles=True, reported_utok=90)
+    late = ask(books, now + HOUR, session=TWO, wanted_utok=100, needed_utok=1)
+    assert late.granted_utok == 10
+    use(books, 90, now, now + HOUR + 1, session=ONE)
+    assert rows(books) == [(1, "PLAN", 100, 90, 10)]
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_usage_of_a_clock_that_is_ahead_is_paid_by_what_is_there_now(many):
+    books = opened(Terms(allowance_utok=100))
+    end = at("2026-12-01T00:00")
+    if many:
+        chunk(books, [40], end + 3000, end - 2000)
+    else:
+        use(books, 40, end + 3000, end - 2000)
+    assert rows(books) == [(1, "PLAN", 100, 40, 0)]
+    assert uncovered(books) == 0
+
+
+def test_what_a_session_used_beyond_its_hold_is_paid_by_what_was_valid_when_it_occurred():
+    books = opened(Terms(allowance_utok=100))
+    end = at("2026-12-01T00:00")
+    ask(books, end - 30_000, wanted_utok=10)
+    ask(books, end - 10_000, 1, settles=True)
+    use(books, 10, end - 10_000, end + 5000, session=ONE)
+    assert rows(books) == [(1, "PLAN", 100, 10, 0), (2, "PLAN", 100, 0, 0)]
+
+
+def test_a_session_that_was_refused_asks_anew():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(mode=Mode.STRICT))
+    assert ask(books, now, wanted_utok=5, needed_utok=5).reason.name == "BALANCE_USED_UP"
+    orders.grant(books, 0, Grant(amount_utok=50, source=Source.TOP_UP), now)
+    again = ask(books, now + 1, 1, wanted_utok=5, needed_utok=5)
+    assert (again.outcome.name, again.granted_utok, again.late) == ("DONE", 5, False)
+    use(books, 5, now + 2, session=ONE)
+    assert rows(books) == [(1, "TOP_UP", 50, 5, 0)]
+
+
+def test_a_session_that_has_ended_is_refused_more_and_may_still_settle():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(mode=Mode.STRICT, allowance_utok=100))
+    ask(books, now, wanted_utok=5)
+    more = ask(books, now + HOUR, 1, wanted_utok=5)
+    assert (more.reason.name, more.granted_utok, more.late) == ("UNKNOWN_HOLD", 0, True)
+    # It stays so however often it asks.
+    assert ask(books, now + HOUR, 2, wanted_utok=5).reason.name == "UNKNOWN_HOLD"
+    settled = ask(books, now + HOUR, 3, settles=True)
+    assert (settled.reason.name, settled.late) == ("NONE", True)
+
+
+def test_a_grant_that_ends_before_it_begins_is_none():
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(allowance_utok=100))
+    never = Grant(amount_utok=5, source=Source.GIFT, valid_from_ms=now + 9, valid_to_ms=now + 9)
+    assert declined(orders.grant, books, 0, never, now) == "bad_amount"
+
+
+def test_a_model_that_costs_nothing_may_answer_all_that_is_asked():
+    books = opened(Terms(mode=Mode.STRICT))
+    free = ask(books, at("2026-11-01T08:00"), max_tokens=100)
+    assert (free.outcome.name, free.max_tokens) == ("DONE", 100)
+
+
+PLANS = {"a": Terms(allowance_utok=300), "b": Terms(allowance_utok=600)}
+
+
+def moved(books, plan, when):
+    orders.change_plan(books, 0, plan, at(when))
+    return [total for _, _, total, _, _ in rows(books)]
+
+
+def test_each_plan_pays_for_its_own_days_however_often_it_is_changed():
+    books = opened(PLANS)
+    assert moved(books, "b", "2026-11-11T09:00") == [100, 400]
+    assert moved(books, "a", "2026-11-21T09:00") == [100, 200, 100]
+    assert moved(books, "b", "2026-11-21T10:00") == [100, 200, 0, 200]
+
+
+def test_what_an_earlier_plan_used_is_not_taken_from_a_later_one():
+    books = opened(PLANS)
+    moved(books, "b", "2026-11-11T09:00")
+    use(books, 100, at("2026-11-12T09:00"))
+    assert moved(books, "a", "2026-11-21T09:00") == [100, 200, 100]
+
+
+def test_an_account_opened_within_a_cycle_shares_the_days_it_has():
+    books = opened(PLANS, "2026-11-16T09:00")
+    assert moved(books, "a", "2026-11-21T09:00") == [50, 100]
+    orders.change_cycle(books, 0, 26, at("2026-11-22T09:00"))
+    assert [total for _, _, total, _, _ in rows(books)] == [50, 50]
+
+
+def test_a_cycle_that_is_cut_short_has_its_share_also_of_a_plan_granted_whole():
+    books = opened(Terms(allowance_utok=300, prorated=False))
+    orders.change_cycle(books, 0, 2, at("2026-11-01T09:00"))
+    assert rows(books) == [(1, "PLAN", 10, 0, 0)]
+    books = opened(Terms(allowance_utok=300, prorated=False), "2026-11-16T09:00")
+    assert rows(books) == [(1, "PLAN", 300, 0, 0)]
+
+
+def test_a_cycle_has_one_cap_of_what_rolls_over_whatever_plans_it_had():
+    plans = {
+        "a": Terms(allowance_utok=300, rollover_utok=50),
+        "b": Terms(allowance_utok=600, rollover_utok=50),
+    }
+    books = opened(plans)
+    moved(books, "b", "2026-11-11T09:00")
+    orders.bring_up_to(books, 0, at("2026-12-02T00:01"))
+    assert [one[2] for one in rows(books) if one[1] == "ROLLOVER"] == [50]
+
+
+@pytest.mark.parametrize("then", ["nothing", "all"])
+def test_what_rolls_over_goes_by_the_plan_that_granted_it(then):
+    plans = {
+        "a": Terms(allowance_utok=300, rollover_utok=50),
+        "nothing": Terms(allowance_utok=600),
+        "all": Terms(allowance_utok=600, rollover_utok=600, priority=7),
+    }
+    books = opened(plans)
+    orders.change_plan(books, 0, then, at("2026-12-01T00:30"))
+    orders.bring_up_to(books, 0, at("2026-12-02T00:01"))
+    assert [one[2] for one in rows(books) if one[1] == "ROLLOVER"] == [50]
+
+
+@pytest.mark.parametrize("looks", [[], ["2026-12-01T10:00"]])
+def test_what_rolled_over_burns_first_whoever_looked_when(looks):
+    books = opened(Terms(allowance_utok=100, rollover_utok=50))
+    for look in looks:
+        orders.bring_up_to(books, 0, at(look))
+    use(books, 60, at("2026-12-03T10:00"))
+    assert [one[1:4] for one in rows(books)] == [("ROLLOVER", 50, 50), ("PLAN", 100, 10)]
+
+
+def opens_at(books, now_ms):
+    """Decide, and return when the cut that is told ends."""
+    assert ("CUT", "BALANCE") in [one[:2] for one in decided(books, now_ms)]
+    return int(books.cells.matrix[0, Cell.RESETS_AT])
+
+
+def test_a_cut_ends_when_what_rolls_over_begins_to_be_valid():
+    books = opened(Terms(allowance_utok=100, rollover_utok=50))
+    now = at("2026-12-01T09:00")
+    use(books, 100, now)
+    closes = at("2026-12-02T00:01")
+    assert opens_at(books, now) == closes
+    use(books, 10, closes)
+    assert uncovered(books) == 0
+
+
+def test_a_cut_ends_when_a_top_up_begins_to_be_valid():
+    books = opened(Terms(allowance_utok=100))
+    now, later = at("2026-11-01T09:00"), at("2026-11-10T00:00")
+    orders.grant(books, 0, Grant(amount_utok=5, source=Source.TOP_UP, valid_from_ms=later), now)
+    use(books, 100, now)
+    assert opens_at(books, now) == later
+    use(books, 5, later)
+    assert opens_at(books, later) == at("2026-12-01T00:00")
+
+
+def test_a_cut_of_a_plan_that_gives_nothing_ends_by_no_clock():
+    books = opened(Terms())
+    assert opens_at(books, at("2026-11-01T09:00")) == 0
+
+
+def test_an_account_that_moves_to_the_west_is_given_one_allowance_a_cycle():
+    books = opened(Terms(allowance_utok=100, rollover_utok=30), "2026-10-05T10:00")
+    books.cells.matrix[0, Cell.ZONE] = books.cells.zone_code("UTC")
+    early, late = at("2026-11-01T00:30"), at("2026-11-01T09:00")
+    use(books, 90, early)
+    use(books, 90, late)
+    assert uncovered(books) == 80
+    assert books.get(0, Balance.CYCLE_END) == at("2026-12-01T00:00", "UTC")
+    orders.bring_up_to(books, 0, at("2026-11-03T00:00"))
+    assert [one[2] for one in rows(books) if one[1] == "ROLLOVER"] == [30]
+
+
+def test_usage_of_a_cycle_in_which_nobody_asked_is_paid_by_its_allowance():
+    books = opened(Terms(allowance_utok=100), "2026-09-05T10:00")
+    use(books, 40, at("2026-10-31T23:59"), at("2026-11-01T00:05"))
+    assert [one[2:4] for one in rows(books)] == [(100, 40), (100, 0)]
+    assert uncovered(books) == 0
+
+
+def test_months_that_nobody_asked_in_are_not_made_up_for():
+    books = opened(Terms(allowance_utok=100), "2026-09-05T10:00")
+    orders.bring_up_to(books, 0, at("2026-12-03T10:00"))
+    assert rows(books) == [(2, "PLAN", 100, 0, 0)]
+
+
+def test_thresholds_are_told_again_in_a_cycle_that_begins_a_day_later():
+    books = opened(Terms(allowance_utok=100))
+    first, second = at("2026-11-01T08:00"), at("2026-11-02T09:00")
+    use(books, 95, first)
+    assert [percent for _, _, percent in decided(books, first)] == [50, 80]
+    orders.change_cycle(books, 0, 2, first)
+    use(books, 60, second)
+    assert ("WARNED", "BALANCE", 50) in decided(books, second)
+
+
+@pytest.mark.parametrize("overage", [True, False])
+def test_whether_a_plan_stops_is_settled_for_a_cycle(overage):
+    flip = at("2026-11-03T00:00")
+    books = opened(lambda _, now: Terms(allowance_utok=100, overage=overage == (now < flip)))
+    later = at("2026-11-05T08:00")
+    use(books, 120, later)
+    states = [state for state, _, _ in decided(books, later)]
+    assert ("CUT" in states) is not overage
+    assert (ask(books, later, wanted_utok=5, needed_utok=5).reason.name == "NONE") is overage
+
+
+def test_a_plan_that_is_gone_leaves_mode_and_limits_as_they_are():
+    gone = at("2026-11-15T00:00")
+    plan = Terms(mode=Mode.STRICT, allowance_utok=100, ceilings=((Cell.DAY_TOKENS_LIMIT, 5),))
+    books = opened(lambda _, now: plan if now < gone else None)
+    orders.bring_up_to(books, 0, at("2026-12-05T00:00"))
+    assert rows(books) == []
+    assert books.get(0, Balance.MODE) == Mode.STRICT
+    assert books.cells.matrix[0, Cell.DAY_TOKENS_LIMIT] == 5
+
+
+def test_a_hold_whose_row_was_another_accounts_is_not_found_there():
+    validity_ms = {"now": 300_000}
+    books = books_of(
+        lambda _plan, _at: Terms(allowance_utok=900, hold_validity_ms=validity_ms["now"])
+    )
+    slot = books.cells.open("t/b")
+    books.cells.matrix[slot] = books.cells.matrix[0]
+    start = at("2026-11-01T00:00")
+    for each in (0, slot):
+        orders.open_account(books, each, "a", 1, start)
+    ask(books, start, wanted_utok=7)
+    validity_ms["now"] = 60_000
+    ask(books, start + 1, 1, wanted_utok=7)
+    ask(books, start + 2, 2, settles=True)
+    orders.bring_up_to(books, 0, start + 3 * 60_000)
+    assert not books.holds.of_owner(0)
+    # The row is given to the other account, and is due when the first one's hold once was.
+    orders.hold(books, slot, HoldOrder(session=TWO, seq=0, wanted_utok=9), start + 480_000)
+    orders.bring_up_to(books, 0, start + 600_000)
+    assert (books.holds.next_due_ms(0) > start + 600_000, len(books.holds.of_owner(slot))) == (
+        True,
+        1,
+    )
+    assert books.holds.of_owner(slot)[0].status.name == "OPEN"
