@@ -262,6 +262,8 @@ class ModelAccount:
             return one.answer
         if one is not None and order.seq < one.seq:
             return ("stale_seq", ZERO, 0, False, False, {})
+        if one is None and order.reported_utok:
+            return ("none" if order.settles else "unknown_hold", ZERO, 0, False, True, {})
         one = self.holds.setdefault(order.session, ModelHold(order.session, order.lease))
         one.seq = order.seq
         if one.status == "closed" and not (one.used or one.reported or one.answer[4]):

@@ -71,6 +71,11 @@ def answer_hold(books: Books, row: int, order: HoldOrder, now_ms: int) -> HoldAn
         return hold.answer
     if hold is not None and order.seq < hold.seq:
         return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.STALE_SEQ, at_ms=now_ms)
+    if hold is None and order.reported_utok:
+        # Who has used something was granted it: this session is over for so long that it is forgotten.
+        reason = Reason.NONE if order.settles else Reason.UNKNOWN_HOLD
+        outcome = Outcome.DONE if order.settles else Outcome.REFUSED
+        return HoldAnswer(outcome=outcome, reason=reason, late=True, at_ms=now_ms)
     if hold is None:
         hold = Hold(owner=owner, session=order.session, lease=order.lease, opened_at_ms=now_ms)
     terms = books.terms(row, now_ms)
