@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tokenline.charging.partition import PartitionState
     from tokenline.charging.step import Step
+    from tokenline.metering.tally import LineNumbers
     from tokenline.quota.hold_rows import Session
 
 Int64s = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ def rate_usage(
 
 
 def charge_usage(
-    state: PartitionState, step: Step, batch: pa.RecordBatch, slots: Int64s, charge_utok: Int64s
+    state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: LineNumbers
 ) -> None:
     """Charge counted events to the accounts that have a balance, and enter it in the step."""
     if not len(state.books.balances):
@@ -54,8 +55,9 @@ def charge_usage(
     held = batch.column("hold_id")
     texts = [batch.column(name) for name in ("provider", "model", "subscriber_id")]
     rated = Rated(
-        slots=slots,
-        charges_utok=charge_utok,
+        slots=numbers.slots,
+        charges_utok=numbers.charge_utok,
+        tokens=numbers.totals,
         occurred_ms=int64_column(batch, "occurred_at"),
         named=_not_empty(held),
         use=lambda event: Use(*(text[event].as_py() for text in texts)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
@@ -83,7 +84,10 @@ def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, Hold
     if order is None:
         refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)
         return slot, refused
-    return slot, orders.hold(state.books, slot, order, now_ms)
+    answer = orders.hold(state.books, slot, order, now_ms)
+    if not answer.limit:
+        return slot, answer
+    return slot, replace(answer, limit_name=state.books.limits.specs[answer.limit].name)
 
 
 def account_key_of(fields: Fields) -> str:
@@ -262,6 +266,7 @@ def _hold_order(
         needed_utok=min(prompt + prices[1], worst),
         prompt_utok=prompt,
         output_utok=prices[1],
+        prompt_tokens=int(fields["prompt_tokens"]),
         max_tokens=int(fields["max_tokens"]),
         settles=settles,
         catalog_version=0 if catalog is None else catalog.version,

@@ -25,6 +25,7 @@ from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import decide
 from tokenline.quota.hold_rows import Outcome, Reason
+from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.usage import roll_rates
 from tokenline.rating.catalog import Catalog
 
@@ -117,15 +118,17 @@ def _decide(state: PartitionState, step: Step, touched: _Touched) -> None:
         step.decisions += decide(
             state.cells, slots, minute_ms, state.epoch, books=state.books, announce=announce
         )
+    step.decisions = limit_decisions(state.books, step.decisions, state.clock_ms, state.epoch)
+    # The versions of subscribers' decisions are in the rows of their accounts.
+    step.touched = np.union1d(step.touched, _slots(one.slot for one in step.decisions))
 
 
 def _slots(found: Iterable[int]) -> Int64s:
     return np.array(sorted(slot for slot in found if slot >= 0), np.int64)
 
 
-def _names(state: PartitionState) -> tuple[int, int, tuple[int, ...]]:
-    versions = tuple(one.version for one in state.catalogs.versions)
-    return len(state.books.plans), len(state.books.scopes.scopes), versions
+def _names(state: PartitionState) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return state.books.names, tuple(one.version for one in state.catalogs.versions)
 
 
 def _set_account(cells: AccountCells, command: Mapping[str, object]) -> int:

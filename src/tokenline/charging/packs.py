@@ -16,6 +16,7 @@ from tokenline.errors import BrokenLog
 from tokenline.metering.tally import of_today
 from tokenline.quota.buckets import Scopes
 from tokenline.quota.cells import WIDTH
+from tokenline.quota.limits import Specs
 from tokenline.rating.book import CatalogBook
 
 if TYPE_CHECKING:
@@ -90,12 +91,13 @@ def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
 
 
 def pack_names(state: PartitionState) -> bytes:
-    """Return plans, scopes and catalogs as JSON."""
+    """Return plans, scopes, limits and catalogs as JSON."""
     books = state.books
     said = {
         "format": FORMAT,
         "plans": books.plans,
         "scopes": json.loads(books.scopes.to_json()),
+        "limits": json.loads(books.limits.specs.to_json()),
         "catalogs": json.loads(state.catalogs.to_json()),
     }
     return json.dumps(said).encode()
@@ -107,6 +109,7 @@ def unpack_names(value: bytes, state: PartitionState) -> None:
     _check_format("names", said["format"])
     state.books.plans[:] = said["plans"]
     state.books.scopes = Scopes.from_json(json.dumps(said["scopes"]))
+    state.books.limits.specs = Specs.from_json(json.dumps(said["limits"]))
     state.catalogs = CatalogBook.from_json(json.dumps(said["catalogs"]))
 
 

@@ -19,6 +19,8 @@ from tokenline.quota.answers import Answers
 from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.hold_rows import Holds
+from tokenline.quota.limits import Limits
+from tokenline.quota.subscribers import Subscribers
 from tokenline.quota.table import FREE, NONE, Table
 from tokenline.quota.terms import Grant, Terms, Use
 
@@ -36,7 +38,8 @@ class Balance(IntEnum):
     HEAD is the bucket that pays for anything that occurs in [HEAD_FROM, HEAD_UNTIL), up to HEAD_LEFT,
     while the clock is before DUE_AT: most usage asks for no more than these. LEFT, TOTAL and HELD
     are sums over the buckets valid when they were last looked at; STOPS is 1 where the plan lets nothing
-    be used beyond them.
+    be used beyond them. LIMITED is 1 where `limits` counts something of the account; LIMIT_RESETS is
+    when the limit that cuts it has room again, 0 while none cuts, and LIMIT_ROW which that is.
     """
 
     OWNER = 0
@@ -59,6 +62,9 @@ class Balance(IntEnum):
     HELD = 17
     CHANGES = 18
     STOPS = 19
+    LIMITED = 20
+    LIMIT_ROW = 21
+    LIMIT_RESETS = 22
 
 
 class Status(IntEnum):
@@ -132,6 +138,8 @@ class Books:
         self.buckets = Buckets()
         self.holds = Holds()
         self.answers = Answers()
+        self.subscribers = Subscribers()
+        self.limits = Limits(self.subscribers)
         self.scopes = Scopes()
         self.plans: list[str] = []
         self.changes: list[Change] = []
@@ -141,7 +149,15 @@ class Books:
     @property
     def tables(self) -> tuple[Table, ...]:
         """The rows, in the order the journal has them."""
-        return self.balances, self.buckets, self.holds, self.answers
+        return (
+            *(self.balances, self.buckets, self.holds, self.answers),
+            *(self.limits, self.subscribers),
+        )
+
+    @property
+    def names(self) -> tuple[int, int, int]:
+        """How many plans, scopes and limits have a number: the journal has their names."""
+        return len(self.plans), len(self.scopes.scopes), len(self.limits.specs.specs)
 
     def row(self, slot: int) -> int:
         """Return the balance row of an account, NONE when it was never opened."""
@@ -282,8 +298,8 @@ class Books:
         used = np.flatnonzero(owners != FREE)
         self._reach(int(owners.max(initial=-1)) + 1)
         self._rows[owners[used]] = used
-        self.holds.index()
-        self.answers.index()
+        for table in (self.holds, self.answers, self.limits, self.subscribers):
+            table.index()
 
     def _reach(self, count: int) -> None:
         if count > len(self._rows):

@@ -9,7 +9,7 @@ same cells gives no new decision.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ class Rule(IntEnum):
     BALANCE = 8
     SUSPENDED = 9
     CLOSED = 10
+    LIMIT = 11
 
 
 # Rule, its limit, its use, the window it runs in.
@@ -70,7 +71,10 @@ RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """Record one decision; `slot` names the account, `old_epoch` who decided before (0: nobody)."""
+    """Record one decision; `slot` names the account, `old_epoch` who decided before (0: nobody).
+
+    `subscriber` is empty for the whole account; `limit_name` says which limit Rule.LIMIT is.
+    """
 
     slot: int
     state: State
@@ -83,6 +87,8 @@ class Decided:
     resets_at_ms: int
     version: int
     old_epoch: int
+    subscriber: str = ""
+    limit_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +194,13 @@ def _stand(rows: Int64s, spans: Spans) -> _Standing:
 def _with_balances(rates: _Standing, balances: BalanceStanding) -> _Standing:
     """Put the balance in the place of the month's tokens where there is one.
 
-    A status ends a cut-off by no clock, so it decides before any limit; a balance that is used up
-    resets with the cycle, if that is later than what else cuts.
+    Limits that are not in the cells cut like those that are. A status ends a cut-off by no clock, so
+    it decides before any limit; a balance that is used up resets with the cycle, if that is later
+    than what else cuts.
     """
     known, barred = balances.known, balances.known & (balances.status > 0)
     statuses = np.array([Rule.NONE, Rule.SUSPENDED, Rule.CLOSED], np.int64)
+    rates = _with_limits(rates, balances) if balances.limit_resets_ms.any() else rates
     used_up = known & balances.used_up & ((rates.rule == 0) | (rates.resets_at_ms > 0))
     used_up &= balances.cycle_end_ms > rates.resets_at_ms
     rule = np.where(used_up, int(Rule.BALANCE), rates.rule)
@@ -212,6 +220,16 @@ def _with_balances(rates: _Standing, balances: BalanceStanding) -> _Standing:
         allowance_rule=np.where(known, int(Rule.BALANCE), rates.allowance_rule),
         start_ms=np.where(known, balances.cycle_start_ms, rates.start_ms),
     )
+
+
+def _with_limits(rates: _Standing, balances: BalanceStanding) -> _Standing:
+    """Let a limit cut that resets later than what else does; 0 is never, and later than all."""
+    over = balances.known & (balances.limit_resets_ms > 0)
+    over &= (rates.rule == 0) | (rates.resets_at_ms > 0)
+    over &= balances.limit_resets_ms > rates.resets_at_ms
+    ends = np.where(balances.limit_resets_ms == NEVER_MS, 0, balances.limit_resets_ms)
+    rule = np.where(over, int(Rule.LIMIT), rates.rule)
+    return replace(rates, rule=rule, resets_at_ms=np.where(over, ends, rates.resets_at_ms))
 
 
 def _percent(used: Int64s, limit: Int64s) -> Int64s:

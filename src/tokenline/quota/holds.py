@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from tokenline.quota.books import Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, Part
+from tokenline.quota.counting import charge_expired, refund_expired
 from tokenline.quota.hold_rows import (
     PARTS_MAX,
     Hold,
@@ -26,6 +27,8 @@ from tokenline.quota.hold_rows import (
     Reason,
     Session,
 )
+from tokenline.quota.limit_holds import bind, keep, said
+from tokenline.quota.table import NONE
 from tokenline.quota.terms import NOTHING, HoldExpiry, Terms, Use
 
 LEASE_SHARE = 2
@@ -49,6 +52,7 @@ class HoldOrder:
     needed_utok: int = 0
     prompt_utok: int = 0
     output_utok: int = 0
+    prompt_tokens: int = 0
     max_tokens: int = 0
     settles: bool = False
     catalog_version: int = 0
@@ -77,7 +81,7 @@ def answer_hold(books: Books, row: int, order: HoldOrder, now_ms: int) -> HoldAn
         hold.answer = _settle(books, hold, terms, now_ms)
     else:
         hold.answer = _grant(books, row, hold, order, terms, now_ms)
-    books.holds.save(hold)
+    keep(books, hold)
     return hold.answer
 
 
@@ -102,12 +106,14 @@ def draw(books: Books, row: int, hold: Hold, use: Use, amount_utok: int, at_ms: 
         books.buckets.change(part.row, Bucket.USED, taken)
         books.note_burn(row, part.number, taken)
     hold.parts = [part for part in hold.parts if part.amount_utok]
+    if late:
+        refund_expired(books, hold, amount_utok - left)
     if left:
         books.burn(row, use, left, at_ms)
     if hold.status is HoldStatus.SETTLED and not hold.owed_utok:
         _resize(books, row, hold, 0)
         _close(hold, hold.expires_at_ms)
-    books.holds.save(hold)
+    keep(books, hold)
     return late
 
 
@@ -119,6 +125,7 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
     policy = HoldExpiry(hold.expiry)
     if policy is not HoldExpiry.CHARGE_GRANTED:
         _resize(books, row, hold, 0 if policy is HoldExpiry.RELEASE else hold.owed_utok)
+    charge_expired(books, hold, now_ms)
     for part in hold.parts:
         books.buckets.change(part.row, Bucket.HELD, -part.amount_utok)
         books.buckets.change(part.row, Bucket.USED, part.amount_utok)
@@ -126,15 +133,16 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
             books.enter(row, part.row, ChangeKind.HOLD_CHARGE, -part.amount_utok, now_ms)
     hold.status = HoldStatus.EXPIRED
     hold.kept_until_ms = now_ms + books.linger_ms
-    books.holds.save(hold)
+    keep(books, hold)
 
 
 def _grant(
     books: Books, row: int, hold: Hold, order: HoldOrder, terms: Terms, now_ms: int
 ) -> HoldAnswer:
     owed, before = hold.owed_utok, {part.number: part.amount_utok for part in hold.parts}
-    reason = _barred(books, row)
-    wanted = 0 if reason else _slice(books, row, hold, order)
+    bound = bind(books, row, hold, order, now_ms)
+    reason = _barred(books, row) or (Reason.NONE if bound.row == NONE else Reason.LIMIT_REACHED)
+    wanted = 0 if reason else min(_slice(books, row, hold, order), bound.room_utok)
     _resize(books, row, hold, owed + wanted, use=order.use, at_ms=now_ms, overage=terms.overage)
     granted = max(0, hold.held_utok - owed)
     if not reason and granted < order.needed_utok:
@@ -142,11 +150,11 @@ def _grant(
         # What is too little for this call may be enough for another.
         _resize(books, row, hold, owed)
     _prolong(hold, terms, now_ms, keep=not reason)
-    return HoldAnswer(
+    answer = HoldAnswer(
         outcome=Outcome.REFUSED if reason else Outcome.DONE,
         reason=reason,
         granted_utok=granted,
-        max_tokens=_max_tokens(order, granted),
+        max_tokens=min(_max_tokens(order, granted), bound.max_tokens),
         threshold_utok=granted * THRESHOLD_PERCENT // 100,
         validity_ms=0 if reason else terms.hold_validity_ms,
         final=not reason and granted < order.wanted_utok,
@@ -159,6 +167,7 @@ def _grant(
             if (more := part.amount_utok - before.get(part.number, 0)) > 0
         ),
     )
+    return said(books, bound, answer) if reason is Reason.LIMIT_REACHED else answer
 
 
 def _barred(books: Books, row: int) -> Reason:
@@ -216,6 +225,7 @@ def _answer_late(books: Books, row: int, hold: Hold, now_ms: int) -> HoldAnswer:
     """Take a settlement that comes after the expiry: what was charged beyond the use is given back."""
     surplus = hold.held_utok - hold.owed_utok
     if hold.status is HoldStatus.EXPIRED and surplus > 0:
+        refund_expired(books, hold, surplus)
         for at, part in reversed(list(enumerate(hold.parts))):
             taken = min(part.amount_utok, surplus)
             surplus -= taken

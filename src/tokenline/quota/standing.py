@@ -18,6 +18,7 @@ class BalanceStanding:
     """Hold a column an account; `known` says which have a balance, the others' numbers mean nothing.
 
     `used_up` is that nothing is left to grant nor held by a call, and the plan stops there.
+    `limit_resets_ms` is 0 where no limit of `Limits` cuts.
     """
 
     known: Bools
@@ -27,6 +28,7 @@ class BalanceStanding:
     total_utok: Int64s
     cycle_start_ms: Int64s
     cycle_end_ms: Int64s
+    limit_resets_ms: Int64s
 
 
 def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
@@ -45,4 +47,5 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
         total_utok=found[:, Balance.TOTAL],
         cycle_start_ms=found[:, Balance.CYCLE_START],
         cycle_end_ms=found[:, Balance.CYCLE_END],
+        limit_resets_ms=found[:, Balance.LIMIT_RESETS],
     )

@@ -1,0 +1,75 @@
+"""Show the limits of an account to people, one row each: those of all models, of groups, of subscribers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenline.metering.calendar import spans_at
+from tokenline.quota.cells import Cell
+from tokenline.quota.decide import RATE_RULES, Rule, month_used
+from tokenline.quota.limit_windows import MINUTE_MS, resets_at, roll
+from tokenline.quota.limits import EACH, Limit
+from tokenline.quota.terms import NEVER_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokenline.charging.partition import PartitionState
+
+# What a rule of the cells counts, where its limit is, what is used, and since when.
+_STARTS = {"minute": Cell.MINUTE_START, "hour": Cell.HOUR_START, "day": Cell.DAY_START}
+
+
+def limits_of(state: PartitionState, slot: int) -> list[dict[str, Any]]:
+    """Return the limits with what is used and held of each; `subscriber` is empty for the account.
+
+    Those in µtok are shown in µtok. `*` is every subscriber that has used nothing yet.
+    """
+    limits = state.books.limits
+    rows = [row for row in limits.of_owner(slot) if limits.in_force(row)]
+    return [*_of_cells(state, slot), *(_shown(state, row) for row in rows)]
+
+
+def _of_cells(state: PartitionState, slot: int) -> Iterator[dict[str, Any]]:
+    row, zone = (
+        state.cells.matrix[slot],
+        state.cells.zones[int(state.cells.matrix[slot, Cell.ZONE])],
+    )
+    now_ms = (state.clock_ms or state.minute_ms) // MINUTE_MS * MINUTE_MS
+    spans = spans_at(zone, now_ms)
+    if row[Cell.MONTH_TOKENS_LIMIT] >= 0:
+        (used,) = month_used(state.cells, np.array([slot]), spans.month[0]).tolist()
+        ceiling = int(row[Cell.MONTH_TOKENS_LIMIT])
+        yield _row(Rule.MONTH_TOKENS.name.lower(), used, ceiling, spans.month[1])
+    for rule, limit, used_cell, window in RATE_RULES:
+        if row[limit] >= 0:
+            start, end = getattr(spans, window)
+            used = int(row[used_cell]) * int(row[_STARTS[window]] == start)
+            yield _row(rule.name.lower(), used, int(row[limit]), end)
+
+
+def _shown(state: PartitionState, row: int) -> dict[str, Any]:
+    limits = state.books.limits
+    subscriber, ceiling = (limits.get(row, column) for column in (Limit.SUBSCRIBER, Limit.CEILING))
+    name = limits.subscribers.name(subscriber) if subscriber >= 0 else ""
+    if subscriber == EACH:
+        name = limits.spec(row).subscriber or "*"
+        return _row(limits.spec(row).name, 0, ceiling, 0) | {"subscriber": name}
+    roll(state.books, row, state.clock_ms)
+    ends_ms = resets_at(state.books, row)
+    found = _row(limits.spec(row).name, limits.get(row, Limit.USED), ceiling, ends_ms)
+    return found | {"subscriber": name, "held": limits.get(row, Limit.HELD)}
+
+
+def _row(name: str, used: int, ceiling: int, ends_ms: int) -> dict[str, Any]:
+    """Return a limit nothing is held against; one of 0 never resets."""
+    return {
+        "limit": name,
+        "subscriber": "",
+        "used": used,
+        "held": 0,
+        "ceiling": ceiling,
+        "resets_at_ms": 0 if ends_ms == NEVER_MS or not ceiling else ends_ms,
+    }
