@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tests.laws.limit_model import ModelLimits
 from tokenline.quota.terms import HoldExpiry, Source
 
 MILLION = 1_000_000
@@ -60,6 +61,7 @@ class ModelHold:
     kept: int = 0
     # Bucket number to amount, in the order taken: held, or charged at the expiry.
     parts: dict[int, Fraction] = field(default_factory=dict)
+    bound: list[Any] = field(default_factory=list)
     answer: Any = None
 
     @property
@@ -85,6 +87,9 @@ class ModelAccount:
     holds: dict[Any, ModelHold] = field(default_factory=dict)
     numbers: int = 0
     uncovered: Fraction = ZERO
+
+    def __post_init__(self) -> None:
+        self.limits = ModelLimits(self)
 
     # What there is
 
@@ -127,6 +132,7 @@ class ModelAccount:
         if self.end <= now:
             self.start, self.end = cycle(self.zone, self.day, now)
             if self.status != "closed":
+                self.limits.put_in_force()
                 self.grant_plan(self.terms().allowance_utok, now)
 
     def close_bucket(self, bucket: ModelBucket, now: int) -> None:
@@ -149,6 +155,7 @@ class ModelAccount:
             self.shrink(one, one.owed)
         for number, amount in one.parts.items():
             self.use_up(number, amount)
+        self.limits.count_keys(one.bound, int(sum(one.parts.values()) * MILLION), now)
         one.status, one.kept = "expired", now + self.linger
 
     # What is done
@@ -218,6 +225,9 @@ class ModelAccount:
     def draw(self, one: ModelHold, use: Any, amount: Fraction, now: int) -> bool:
         late = not one.holds
         one.used += amount
+        if late:
+            covered = min(amount, sum(one.parts.values(), ZERO))
+            self.limits.count_keys(one.bound, -int(covered * MILLION), one.kept - self.linger)
         for number in list(one.parts):
             taken = min(amount, one.parts[number])
             one.parts[number] -= taken
@@ -249,7 +259,9 @@ class ModelAccount:
             before = dict(one.parts)
             self.shrink(one, one.owed)
             for number, amount in before.items():
-                self.use_up(number, one.parts.get(number, ZERO) - amount)
+                given = amount - one.parts.get(number, ZERO)
+                self.use_up(number, -given)
+                self.limits.count_keys(one.bound, -int(given * MILLION), one.kept - self.linger)
         elif not late:
             self.shrink(one, one.owed)
             one.status = "settled" if one.owed else "closed"
@@ -263,7 +275,10 @@ class ModelAccount:
             return self.settled(one, now)
         terms, owed, before = self.terms(), one.owed, dict(one.parts)
         wanted, needed = (Fraction(n, MILLION) for n in (order.wanted_utok, order.needed_utok))
+        room, most, reached = self.limits.bind(one, order, now)
         reason = {"active": "none"}.get(self.status, self.status)
+        if reason == "none" and reached:
+            reason = "limit_reached"
         if order.lease:
             others = [each for each in self.holds.values() if each is not one or each.expires]
             count = sum(each.lease and each.status == "open" for each in others)
@@ -275,6 +290,7 @@ class ModelAccount:
                 int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count)), MILLION
             )
             wanted = max(needed, min(wanted, fair))
+        wanted = min(wanted, Fraction(room, MILLION))
         target = owed + (wanted if reason == "none" else ZERO)
         self.shrink(one, target)
         self.grow(one, target, order.use, now, terms.overage)
@@ -292,7 +308,7 @@ class ModelAccount:
             n: more for n, amount in one.parts.items() if (more := amount - before.get(n, ZERO)) > 0
         }
         final = reason == "none" and granted < Fraction(order.wanted_utok, MILLION)
-        return (reason, granted, most_tokens(order, granted), final, False, split)
+        return (reason, granted, min(most, most_tokens(order, granted)), final, False, split)
 
 
 def most_tokens(order: Any, granted: Fraction) -> int:

@@ -152,8 +152,8 @@ class Limits(Table):
         named = {spec.identity: (self.specs.code(spec), ceiling) for spec, ceiling in wanted}
         rows = self.of_owner(owner)
         gone = frozenset(row for row in rows if self._is_gone(row, named, now_ms))
+        self.look_at(owner)
         for row in rows:
-            self.looked |= {self.get(row, Limit.SUBSCRIBER)} - {NONE, EACH}
             self._unindex(row)
             if row in gone:
                 self.free(row)
@@ -177,6 +177,11 @@ class Limits(Table):
         """Find everything again when the rows were filled from a journal."""
         for row in np.flatnonzero(self.matrix[:, OWNER] != FREE).tolist():
             self._note(row)
+
+    def look_at(self, owner: int) -> None:
+        """Note that something may have to be told of any subscriber of an account."""
+        whose = {self.get(row, Limit.SUBSCRIBER) for row in self.of_owner(owner)}
+        self.looked |= whose - {NONE, EACH}
 
     def take_looked(self) -> list[int]:
         """Return the subscribers of whom something may have to be told, and forget them."""

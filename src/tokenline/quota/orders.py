@@ -161,6 +161,7 @@ def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
             _move_end(books, row, bucket, end_ms)
         books.set(row, Balance.CYCLE_DAY, day)
         books.set(row, Balance.CYCLE_END, end_ms)
+        books.limits.look_at(slot)
 
 
 def hold(books: Books, slot: int, order: HoldOrder, now_ms: int) -> HoldAnswer:
