@@ -206,7 +206,8 @@ async def replays_to_the_same_rows(settings, partition):
     await JournalLog(settings, None, partition).read(recovery.take)
     recovery.finish()
     assert len(again.books.buckets) > 2
-    for mine, theirs in zip(again.books.tables, kept.books.tables, strict=True):
+    # The last table is what was told of subscribers, which is no balance.
+    for mine, theirs in zip(again.books.tables[:-1], kept.books.tables[:-1], strict=True):
         assert mine.matrix.tobytes() == theirs.matrix.tobytes()
 
 

@@ -96,6 +96,9 @@ class ModelAccount:
     def terms(self, plan: str | None = None) -> Any:
         return self.plans[plan or self.plan]
 
+    def start_at(self, now: int) -> int:
+        return cycle(self.zone, self.day, now)[0] if self.end <= now else self.start
+
     def held(self, number: int) -> Fraction:
         return sum((one.parts.get(number, ZERO) for one in self.holds.values() if one.holds), ZERO)
 

@@ -46,7 +46,7 @@ class ModelLimits:
             step = LENGTHS[spec.per] // 12
             return (now // step - 12) * step
         if spec.per is Per.CYCLE:
-            return int(self.account.start)
+            return int(self.account.start_at(now))
         if spec.per in (Per.MINUTE, Per.HOUR):
             return now // LENGTHS[spec.per] * LENGTHS[spec.per]
         at = datetime.fromtimestamp(now // 1000, ZoneInfo(self.account.zone))

@@ -23,7 +23,7 @@ from tokenline.quota.decide import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_decisions import limit_decisions
-from tokenline.quota.limit_windows import roll
+from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit, Specs
 from tokenline.quota.terms import (
     NEVER_MS,
@@ -505,7 +505,7 @@ class EngineAndModel(RuleBasedStateMachine):
     def tables(self, books):
         return (
             *(books.balances, books.buckets, books.holds),
-            *(books.limits, books.subscribers),
+            *(books.limits, books.subscribers, books.told),
         )
 
     @invariant()
@@ -533,16 +533,13 @@ class EngineAndModel(RuleBasedStateMachine):
         """Every counter, whether it was ever made or not; and each knows what is held against it."""
         for slot, account in getattr(self, "model", {}).items():
             limits, found = self.books.limits, {}
-            # Looking must not help: whoever counts next has to begin the windows by itself.
-            before = limits.matrix.copy()
             for row in limits.of_owner(slot):
                 if limits.get(row, Limit.SUBSCRIBER) != EACH and limits.in_force(row):
-                    roll(self.books, row, self.now)
+                    values = rolled(self.books, row, self.now)
                     who = limits.get(row, Limit.SUBSCRIBER)
                     name = limits.subscribers.name(who) if who >= 0 else ""
-                    amounts = limits.get(row, Limit.USED), limits.get(row, Limit.HELD)
+                    amounts = values[Limit.USED], values[Limit.HELD]
                     found[*limits.spec(row).identity, name] = amounts
-            limits.matrix[:] = before
             wanted = {
                 key: (account.limits.used(spec, key, self.now), account.limits.held(key))
                 for name in ("", "mother", "son")

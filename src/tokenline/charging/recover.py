@@ -41,7 +41,7 @@ Int64s = npt.NDArray[np.int64]
 HEADS = (b"open", b"head")
 ROWS = (b"rows", b"page")
 BOOKS = (b"books", b"leaf")
-TABLES = 6
+TABLES = 7
 
 
 @dataclass(slots=True)

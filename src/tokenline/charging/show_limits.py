@@ -9,7 +9,7 @@ import numpy as np
 from tokenline.metering.calendar import spans_at
 from tokenline.quota.cells import Cell
 from tokenline.quota.decide import RATE_RULES, Rule, month_used
-from tokenline.quota.limit_windows import MINUTE_MS, resets_at, roll
+from tokenline.quota.limit_windows import MINUTE_MS, resets_at, rolled
 from tokenline.quota.limits import EACH, Limit
 from tokenline.quota.terms import NEVER_MS
 
@@ -57,10 +57,12 @@ def _shown(state: PartitionState, row: int) -> dict[str, Any]:
     if subscriber == EACH:
         name = limits.spec(row).subscriber or "*"
         return _row(limits.spec(row).name, 0, ceiling, 0) | {"subscriber": name}
-    roll(state.books, row, state.clock_ms)
-    ends_ms = resets_at(state.books, row)
-    found = _row(limits.spec(row).name, limits.get(row, Limit.USED), ceiling, ends_ms)
-    return found | {"subscriber": name, "held": limits.get(row, Limit.HELD)}
+    values = rolled(state.books, row, state.clock_ms)
+    # A rolling window that is not full never resets: it lets go of a slice at a time.
+    full = not values[Limit.ROLLING] or values[Limit.USED] >= ceiling
+    ends_ms = resets_at(values) if full else 0
+    found = _row(limits.spec(row).name, values[Limit.USED], ceiling, ends_ms)
+    return found | {"subscriber": name, "held": values[Limit.HELD]}
 
 
 def _row(name: str, used: int, ceiling: int, ends_ms: int) -> dict[str, Any]:

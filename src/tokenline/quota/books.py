@@ -20,7 +20,7 @@ from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bu
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.hold_rows import Holds
 from tokenline.quota.limits import Limits
-from tokenline.quota.subscribers import Subscribers
+from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
 from tokenline.quota.terms import Grant, Terms, Use
 
@@ -140,6 +140,7 @@ class Books:
         self.answers = Answers()
         self.subscribers = Subscribers()
         self.limits = Limits(self.subscribers)
+        self.told = Told()
         self.scopes = Scopes()
         self.plans: list[str] = []
         self.changes: list[Change] = []
@@ -151,7 +152,7 @@ class Books:
         """The rows, in the order the journal has them."""
         return (
             *(self.balances, self.buckets, self.holds, self.answers),
-            *(self.limits, self.subscribers),
+            *(self.limits, self.subscribers, self.told),
         )
 
     @property
@@ -298,7 +299,7 @@ class Books:
         used = np.flatnonzero(owners != FREE)
         self._reach(int(owners.max(initial=-1)) + 1)
         self._rows[owners[used]] = used
-        for table in (self.holds, self.answers, self.limits, self.subscribers):
+        for table in (self.holds, self.answers, self.limits, self.subscribers, self.told):
             table.index()
 
     def _reach(self, count: int) -> None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenline.quota.books import Balance
-from tokenline.quota.limit_windows import note_use, resets_at, roll, roll_all, take_back
+from tokenline.quota.limit_windows import note_use, resets_at, roll_all, rolled, take_back
 from tokenline.quota.limits import Limit
-from tokenline.quota.subscribers import Subscriber
 from tokenline.quota.table import NONE
 
 if TYPE_CHECKING:
@@ -82,9 +81,9 @@ def longest(books: Books, rows: Iterable[int], now_ms: int) -> tuple[int, int]:
     """Return, of the limits that are reached, the one that resets last, and when; else NONE and 0."""
     worst, resets = NONE, 0
     for row in rows:
-        roll(books, row, now_ms)
-        if books.limits.get(row, Limit.USED) >= books.limits.get(row, Limit.CEILING):
-            ends = resets_at(books, row)
+        values = rolled(books, row, now_ms)
+        if values[Limit.USED] >= values[Limit.CEILING]:
+            ends = resets_at(values)
             worst, resets = (row, ends) if ends > resets else (worst, resets)
     return worst, resets
 
@@ -102,9 +101,8 @@ def _look_again(books: Books, rows: Int64s, now_ms: int) -> None:
     over = limits[:, Limit.USED] >= limits[:, Limit.CEILING]
     whose = limits[:, Limit.SUBSCRIBER]
     own = whose >= 0
-    told = np.zeros(len(rows), np.bool_)
-    told[own] = books.subscribers.matrix[whose[own], Subscriber.STATE] != 0
-    books.limits.looked.update(whose[own & (over | told)].tolist())
+    books.limits.looked.update(whose[own & over].tolist())
+    books.limits.looked |= books.told.cut(whose[own & ~over].tolist())
     accounts = books.rows_of(limits[~own, Limit.OWNER])
     cut = books.balances.matrix[accounts, Balance.LIMIT_RESETS] != 0
     for row in np.unique(accounts[over[~own] | cut]).tolist():

@@ -74,7 +74,7 @@ def said(books: Books, bound: Bound, answer: HoldAnswer) -> HoldAnswer:
     """Return an answer that names the limit which is reached."""
     if bound.row == NONE:
         return answer
-    limits, ends_ms = books.limits, resets_at(books, bound.row)
+    limits, ends_ms = books.limits, resets_at(books.limits.matrix[bound.row].tolist())
     return replace(
         answer,
         limit=limits.get(bound.row, Limit.SPEC),

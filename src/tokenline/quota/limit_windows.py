@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenline.metering.calendar import spans_at, week_at
+from tokenline.metering.calendar import cycle_at, spans_at, week_at
 from tokenline.quota.books import Balance
 from tokenline.quota.limits import SLICES, Limit
-from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Per
 
 if TYPE_CHECKING:
@@ -32,12 +31,19 @@ LENGTHS_MS = {
 }
 
 
+def rolled(books: Books, row: int, now_ms: int) -> list[int]:
+    """Return the columns of a limit as they are once its window is that of `now_ms`."""
+    values: list[int] = books.limits.matrix[row].tolist()
+    (_roll_slices if values[Limit.ROLLING] else _roll_window)(books, values, now_ms)
+    return values
+
+
 def roll(books: Books, row: int, now_ms: int) -> None:
     """Begin the window of one limit anew if another is in hand at `now_ms`."""
-    if books.limits.get(row, Limit.ROLLING):
-        _roll_slices(books, row, now_ms)
-    else:
-        _roll_window(books, row, now_ms)
+    values = rolled(books, row, now_ms)
+    if values != books.limits.matrix[row].tolist():
+        books.limits.matrix[row] = values
+        books.limits.touch(row)
 
 
 def roll_all(books: Books, rows: Int64s, now_ms: int) -> None:
@@ -48,29 +54,26 @@ def roll_all(books: Books, rows: Int64s, now_ms: int) -> None:
         roll(books, row, now_ms)
 
 
-def resets_at(books: Books, row: int) -> int:
+def resets_at(values: list[int]) -> int:
     """Return when a limit that is reached has room again if nothing more is used; NEVER_MS: never."""
-    ceiling = books.limits.get(row, Limit.CEILING)
+    ceiling, end, left = values[Limit.CEILING], values[Limit.END], values[Limit.USED]
     if ceiling == 0:
         return NEVER_MS
-    end = books.limits.get(row, Limit.END)
-    if not books.limits.get(row, Limit.ROLLING):
+    if not values[Limit.ROLLING]:
         return end
-    step = end - books.limits.get(row, Limit.START)
-    left = books.limits.get(row, Limit.USED)
+    step = end - values[Limit.START]
     # The slice in hand is let go of last, twelve slices after it is over.
-    newest = end // step - 1
     for back in range(SLICES, -1, -1):
         if left < ceiling:
             return end + (SLICES - back - 1) * step
-        left -= books.limits.get(row, slice_column(newest - back))
+        left -= values[slice_column(end // step - 1 - back)]
     return end + SLICES * step
 
 
-def start_of(books: Books, row: int) -> int:
+def start_of(values: list[int]) -> int:
     """Return the first moment of which a limit counts what was used."""
-    start, end = books.limits.get(row, Limit.START), books.limits.get(row, Limit.END)
-    return start - SLICES * (end - start) if books.limits.get(row, Limit.ROLLING) else start
+    start, end = values[Limit.START], values[Limit.END]
+    return start - SLICES * (end - start) if values[Limit.ROLLING] else start
 
 
 def slice_column(number: int) -> int:
@@ -91,51 +94,48 @@ def note_use(books: Books, rows: Int64s, amounts: Int64s) -> None:
 
 def take_back(books: Books, row: int, amount: int, counted_ms: int) -> None:
     """Take off what was counted at a moment, if the limit still counts that moment."""
-    limits = books.limits
-    if counted_ms < start_of(books, row):
+    limits, values = books.limits, books.limits.matrix[row].tolist()
+    if counted_ms < start_of(values):
         return
-    limits.set(row, Limit.USED, limits.get(row, Limit.USED) - amount)
-    if limits.get(row, Limit.ROLLING):
-        step = limits.get(row, Limit.END) - limits.get(row, Limit.START)
-        column = slice_column(counted_ms // step)
-        limits.set(row, column, limits.get(row, column) - amount)
+    limits.set(row, Limit.USED, values[Limit.USED] - amount)
+    if values[Limit.ROLLING]:
+        column = slice_column(counted_ms // (values[Limit.END] - values[Limit.START]))
+        limits.set(row, column, values[column] - amount)
 
 
-def _roll_window(books: Books, row: int, now_ms: int) -> None:
-    limits = books.limits
-    start, end = _window(books, row, now_ms)
+def _roll_window(books: Books, values: list[int], now_ms: int) -> None:
+    start, end = _window(books, values, now_ms)
     # An account that moves to another zone ends the window it has begun. A cycle that is over is
     # over, wherever its end stood before it was moved.
-    over = limits.get(row, Limit.END) <= now_ms or limits.get(row, Limit.PER) == Per.CYCLE
-    if start != limits.get(row, Limit.START) and over:
-        limits.set(row, Limit.START, start)
-        limits.set(row, Limit.END, end)
-        limits.set(row, Limit.USED, 0)
-    elif start == limits.get(row, Limit.START) and end != limits.get(row, Limit.END):
-        limits.set(row, Limit.END, end)
+    over = values[Limit.END] <= now_ms or values[Limit.PER] == Per.CYCLE
+    if start != values[Limit.START] and over:
+        values[Limit.START], values[Limit.END], values[Limit.USED] = start, end, 0
+    elif start == values[Limit.START]:
+        values[Limit.END] = end
 
 
-def _window(books: Books, row: int, now_ms: int) -> tuple[int, int]:
-    owner, per = books.limits.get(row, Limit.OWNER), Per(books.limits.get(row, Limit.PER))
-    balance = books.row(owner)
-    if per is Per.CYCLE and balance != NONE:
-        return books.get(balance, Balance.CYCLE_START), books.get(balance, Balance.CYCLE_END)
+def _window(books: Books, values: list[int], now_ms: int) -> tuple[int, int]:
+    per, balance = Per(values[Limit.PER]), books.row(values[Limit.OWNER])
     zone, minute_ms = books.zone(balance), now_ms // MINUTE_MS * MINUTE_MS
+    if per is Per.CYCLE:
+        end = books.get(balance, Balance.CYCLE_END)
+        if end > now_ms:
+            return books.get(balance, Balance.CYCLE_START), end
+        # A hold that expires is charged just before the next cycle is entered.
+        return cycle_at(zone, books.get(balance, Balance.CYCLE_DAY), minute_ms)
     if per is Per.WEEK:
         return week_at(zone, minute_ms)
     found: tuple[int, int] = getattr(spans_at(zone, minute_ms), per.name.lower())
     return found
 
 
-def _roll_slices(books: Books, row: int, now_ms: int) -> None:
-    limits = books.limits
-    step = LENGTHS_MS[Per(limits.get(row, Limit.PER))] // SLICES
-    number, old = now_ms // step, limits.get(row, Limit.START) // step
-    if number <= old and limits.get(row, Limit.END):
+def _roll_slices(_: Books, values: list[int], now_ms: int) -> None:
+    step = LENGTHS_MS[Per(values[Limit.PER])] // SLICES
+    number, old = now_ms // step, values[Limit.START] // step
+    if number <= old:
         return
     for gone in range(max(old + 1, number - SLICES), number + 1):
         column = slice_column(gone)
-        limits.set(row, Limit.USED, limits.get(row, Limit.USED) - limits.get(row, column))
-        limits.set(row, column, 0)
-    limits.set(row, Limit.START, number * step)
-    limits.set(row, Limit.END, (number + 1) * step)
+        values[Limit.USED] -= values[column]
+        values[column] = 0
+    values[Limit.START], values[Limit.END] = number * step, (number + 1) * step

@@ -1,4 +1,4 @@
-"""Keep the subscribers whom a limit counts: by name, and what was last told of each.
+"""Keep the subscribers whom a limit counts, by name, and what was last told of those that were cut.
 
 A name is kept as numbers in the row itself, so it is journaled like all else; one that is too long
 goes on in rows behind. An account without limits of subscribers has none here.
@@ -24,18 +24,27 @@ GOES_ON = -2  # as an owner: the rest of a name
 class Subscriber(IntEnum):
     """Name the columns; the order is part of the journal's format.
 
-    STATE, SPEC (which limit cuts) and RESETS_AT are what was last told, by EPOCH; 0 is nobody yet.
     TEXT and the columns behind it are the name, of which BYTES are in this row.
     """
 
     OWNER = 0
     NEXT = 1
+    BYTES = 2
+    TEXT = 3
+
+
+class Telling(IntEnum):
+    """Name the columns; the order is part of the journal's format.
+
+    SUBSCRIBER is its row. STATE, SPEC (which limit cuts) and RESETS_AT were told by EPOCH.
+    """
+
+    OWNER = 0
+    SUBSCRIBER = 1
     STATE = 2
     SPEC = 3
     RESETS_AT = 4
     EPOCH = 5
-    BYTES = 6
-    TEXT = 7
 
 
 WIDTH = Subscriber.TEXT + WORDS
@@ -59,14 +68,9 @@ class Subscribers(Table):
         """Return what a subscriber is called."""
         return b"".join(self._pieces(row)).decode()
 
-    def get(self, row: int, column: Subscriber) -> int:
-        """Return one column of a subscriber."""
-        return int(self._matrix[row, column])
-
-    def set(self, row: int, column: Subscriber, value: int) -> None:
-        """Change one column of a subscriber."""
-        self._matrix[row, column] = value
-        self.touch(row)
+    def owner(self, row: int) -> int:
+        """Return the slot of the account a subscriber belongs to."""
+        return int(self._matrix[row, OWNER])
 
     def index(self) -> None:
         """Find everything again when the rows were filled from a journal."""
@@ -82,7 +86,7 @@ class Subscribers(Table):
 
     def _add_piece(self, owner: int, following: int, piece: bytes) -> int:
         words = np.frombuffer(piece.ljust(WORDS * WORD_BYTES, b"\0"), "<i8").tolist()
-        return self.add((owner, following, 0, 0, 0, 0, len(piece), *words))
+        return self.add((owner, following, len(piece), *words))
 
     def _pieces(self, row: int) -> Iterator[bytes]:
         while row != NONE:
@@ -90,3 +94,40 @@ class Subscribers(Table):
             words = np.ascontiguousarray(values[Subscriber.TEXT :], "<i8").tobytes()
             yield words[: int(values[Subscriber.BYTES])]
             row = int(values[Subscriber.NEXT])
+
+
+class Told(Table):
+    """Hold what was last told of a subscriber: a row for each that was ever cut.
+
+    It is no part of a balance: what is told depends on which commands were folded together.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(len(Telling))
+        self._rows: dict[int, int] = {}
+
+    def find(self, subscriber: int) -> list[int]:
+        """Return the columns; of one of whom nothing was told they are those of an open one."""
+        row = self._rows.get(subscriber)
+        if row is None:
+            return [0] * self.width
+        found: list[int] = self._matrix[row].tolist()
+        return found
+
+    def tell(self, values: list[int]) -> None:
+        """Keep what is told now, all columns of it."""
+        subscriber = values[Telling.SUBSCRIBER]
+        row = self._rows.get(subscriber)
+        if row is None:
+            self._rows[subscriber] = self.add(values)
+        else:
+            self._matrix[row] = values
+            self.touch(row)
+
+    def cut(self, subscribers: list[int]) -> set[int]:
+        """Return those of these that are cut as far as anybody was told."""
+        return {one for one in subscribers if self.find(one)[Telling.STATE]}
+
+    def index(self) -> None:
+        """Find everything again when the rows were filled from a journal."""
+        self._rows = {subscriber: row for row, subscriber in enumerate(self.matrix[:, 1].tolist())}
