@@ -70,6 +70,14 @@ limits = [
     { utok = 25_000_000, per = "hour", of = "subscriber", rolling = true },
     { requests = 40, per = "cycle" },
 ]
+
+[packs.own]
+title = "For one alone"
+fee = "1"
+tokens = 10
+valid_days = 30
+priority = 1
+shared = false
 """
     )
 )

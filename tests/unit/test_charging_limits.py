@@ -8,11 +8,14 @@ import pytest
 
 from tests.limits import LIMITS_CATALOG
 from tests.orders import catalog_version, hold_order, order
-from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, chunk_of, record
+from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
+from tokenline.charging.terms import not_enforced, terms_at
 from tokenline.quota.decide import Rule, State
+from tokenline.rating.book import CatalogBook
+from tokenline.rating.catalog import Catalog
 
 MILLION = 1_000_000
 
@@ -118,6 +121,15 @@ def test_a_subscriber_at_its_cap_is_cut_alone_and_opened_by_another_plan(family)
     assert [account.version, kid.version] == [decided.version + 1, decided.version + 2]
 
 
+def test_a_cycle_that_is_moved_tells_the_subscriber_who_is_cut_the_new_moment(family):
+    family.now = NOON + HOUR
+    (cut,) = family.use(tokens=30).decisions[-1:]
+    moved = family.order(kind="change_cycle", cycle_day=20)
+    (again,) = [one for one in moved.decisions if one.subscriber]
+    assert again.state is State.CUT
+    assert again.resets_at_ms == cut.resets_at_ms - 11 * DAY
+
+
 def test_a_cap_begins_anew_with_the_bill_cycle(family):
     family.use(tokens=30)
     family.now += HOUR
@@ -144,3 +156,96 @@ def test_what_was_charged_at_an_expiry_and_not_used_is_given_back_to_the_cap():
     late = line.hold(session="1", seq=1, action="settle")
     assert late.late
     assert line.limit("subscriber_tokens", "kid") == (7 * MILLION, 0, 30 * MILLION)
+
+
+def test_a_hold_is_refused_by_a_limit_of_the_accounts_file_too(family):
+    offset = family._next()
+    limits = command(offset, NOON, minute_requests=1, day_tokens=100)
+    fold_commands(family.state, [limits], offset)
+    assert family.hold(session="1", max_tokens=5).reason.name == "NONE"
+    family.use(tokens=3)
+    refused = family.hold(session="2", max_tokens=5)
+    assert (refused.limit_name, refused.limit_used) == ("minute_requests", 1)
+    assert (refused.limit_value, refused.resets_at_ms) == (1, NOON + MINUTE)
+    family.now += MINUTE
+    assert family.hold(session="3", max_tokens=5).reason.name == "NONE"
+
+
+def test_an_answer_is_no_longer_than_the_tokens_that_a_limit_leaves(limited):
+    kid = limited.hold(session="1", subscriber_id="kid", prompt_tokens=4, max_tokens=100)
+    assert (kid.max_tokens, kid.granted_utok, kid.final) == (6, 16 * MILLION, True)
+    too_long = limited.hold(session="2", subscriber_id="kid", prompt_tokens=10, max_tokens=100)
+    assert (too_long.reason.name, too_long.limit_name) == ("LIMIT_REACHED", "subscriber_day_tokens")
+    assert (
+        limited.hold(session="3", subscriber_id="mum", max_tokens=100).granted_utok == 25 * MILLION
+    )
+
+
+def test_a_limit_of_a_group_binds_its_models_and_no_other(limited):
+    limited.use(tokens=0, output_tokens=76, model="mini", subscriber="")
+    asked = {"prompt_tokens": 10, "max_tokens": 4}
+    refused = limited.hold(session="1", model="mini", **asked | {"prompt_tokens": 11})
+    assert refused.reason.name == "LIMIT_REACHED"
+    assert (refused.limit_name, refused.limit_used) == ("hour_utok:minis", 19 * MILLION)
+    assert limited.hold(session="2", model="max", **asked).reason.name == "NONE"
+    assert limited.shown()["state"] == "open"
+
+
+def test_a_limit_of_the_account_cuts_it_for_all(limited):
+    for subscriber in ("mum", "dad"):
+        limited.use(tokens=20, subscriber=subscriber)
+    step = limited.use(tokens=10, subscriber="")
+    assert ("", "CUT", "week_utok") in told(step)
+    shown = limited.shown()
+    assert (shown["state"], shown["why"]) == ("cut", "limit: week_utok")
+    assert limited.limit("week_utok") == (50 * MILLION, 0, 50 * MILLION)
+
+
+def test_what_is_shown_names_every_limit_whether_used_or_not(limited):
+    limited.use(tokens=1)
+    assert [(one["limit"], one["subscriber"]) for one in limited.shown()["limits"]] == [
+        ("subscriber_tokens", "*"),
+        ("week_utok", ""),
+        ("rolling_minute_requests", ""),
+        ("hour_utok:minis", ""),
+        ("subscriber_day_tokens", "*"),
+        ("subscriber_day_tokens", "kid"),
+        ("subscriber_rolling_hour_utok", "*"),
+        ("cycle_requests", ""),
+        ("subscriber_tokens", "kid"),
+        ("subscriber_day_tokens", "kid"),
+        ("subscriber_day_tokens", "kid"),
+        ("subscriber_rolling_hour_utok", "kid"),
+    ]
+
+
+def test_of_a_postpaid_plan_a_limit_of_a_group_is_named_as_not_enforced():
+    text = LIMITS_CATALOG.to_json()
+    postpaid = Catalog.from_json(text.replace('"mode":"strict"', '"mode":"postpaid"'))
+    assert not_enforced(LIMITS_CATALOG) == []
+    assert not_enforced(postpaid) == [
+        "plans.limited: limit of utok hour calendar account minis: only where calls are held"
+    ]
+
+
+def test_no_more_limits_in_utok_than_a_hold_can_keep_are_put_in_force():
+    said = json.loads(LIMITS_CATALOG.to_json())
+    pers = ("minute", "hour", "day", "week")
+    said["plans"]["limited"]["limits"] = [
+        {"utok": 1, "per": per, "rolling": rolling} for per in pers for rolling in (False, True)
+    ]
+    catalog = Catalog.from_json(json.dumps(said))
+    assert not_enforced(catalog) == [
+        "plans.limited: limit of utok week rolling account: there are 8 before it"
+    ]
+    book = CatalogBook()
+    book.add(catalog)
+    assert len(terms_at(book, "limited", NOON).limits) == 8
+
+
+def test_a_pack_that_is_not_shared_pays_for_the_subscribers_named_and_no_other(family):
+    family.order(kind="grant", pack="own", subscribers=["kid"])
+    family.use(tokens=5, subscriber="kid")
+    family.use(tokens=7, subscriber="mum")
+    used = {one["source"]: one["used_utok"] for one in family.shown()["buckets"]}
+    assert (used["pack"], used["plan"]) == (5 * MILLION, 7 * MILLION)

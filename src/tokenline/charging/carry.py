@@ -22,6 +22,7 @@ from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import RATE_LIMITS
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
 from tokenline.quota.holds import HoldOrder
+from tokenline.quota.limit_holds import limit_name
 from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms, Use
 from tokenline.rating.tariff import worst_multipliers
 
@@ -85,9 +86,7 @@ def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, Hold
         refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)
         return slot, refused
     answer = orders.hold(state.books, slot, order, now_ms)
-    if not answer.limit:
-        return slot, answer
-    return slot, replace(answer, limit_name=state.books.limits.specs[answer.limit].name)
+    return slot, replace(answer, limit_name=limit_name(state.books, answer))
 
 
 def account_key_of(fields: Fields) -> str:

@@ -25,12 +25,20 @@ def shown(state: PartitionState, slot: int) -> dict[str, Any]:
         "account": state.cells.keys[slot],
         "time_zone": state.cells.zones[int(row[Cell.ZONE])],
         "state": State(int(row[Cell.STATE])).name.lower(),
-        "why": rule.name.lower() if rule else "",
+        "why": _why(state, slot, rule),
         "resets_at_ms": int(row[Cell.RESETS_AT]),
         "limits": limits_of(state, slot),
     }
     balance = state.books.row(slot)
     return found if balance == NONE else found | _balance(state, balance)
+
+
+def _why(state: PartitionState, slot: int, rule: Rule) -> str:
+    if rule is Rule.LIMIT:
+        row = state.books.get(state.books.row(slot), Balance.LIMIT_ROW)
+        # A plan that was changed since may have no limit there; then the next decision says so.
+        return f"limit: {state.books.limits.spec(row).name}" if row != NONE else "limit"
+    return rule.name.lower() if rule else ""
 
 
 def _balance(state: PartitionState, row: int) -> dict[str, Any]:

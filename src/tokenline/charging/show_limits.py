@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tokenline.metering.calendar import spans_at
-from tokenline.quota.cells import Cell
-from tokenline.quota.decide import RATE_RULES, Rule, month_used
-from tokenline.quota.limit_windows import MINUTE_MS, resets_at, rolled
+from tokenline.quota.cell_limits import cell_limits
+from tokenline.quota.limit_windows import resets_at, rolled
 from tokenline.quota.limits import EACH, Limit
 from tokenline.quota.terms import NEVER_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tokenline.charging.partition import PartitionState
-
-# What a rule of the cells counts, where its limit is, what is used, and since when.
-_STARTS = {"minute": Cell.MINUTE_START, "hour": Cell.HOUR_START, "day": Cell.DAY_START}
 
 
 def limits_of(state: PartitionState, slot: int) -> list[dict[str, Any]]:
@@ -29,25 +20,13 @@ def limits_of(state: PartitionState, slot: int) -> list[dict[str, Any]]:
     """
     limits = state.books.limits
     rows = [row for row in limits.of_owner(slot) if limits.in_force(row)]
-    return [*_of_cells(state, slot), *(_shown(state, row) for row in rows)]
-
-
-def _of_cells(state: PartitionState, slot: int) -> Iterator[dict[str, Any]]:
-    row, zone = (
-        state.cells.matrix[slot],
-        state.cells.zones[int(state.cells.matrix[slot, Cell.ZONE])],
-    )
-    now_ms = (state.clock_ms or state.minute_ms) // MINUTE_MS * MINUTE_MS
-    spans = spans_at(zone, now_ms)
-    if row[Cell.MONTH_TOKENS_LIMIT] >= 0:
-        (used,) = month_used(state.cells, np.array([slot]), spans.month[0]).tolist()
-        ceiling = int(row[Cell.MONTH_TOKENS_LIMIT])
-        yield _row(Rule.MONTH_TOKENS.name.lower(), used, ceiling, spans.month[1])
-    for rule, limit, used_cell, window in RATE_RULES:
-        if row[limit] >= 0:
-            start, end = getattr(spans, window)
-            used = int(row[used_cell]) * int(row[_STARTS[window]] == start)
-            yield _row(rule.name.lower(), used, int(row[limit]), end)
+    return [
+        *(
+            _row(one.rule.name.lower(), one.used, one.ceiling, one.ends_ms)
+            for one in cell_limits(state.cells, slot, state.clock_ms or state.minute_ms)
+        ),
+        *(_shown(state, row) for row in rows),
+    ]
 
 
 def _shown(state: PartitionState, row: int) -> dict[str, Any]:

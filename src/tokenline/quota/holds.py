@@ -28,7 +28,6 @@ from tokenline.quota.hold_rows import (
     Session,
 )
 from tokenline.quota.limit_holds import bind, keep, said
-from tokenline.quota.table import NONE
 from tokenline.quota.terms import NOTHING, HoldExpiry, Terms, Use
 
 LEASE_SHARE = 2
@@ -141,7 +140,7 @@ def _grant(
 ) -> HoldAnswer:
     owed, before = hold.owed_utok, {part.number: part.amount_utok for part in hold.parts}
     bound = bind(books, row, hold, order, now_ms)
-    reason = _barred(books, row) or (Reason.NONE if bound.row == NONE else Reason.LIMIT_REACHED)
+    reason = _barred(books, row) or (Reason.NONE if bound.reached is None else Reason.LIMIT_REACHED)
     wanted = 0 if reason else min(_slice(books, row, hold, order), bound.room_utok)
     _resize(books, row, hold, owed + wanted, use=order.use, at_ms=now_ms, overage=terms.overage)
     granted = max(0, hold.held_utok - owed)
@@ -167,7 +166,7 @@ def _grant(
             if (more := part.amount_utok - before.get(part.number, 0)) > 0
         ),
     )
-    return said(books, bound, answer) if reason is Reason.LIMIT_REACHED else answer
+    return said(bound, answer) if reason is Reason.LIMIT_REACHED else answer
 
 
 def _barred(books: Books, row: int) -> Reason:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tokenline.quota.books import BOUNDLESS, Balance
+from tokenline.quota.cell_limits import REQUESTS, cell_limits
+from tokenline.quota.decide import Rule
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.limit_windows import resets_at, roll
 from tokenline.quota.limits import Limit
-from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Unit
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 class Bound:
     """Say what limits leave to a hold beyond what it owes: µtok, and tokens of an answer.
 
-    `row` is the limit that leaves least of what is needed, NONE where all leave enough.
+    `reached` is the first limit that leaves less than is needed: its number as of `HoldAnswer`, what
+    is used and held, its ceiling and when it resets. None where all leave enough.
     """
 
     room_utok: int = BOUNDLESS
     max_tokens: int = BOUNDLESS
-    row: int = NONE
+    reached: tuple[int, int, int, int] | None = None
 
 
 def put_in_force(books: Books, row: int, terms: Terms, now_ms: int) -> None:
@@ -52,14 +54,20 @@ def bind(books: Books, row: int, hold: Hold, order: HoldOrder, now_ms: int) -> B
     """Let go of what a hold reserves, find the limits it now falls under, and say what they leave."""
     _reserve(books, hold, 0)
     hold.limits = []
+    bound = Bound()
+    for cell in cell_limits(books.cells, hold.owner, now_ms):
+        unit = Unit.REQUESTS if cell.rule in REQUESTS else Unit.TOKENS
+        facts = -cell.rule, cell.used, cell.ceiling, cell.resets_at_ms
+        bound = _narrowed(bound, unit, facts, hold, order)
     if not books.get(row, Balance.LIMITED):
-        return Bound()
-    bound, limits = Bound(), books.limits
+        return bound
+    limits = books.limits
     for limit in limits.matching(hold.owner, order.use):
         roll(books, limit, now_ms)
-        if limits.get(limit, Limit.UNIT) == Unit.UTOK:
+        unit = Unit(limits.get(limit, Limit.UNIT))
+        if unit is Unit.UTOK:
             hold.limits.append(limit)
-        bound = _narrowed(bound, books, limit, hold, order)
+        bound = _narrowed(bound, unit, _facts(books, limit), hold, order)
     return bound
 
 
@@ -70,25 +78,35 @@ def keep(books: Books, hold: Hold) -> None:
     books.holds.save(hold)
 
 
-def said(books: Books, bound: Bound, answer: HoldAnswer) -> HoldAnswer:
+def said(bound: Bound, answer: HoldAnswer) -> HoldAnswer:
     """Return an answer that names the limit which is reached."""
-    if bound.row == NONE:
+    if bound.reached is None:
         return answer
-    limits, ends_ms = books.limits, resets_at(books.limits.matrix[bound.row].tolist())
+    limit, used, ceiling, resets_at_ms = bound.reached
     return replace(
-        answer,
-        limit=limits.get(bound.row, Limit.SPEC),
-        limit_used=limits.get(bound.row, Limit.USED) + limits.get(bound.row, Limit.HELD),
-        limit_value=limits.get(bound.row, Limit.CEILING),
-        resets_at_ms=0 if ends_ms == NEVER_MS else ends_ms,
+        answer, limit=limit, limit_used=used, limit_value=ceiling, resets_at_ms=resets_at_ms
     )
 
 
-def _narrowed(bound: Bound, books: Books, limit: int, hold: Hold, order: HoldOrder) -> Bound:
+def limit_name(books: Books, answer: HoldAnswer) -> str:
+    """Return what the limit that an answer names by its number is called."""
+    if answer.limit < 0:
+        return Rule(-answer.limit).name.lower()
+    return books.limits.specs[answer.limit].name if answer.limit else ""
+
+
+def _facts(books: Books, limit: int) -> tuple[int, int, int, int]:
+    values: list[int] = books.limits.matrix[limit].tolist()
+    ends_ms = resets_at(values)
+    taken = values[Limit.USED] + values[Limit.HELD]
+    return values[Limit.SPEC], taken, values[Limit.CEILING], 0 if ends_ms == NEVER_MS else ends_ms
+
+
+def _narrowed(
+    bound: Bound, unit: Unit, facts: tuple[int, int, int, int], hold: Hold, order: HoldOrder
+) -> Bound:
     """Return a bound that also keeps one limit more."""
-    used, held = (books.limits.get(limit, column) for column in (Limit.USED, Limit.HELD))
-    left = books.limits.get(limit, Limit.CEILING) - used - held
-    unit = Unit(books.limits.get(limit, Limit.UNIT))
+    left = facts[2] - facts[1]
     if unit is Unit.UTOK:
         room, most = left - hold.owed_utok, BOUNDLESS
         short = room < order.needed_utok
@@ -102,7 +120,7 @@ def _narrowed(bound: Bound, books: Books, limit: int, hold: Hold, order: HoldOrd
     return Bound(
         room_utok=max(0, min(bound.room_utok, room)),
         max_tokens=max(0, min(bound.max_tokens, most)),
-        row=limit if short and bound.row == NONE else bound.row,
+        reached=facts if short and bound.reached is None else bound.reached,
     )
 
 
