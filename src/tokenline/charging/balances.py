@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_128_digest
 
-from tokenline.metering.judge import Judgement, int64_column
+from tokenline.metering.judge import Judgement, arrow_int64s, int64_column
 from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.terms import Use
 from tokenline.rating import rate as rating
@@ -61,11 +61,17 @@ def charge_usage(
         occurred_ms=int64_column(batch, "occurred_at"),
         named=_not_empty(held),
         use=lambda event: Use(*(text[event].as_py() for text in texts)),
+        uses=lambda events: _uses(texts, arrow_int64s(events)),
         session=lambda event: session_of(held[event].as_py()),
     )
     charge_chunk(state.books, rated, state.move_clock(step.as_of_ms))
     step.changes, step.burns = state.books.take()
     state.tally.add_burns(step.burns)
+
+
+def _uses(texts: list[pa.Array], events: pa.Array) -> list[Use]:
+    columns = (text.take(events).to_pylist() for text in texts)
+    return [Use(*names) for names in zip(*columns, strict=True)]
 
 
 def session_of(hold_id: str) -> Session:

@@ -35,7 +35,7 @@ class Rated:
     """Hold rated events as columns of equal length, in offset order.
 
     `named` says which name a session; `use` and `session` are asked only for events that are looked
-    at one by one. Without `tokens` no event has any.
+    at one by one, `uses` for those that limits count. Without `tokens` no event has any.
     """
 
     slots: Int64s
@@ -45,6 +45,7 @@ class Rated:
     use: Callable[[int], Use]
     session: Callable[[int], Session]
     tokens: Int64s | None = None
+    uses: Callable[[Int64s], list[Use]] | None = None
 
 
 def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
@@ -73,8 +74,11 @@ def _count(books: Books, rated: Rated, events: Int64s, now_ms: int) -> None:
     """Count the events of accounts that have limits beside their balance."""
     if events.size:
         tokens = np.zeros(len(rated.slots), np.int64) if rated.tokens is None else rated.tokens
-        uses = [(int(rated.slots[event]), rated.use(event)) for event in events.tolist()]
-        count_events(books, uses, tokens[events], rated.charges_utok[events], now_ms)
+        uses = (
+            [rated.use(at) for at in events.tolist()] if rated.uses is None else rated.uses(events)
+        )
+        whose = list(zip(rated.slots[events].tolist(), uses, strict=True))
+        count_events(books, whose, tokens[events], rated.charges_utok[events], now_ms)
 
 
 def _quick(

@@ -49,7 +49,11 @@ def roll(books: Books, row: int, now_ms: int) -> None:
 def roll_all(books: Books, rows: Int64s, now_ms: int) -> None:
     """Do as `roll` for many rows, most of which have nothing to begin."""
     found = books.limits.matrix[rows]
-    due = (found[:, Limit.END] <= now_ms) | (found[:, Limit.PER] == Per.CYCLE)
+    due = found[:, Limit.END] <= now_ms
+    cycles = np.flatnonzero(found[:, Limit.PER] == Per.CYCLE)
+    if cycles.size:
+        balances = books.balances.matrix[books.rows_of(found[cycles, Limit.OWNER])]
+        due[cycles] |= found[cycles, Limit.END] != balances[:, Balance.CYCLE_END]
     for row in rows[due].tolist():
         roll(books, row, now_ms)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from tokenline.quota.cells import Cell
 
@@ -52,8 +53,7 @@ class Scope:
     subscribers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """Name what is paid for."""
 
     provider: str = ""
