@@ -6,16 +6,27 @@ import json
 
 import pytest
 
+from streams.outputs import Outputs
+from streams.replies import replies_of
 from tests.limits import LIMITS_CATALOG
 from tests.orders import catalog_version, hold_order, order
 from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
+from tokenline.charging.journal import JournalWriter
 from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import Recovery
 from tokenline.charging.terms import not_enforced, terms_at
+from tokenline.quota.books import Balance
 from tokenline.quota.decide import Rule, State
+from tokenline.quota.terms import Use
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import Catalog
+from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.registry import open_registry
+from tokenline.wire.topics import STATE_MAX_BYTES
 
 MILLION = 1_000_000
 
@@ -23,9 +34,9 @@ MILLION = 1_000_000
 class Line:
     """A partition with account `t/a`; offsets count themselves."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, catalog=LIMITS_CATALOG):
         self.state, self.offset, self.now = PartitionState(BOUNDS), 0, NOON
-        fold_commands(self.state, [catalog_version(0, NOON, LIMITS_CATALOG)], 0)
+        fold_commands(self.state, [catalog_version(0, NOON, catalog)], 0)
         self.order(kind="open", plan=plan)
 
     def _next(self):
@@ -92,7 +103,7 @@ def test_what_is_held_counts_against_the_cap_and_the_refusal_names_it(family):
     assert refused.reason.name == "LIMIT_REACHED"
     assert (refused.limit_name, refused.limit_used) == ("subscriber_tokens", 29 * MILLION)
     assert refused.limit_value == 30 * MILLION
-    assert refused.resets_at_ms == family.state.books.get(0, 8 + 1)  # the end of the cycle
+    assert refused.resets_at_ms == family.state.books.get(0, Balance.CYCLE_END)
     assert family.limit("subscriber_tokens", "kid") == (9 * MILLION, 20 * MILLION, 30 * MILLION)
     family.hold(session="1", seq=1, action="settle")
     assert family.hold(**asked) == refused
@@ -113,7 +124,7 @@ def test_a_subscriber_at_its_cap_is_cut_alone_and_opened_by_another_plan(family)
     assert told(cut) == [("kid", "CUT", "subscriber_tokens")]
     (decided,) = cut.decisions
     assert (decided.used, decided.limit, decided.rule) == (30 * MILLION, 30 * MILLION, Rule.LIMIT)
-    assert decided.resets_at_ms == family.state.books.get(0, 9)
+    assert decided.resets_at_ms == family.state.books.get(0, Balance.CYCLE_END)
     assert told(family.use(tokens=1)) == []
     account, kid = family.order(kind="change_plan", plan="loose").decisions
     assert (account.subscriber, account.state) == ("", State.OPEN)
@@ -249,3 +260,72 @@ def test_a_pack_that_is_not_shared_pays_for_the_subscribers_named_and_no_other(f
     family.use(tokens=7, subscriber="mum")
     used = {one["source"]: one["used_utok"] for one in family.shown()["buckets"]}
     assert (used["pack"], used["plan"]) == (5 * MILLION, 7 * MILLION)
+
+
+def test_a_subscribers_decision_has_a_key_of_its_own_and_the_next_owner_takes_the_old_one_away(
+    family,
+):
+    settings = Settings()
+    registry = open_registry(settings)
+    codec, columns = Codec(registry), ColumnCodec(registry)
+    outputs = Outputs(settings, codec, columns, None, 0)
+    family.state.epoch = 4
+    (cut,) = outputs.messages(family.state, family.use(tokens=30), [])[:1]
+    assert cut.key == b"t/a\0kid#4"
+    _, said = codec.decode(cut.value)
+    assert (said["subscriber_id"], said["state"], said["rule"]) == (
+        "kid",
+        "cut",
+        "subscriber_tokens",
+    )
+    family.state.epoch = 7
+    step = family.order(kind="change_plan", plan="loose")
+    decided = [one for one in outputs.messages(family.state, step, []) if one.topic == "decisions"]
+    own = {one.key: one.value for one in decided if b"kid" in one.key}
+    assert own.keys() == {b"t/a\0kid#7", b"t/a\0kid#4"}
+    assert own[b"t/a\0kid#4"] is None
+
+
+def test_the_answer_on_the_wire_says_which_limit_is_reached(family):
+    family.use(tokens=30)
+    offset = family._next()
+    asked = hold_order(offset, NOON, subscriber_id="kid", max_tokens=9, reply_to="me")
+    step = fold_commands(family.state, [asked], offset)
+    codec = Codec(open_registry(Settings()))
+    (message,) = replies_of(codec, step.replies)
+    _, said = codec.decode(message.value)
+    assert (said["reason"], said["limit_name"]) == ("limit_reached", "subscriber_tokens")
+    assert (said["limit_used"], said["limit_value"]) == (30 * MILLION, 30 * MILLION)
+    assert said["resets_at"] == family.state.books.get(0, Balance.CYCLE_END)
+
+
+def test_a_step_of_many_subscribers_with_many_limits_fits_one_batch_of_the_journal():
+    said = json.loads(LIMITS_CATALOG.to_json())
+    said["plans"]["limited"]["limits"] = [
+        {unit: 10**9, "per": per, "rolling": rolling, "of": "subscriber"}
+        for unit in ("tokens", "requests")
+        for per in ("minute", "hour", "day", "week")
+        for rolling in (False, True)
+    ]
+    line = Line("limited", Catalog.from_json(json.dumps(said)))
+    line.state.seq = 0
+    writer = JournalWriter(epoch=1, remember_ms=BOUNDS.horizon_ms)
+    said = {"model": "max", "occurred_at": NOON, "input_tokens": 1}
+    names = [f"subscriber number {number}" for number in range(6_000)]
+    records = [
+        record(at, NOON, event_id=f"e{at}", subscriber_id=name, **said)
+        for at, name in enumerate(names)
+    ]
+    step = fold_usage(line.state, chunk_of(records))
+    written = writer.records(line.state, step, [])
+    assert line.state.books.limits.matrix.nbytes > STATE_MAX_BYTES
+    assert sum(len(key) + len(value or b"") for key, value in written) < STATE_MAX_BYTES - 4096
+    recovery = Recovery(PartitionState(BOUNDS))
+    for offset, (key, value) in enumerate([*writer.opening(line.state), *written]):
+        recovery.take(offset, key, value)
+    back = recovery.finish().state.books
+    for mine, theirs in zip(back.tables, line.state.books.tables, strict=True):
+        assert mine.matrix.tobytes() == theirs.matrix.tobytes()
+    assert back.limits.specs.specs == line.state.books.limits.specs.specs
+    kid = Use("p", "max", names[77])
+    assert back.limits.matching(0, kid) == line.state.books.limits.matching(0, kid)

@@ -29,12 +29,15 @@ Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
 FORMAT = 1
-FORMAT_PACKED = 2  # of `out` only
+FORMAT_PACKED = 2  # of `out` and of tables
 OUT_PLAIN_BYTES = 1 << 20
+# Above what usage of fifteen thousand accounts without limits touches: that must cost nothing.
+TABLE_PLAIN_BYTES = 4 << 20
 
 _ROWS = struct.Struct("<BIIII")
 _TABLE = struct.Struct("<BBII")
 _MINUTE = struct.Struct("<Bq")
+_SIZE = struct.Struct("<I")
 _OUT_HEAD = struct.Struct("<BQI")
 _OUT = struct.Struct("<BHi")
 
@@ -70,10 +73,18 @@ def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
 
 
 def pack_table(number: int, table: Table, rows: Int64s) -> bytes:
-    """Return rows of one table; several such may follow each other in a record."""
-    head = _TABLE.pack(FORMAT, number, table.width, len(rows))
+    """Return rows of one table; several such may follow each other in a record.
+
+    Many are compressed: a step is one batch of 16 MiB at most, and ten thousand events may each be
+    another subscriber's, with a row of every limit. Such rows are nearly all zeros.
+    """
     values = np.ascontiguousarray(table.matrix[rows], "<i8")
-    return b"".join((head, rows.astype("<u4").tobytes(), values.tobytes()))
+    body = b"".join((rows.astype("<u4").tobytes(), values.tobytes()))
+    if len(body) <= TABLE_PLAIN_BYTES:
+        return _TABLE.pack(FORMAT, number, table.width, len(rows)) + body
+    body = zlib.compress(body, 1)
+    head = _TABLE.pack(FORMAT_PACKED, number, table.width, len(rows))
+    return b"".join((head, _SIZE.pack(len(body)), body))
 
 
 def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
@@ -81,12 +92,17 @@ def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
     at = 0
     while at < len(value):
         version, number, width, rows = _TABLE.unpack_from(value, at)
-        _check_format("books", version)
+        _check_format("books", version, FORMAT_PACKED)
         at += _TABLE.size
-        where = np.frombuffer(value, "<u4", rows, at).astype(np.int64)
-        at += 4 * rows
-        values = np.frombuffer(value, "<i8", rows * width, at).reshape(rows, width)
-        at += 8 * rows * width
+        size = rows * (4 + 8 * width)
+        if version == FORMAT_PACKED:
+            (size,) = _SIZE.unpack_from(value, at)
+            at += _SIZE.size
+        body = value[at : at + size]
+        body = zlib.decompress(body) if version == FORMAT_PACKED else body
+        where = np.frombuffer(body, "<u4", rows).astype(np.int64)
+        values = np.frombuffer(body, "<i8", rows * width, 4 * rows).reshape(rows, width)
+        at += size
         yield number, where, values
 
 

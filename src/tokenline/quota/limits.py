@@ -94,6 +94,8 @@ class Limits(Table):
         self.subscribers = subscribers
         self.looked: set[int] = set()
         self._by_owner: dict[int, set[int]] = defaultdict(set)
+        # Without subscribers' own rows: few, however many subscribers there are.
+        self._of_account: dict[int, set[int]] = defaultdict(set)
         self._by_subscriber: dict[int, set[int]] = defaultdict(set)
         self._own: dict[tuple[int, int], int] = {}
         self._matching: dict[int, dict[Use, tuple[int, ...]]] = {}
@@ -123,7 +125,7 @@ class Limits(Table):
         """Return the rows that limit a whole account, in whatever models."""
         return [
             row
-            for row in self.of_owner(owner)
+            for row in sorted(self._of_account.get(owner, ()))
             if self.get(row, Limit.SUBSCRIBER) == NONE
             and self.in_force(row)
             and not self.spec(row).models
@@ -207,8 +209,8 @@ class Limits(Table):
         return end + (end - start) * SLICES if self.get(row, Limit.ROLLING) else end
 
     def _find(self, owner: int, use: Use) -> Iterator[int]:
-        for row in self.of_owner(owner):
-            if self._is_first(row) and self.in_force(row) and self.spec(row).covers(use):
+        for row in sorted(self._of_account.get(owner, ())):
+            if self.in_force(row) and self.spec(row).covers(use):
                 each = self.get(row, Limit.SUBSCRIBER) == EACH
                 yield self._own_row(row, use.subscriber) if each else row
 
@@ -230,13 +232,16 @@ class Limits(Table):
     def _note(self, row: int) -> None:
         owner, code, subscriber = self._matrix[row, : Limit.CEILING].tolist()
         self._by_owner[owner].add(row)
-        if subscriber >= 0:
+        if subscriber < 0:
+            self._of_account[owner].add(row)
+        else:
             self._by_subscriber[subscriber].add(row)
             self._own[code, subscriber] = row
 
     def _unindex(self, row: int) -> None:
         owner, code, subscriber = self._matrix[row, : Limit.CEILING].tolist()
         self._by_owner[owner].discard(row)
+        self._of_account[owner].discard(row)
         if subscriber >= 0:
             self._by_subscriber[subscriber].discard(row)
             self._own.pop((code, subscriber), None)
