@@ -13,6 +13,7 @@ from tests.unit.test_quota_limits import at, books_with, spec
 from tokenline.quota import orders
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit
@@ -79,10 +80,11 @@ def nothing_is_exceeded(books, now):
         if values[Limit.SUBSCRIBER] != EACH:
             assert min(values[Limit.USED], values[Limit.HELD]) >= 0
             assert values[Limit.USED] + values[Limit.HELD] <= values[Limit.CEILING]
-    for row in books.chain(0):
-        total, used, held = books.buckets.matrix[row, Bucket.TOTAL : Bucket.SCOPE].tolist()
-        assert used + held <= total
-        assert held == sum(hold.held_utok for hold in books.holds.of_owner(0) if hold.status < 2)
+    rows = [books.buckets.matrix[row].tolist() for row in books.chain(0)]
+    for row in rows:
+        assert row[Bucket.USED] + row[Bucket.HELD] <= row[Bucket.TOTAL]
+    holding = [hold for hold in books.holds.of_owner(0) if hold.status < HoldStatus.EXPIRED]
+    assert sum(row[Bucket.HELD] for row in rows) == sum(hold.held_utok for hold in holding)
 
 
 @settings(max_examples=150, deadline=None)
