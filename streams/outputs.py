@@ -177,9 +177,9 @@ class Outputs:
         fields = {
             "tenant_id": tenant,
             "account_id": account,
-            "subscriber_id": "",
+            "subscriber_id": decided.subscriber,
             "state": decided.state.name.lower(),
-            "rule": decided.rule.name.lower() if decided.rule else "",
+            "rule": decided.limit_name or (decided.rule.name.lower() if decided.rule else ""),
             "reason": decided.reason,
             "threshold_percent": decided.threshold_percent,
             "used": decided.used,
@@ -194,11 +194,12 @@ class Outputs:
             "cause_partition": self._partition,
             "cause_offset": offset,
         }
-        key = decision_key(tenant, account, state.epoch)
+        key = decision_key(tenant, account, state.epoch, decided.subscriber)
         yield Message(DECISIONS, key, self._codec.encode("quota_decision", fields))
         if decided.old_epoch not in (0, state.epoch):
             # The new owner's word stands: the old one's key would be kept for ever otherwise.
-            yield Message(DECISIONS, decision_key(tenant, account, decided.old_epoch), None)
+            old = decision_key(tenant, account, decided.old_epoch, decided.subscriber)
+            yield Message(DECISIONS, old, None)
 
     def _sent(self, sent: Sent) -> Message:
         """Stamp an order of charging's own with the time of this worker, not of what caused it.

@@ -71,5 +71,9 @@ def _said(answer: OrderAnswer | HoldAnswer) -> dict[str, Any]:
         "final": int(answer.final),
         "late": int(answer.late),
         "catalog_version": answer.catalog_version,
+        "limit_name": answer.limit_name,
+        "limit_used": answer.limit_used,
+        "limit_value": answer.limit_value,
+        "resets_at": answer.resets_at_ms,
         "split": {str(number): amount for number, amount in answer.split},
     }

@@ -66,6 +66,20 @@ thresholds = [90]
 unreachable = "leases"
 limits = [{ requests = 2, per = "minute" }, { tokens = 1000, per = "week" }]
 
+[plans.household]
+title = "A pool with caps"
+fee = "1"
+tokens = 310
+mode = "strict"
+subscriber_tokens = 60
+hold_validity_s = 30
+hold_expiry = "charge_granted"
+limits = [
+    { utok = 20_000_000, per = "minute", of = "subscriber", rolling = true },
+    { utok = 30_000_000, per = "hour", group = "minis" },
+    { requests = 9, per = "week" },
+]
+
 [packs.coupon]
 title = "A coupon"
 fee = "1"

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tests.laws.limit_model import ModelLimits
 from tokenline.quota.terms import HoldExpiry, Source
 
 MILLION = 1_000_000
@@ -63,6 +64,7 @@ class ModelHold:
     kept: int = 0
     # Bucket number to amount, in the order taken: held, or charged at the expiry.
     parts: dict[int, Fraction] = field(default_factory=dict)
+    bound: list[Any] = field(default_factory=list)
     answer: Any = None
 
     @property
@@ -89,10 +91,16 @@ class ModelAccount:
     numbers: int = 0
     uncovered: Fraction = ZERO
 
+    def __post_init__(self) -> None:
+        self.limits = ModelLimits(self)
+
     # What there is
 
     def terms(self, plan: str | None = None) -> Any:
         return self.plans[plan or self.plan]
+
+    def start_at(self, now: int) -> int:
+        return cycle(self.zone, self.day, now)[0] if self.end <= now else self.start
 
     def held(self, number: int) -> Fraction:
         return sum((one.parts.get(number, ZERO) for one in self.holds.values() if one.holds), ZERO)
@@ -138,6 +146,7 @@ class ModelAccount:
     def begin(self, span: tuple[int, int]) -> None:
         self.start, self.end = max(span[0], self.end), span[1]
         if self.status != "closed":
+            self.limits.put_in_force()
             self.grant_plan(self.terms().allowance_utok, self.start)
 
     def close_bucket(self, bucket: ModelBucket, now: int) -> None:
@@ -171,6 +180,7 @@ class ModelAccount:
             self.shrink(one, one.owed)
         for number, amount in one.parts.items():
             self.use_up(number, amount)
+        self.limits.count_keys(one.bound, int(sum(one.parts.values()) * MILLION), now)
         one.status, one.kept = "expired", now + self.linger
 
     # What is done
@@ -243,6 +253,9 @@ class ModelAccount:
     def draw(self, one: ModelHold, use: Any, amount: Fraction, occurred: int, now: int) -> bool:
         late = not one.holds
         one.used += amount
+        if late:
+            covered = min(amount, sum(one.parts.values(), ZERO))
+            self.limits.count_keys(one.bound, -int(covered * MILLION), one.kept - self.linger)
         for number in list(one.parts):
             taken = min(amount, one.parts[number])
             one.parts[number] -= taken
@@ -278,7 +291,9 @@ class ModelAccount:
             before = dict(one.parts)
             self.shrink(one, one.owed)
             for number, amount in before.items():
-                self.use_up(number, one.parts.get(number, ZERO) - amount)
+                given = amount - one.parts.get(number, ZERO)
+                self.use_up(number, -given)
+                self.limits.count_keys(one.bound, -int(given * MILLION), one.kept - self.linger)
         elif not late:
             self.shrink(one, one.owed)
             one.status = "settled" if one.owed else "closed"
@@ -298,7 +313,10 @@ class ModelAccount:
             Fraction(n, MILLION) - ahead
             for n in (order.wanted_utok, order.needed_utok, order.first_utok, order.keep_utok)
         )
+        room, most, reached = self.limits.bind(one, order, int(needed * MILLION), now)
         reason, asked = {"active": "none"}.get(self.status, self.status), wanted
+        if reason == "none" and reached:
+            reason = "limit_reached"
         if order.lease:
             others = [each for each in self.holds.values() if each is not one or each.expires]
             count = sum(each.lease and each.status == "open" for each in others)
@@ -310,6 +328,7 @@ class ModelAccount:
                 int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count)), MILLION
             )
             wanted = max(needed, min(wanted, max(first, fair)))
+        wanted = min(wanted, Fraction(room, MILLION))
         kept = max(ZERO, min(keep, sum(before.values(), ZERO) - owed))
         target = owed + max(ZERO, kept, wanted if reason == "none" else ZERO)
         self.shrink(one, target)
@@ -329,7 +348,7 @@ class ModelAccount:
             n: more for n, amount in one.parts.items() if (more := amount - before.get(n, ZERO)) > 0
         }
         final = reason == "none" and granted < asked
-        most = most_tokens(order, granted + ahead) if reason == "none" else 0
+        most = min(most, most_tokens(order, granted + ahead)) if reason == "none" else 0
         return (reason, granted + ahead, most, final, False, split)
 
 

@@ -19,22 +19,36 @@ from tokenline.quota.books import Balance, Books
 from tokenline.quota.buckets import Bucket, Scopes
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.decide import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
+from tokenline.quota.limit_decisions import limit_decisions
+from tokenline.quota.limit_windows import rolled
+from tokenline.quota.limits import EACH, Limit, Specs
 from tokenline.quota.terms import (
     NEVER_MS,
     Grant,
     HoldExpiry,
+    LimitSpec,
     Mode,
+    Per,
     Scope,
     Source,
     Terms,
+    Unit,
     Use,
 )
 
 LINGER = HOUR
 CHEAP = Scope(models=("glm/*", "qwen/max"))
 MOTHER = Scope(subscribers=("mother",))
+CAP = LimitSpec(name="cap", unit=Unit.UTOK, per=Per.CYCLE, each=True)
+
+
+def limit(name, unit, per, **more):
+    return LimitSpec(name=name, unit=unit, per=per, **more)
+
+
 PLANS = {
     "strict": Terms(mode=Mode.STRICT, allowance_utok=90 * MILLION, rollover_utok=20 * MILLION),
     "prepaid": Terms(
@@ -52,11 +66,33 @@ PLANS = {
     ),
     "scoped": Terms(mode=Mode.STRICT, allowance_utok=40 * MILLION, scope=CHEAP, priority=5),
     "empty": Terms(mode=Mode.STRICT),
+    "family": Terms(
+        mode=Mode.STRICT,
+        allowance_utok=60 * MILLION,
+        limits=((CAP, 25 * MILLION), (limit("day_requests", Unit.REQUESTS, Per.DAY), 12)),
+    ),
+    "limited": Terms(
+        mode=Mode.PREPAID,
+        allowance_utok=90 * MILLION,
+        hold_validity_ms=30_000,
+        hold_expiry=HoldExpiry.CHARGE_GRANTED,
+        limits=(
+            (limit("week_utok", Unit.UTOK, Per.WEEK), 70 * MILLION),
+            (limit("rolling_hour_utok", Unit.UTOK, Per.HOUR, rolling=True), 40 * MILLION),
+            (limit("month_utok:cheap", Unit.UTOK, Per.MONTH, models=CHEAP.models), 30 * MILLION),
+            (limit("cycle_tokens", Unit.TOKENS, Per.CYCLE), 2000),
+            (CAP, 35 * MILLION),
+            (limit("hour_tokens", Unit.TOKENS, Per.HOUR, each=True), 500),
+            (limit("son", Unit.UTOK, Per.DAY, each=True, subscriber="son"), 10 * MILLION),
+            (limit("minute", Unit.REQUESTS, Per.MINUTE, each=True, rolling=True), 3),
+        ),
+    ),
 }
+LIMITED = ("family", "limited")
 SLOTS = (0, 1)
 ZONES = ("Asia/Shanghai", "America/New_York")
 slots = st.sampled_from(SLOTS)
-plans = st.sampled_from(sorted(PLANS))
+plans = st.one_of(st.sampled_from(sorted(PLANS)), st.sampled_from(LIMITED))
 amounts = st.one_of(st.integers(0, 30 * MILLION), st.sampled_from([1, MILLION, 10**12]))
 uses = st.builds(
     Use,
@@ -102,6 +138,7 @@ class EngineAndModel(RuleBasedStateMachine):
         self.books = Books(cells, find_terms, LINGER)
         self.model = {}
         self.ledger = {}
+        self.told = {}
         for slot in data.draw(st.sampled_from([(0,), (0, 1), (0, 1)])):
             self.open_both(slot, data.draw(plans), data.draw(st.sampled_from([0, 1, 31])))
 
@@ -183,6 +220,7 @@ class EngineAndModel(RuleBasedStateMachine):
                     one.total = max(taken, share)
                     over += max(ZERO, taken - share) * MILLION
             account.plan = plan
+            account.limits.put_in_force()
             account.grant_plan(int(self.share(account, plan)) - over, self.now)
 
         self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now), model)
@@ -312,14 +350,27 @@ class EngineAndModel(RuleBasedStateMachine):
 
         self.both(slot, engine, model)
 
-    @rule(slot=slots, use=uses, amount=amounts, ago=st.sampled_from([0, 0, -5_000, 1, HOUR - 1]))
-    def use_up(self, slot, use, amount, ago):
+    @rule(
+        slot=slots,
+        use=uses,
+        amount=amounts,
+        ago=st.sampled_from([0, 0, -5_000, 1, MINUTE, HOUR - 1]),
+        tokens=st.integers(0, 400),
+    )
+    def use_up(self, slot, use, amount, ago, tokens):
         def engine():
             return orders.charge(
-                self.books, slot, use, amount, occurred_ms=self.now - ago, now_ms=self.now
+                self.books,
+                slot,
+                use,
+                amount,
+                occurred_ms=self.now - ago,
+                now_ms=self.now,
+                tokens=tokens,
             )
 
         def model(account):
+            account.limits.count(use, tokens, amount, self.now)
             account.burn(use, Fraction(amount, MILLION), min(self.now - ago, self.now))
             return False
 
@@ -330,6 +381,7 @@ class EngineAndModel(RuleBasedStateMachine):
         """Charge a chunk at once; the model charges one event after the other."""
         columns = list(zip(*events, strict=True))
         owners, charges, agos, used, named = columns
+        tokens = [charge // 7919 for charge in charges]
         rated = Rated(
             slots=np.array(owners, np.int64),
             charges_utok=np.array(charges, np.int64),
@@ -337,6 +389,7 @@ class EngineAndModel(RuleBasedStateMachine):
             named=np.array([session is not None for session in named]),
             use=used.__getitem__,
             session=named.__getitem__,
+            tokens=np.array(tokens, np.int64),
         )
         late = charge_chunk(self.books, rated, self.now)
         wanted = 0
@@ -345,6 +398,7 @@ class EngineAndModel(RuleBasedStateMachine):
         for slot, amount, ago, use, session in events:
             if slot in self.model:
                 account, charged = self.model[slot], Fraction(amount, MILLION)
+                account.limits.count(use, amount // 7919, amount, self.now)
                 if session in account.holds:
                     one, at = account.holds[session], self.now - ago
                     wanted += account.draw(one, use, charged, at, self.now)
@@ -376,6 +430,7 @@ class EngineAndModel(RuleBasedStateMachine):
             )
 
         def model(account):
+            account.limits.count(use, 0, amount, self.now)
             one = account.holds.get(session)
             if one is None:
                 account.burn(use, Fraction(amount, MILLION), min(self.now - ago, self.now))
@@ -405,6 +460,7 @@ class EngineAndModel(RuleBasedStateMachine):
             first_utok=data.draw(st.sampled_from([0, wanted // 2, wanted])),
             keep_utok=data.draw(st.sampled_from([0, wanted // 2, wanted])),
             prompt_utok=data.draw(st.integers(0, MILLION)),
+            prompt_tokens=data.draw(st.integers(0, 9)),
             output_utok=data.draw(st.sampled_from([0, 250_000, 2 * MILLION])),
             max_tokens=data.draw(st.integers(1, 1000)),
             settles=data.draw(st.integers(0, 3)) == 0,
@@ -464,12 +520,16 @@ class EngineAndModel(RuleBasedStateMachine):
         self.books = Books(old.cells, find_terms, LINGER)
         self.books.plans = list(old.plans)
         self.books.scopes = Scopes.from_json(old.scopes.to_json())
+        self.books.limits.specs = Specs.from_json(old.limits.specs.to_json())
         for table, rows in zip(self.tables(self.books), self.tables(old), strict=True):
             table.adopt(copy.deepcopy(rows.matrix))
         self.books.adopt()
 
     def tables(self, books):
-        return books.balances, books.buckets, books.holds
+        return (
+            *(books.balances, books.buckets, books.holds),
+            *(books.limits, books.subscribers, books.told),
+        )
 
     @invariant()
     def balances_are_equal(self):
@@ -490,6 +550,43 @@ class EngineAndModel(RuleBasedStateMachine):
             uncovered = self.books.get(row, Balance.UNCOVERED)
             assert buckets.get(uncovered, Bucket.USED) == account.uncovered * MILLION
             assert buckets.get(uncovered, Bucket.HELD) == account.held(0) * MILLION
+
+    @invariant()
+    def limits_are_equal(self):
+        """Every counter, whether it was ever made or not; and each knows what is held against it."""
+        for slot, account in getattr(self, "model", {}).items():
+            limits, found = self.books.limits, {}
+            for row in limits.of_owner(slot):
+                if limits.get(row, Limit.SUBSCRIBER) != EACH and limits.in_force(row):
+                    values = rolled(self.books, row, self.now)
+                    who = limits.get(row, Limit.SUBSCRIBER)
+                    name = limits.subscribers.name(who) if who >= 0 else ""
+                    amounts = values[Limit.USED], values[Limit.HELD]
+                    found[*limits.spec(row).identity, name] = amounts
+            wanted = {
+                key: (account.limits.used(spec, key, self.now), account.limits.held(key))
+                for name in ("", "mother", "son")
+                for spec, _, key in account.limits.every(name)
+            }
+            assert {key: both for key, both in found.items() if any(both)} == {
+                key: both for key, both in wanted.items() if any(both)
+            }
+
+    @invariant()
+    def who_has_reached_a_limit_is_told_so(self):
+        told = limit_decisions(self.books, (), self.now, 1)
+        for one in told:
+            self.told[one.slot, one.subscriber] = one
+        for slot, account in getattr(self, "model", {}).items():
+            for name in ("mother", "son"):
+                one = self.told.get((slot, name))
+                cut = one is not None and one.state is State.CUT
+                cut = cut and not 0 < one.resets_at_ms <= self.now
+                assert cut == account.limits.cuts(name, self.now)
+            row = self.books.row(slot)
+            if self.now < self.books.get(row, Balance.DUE_AT):
+                resets = self.books.get(row, Balance.LIMIT_RESETS)
+                assert (resets > self.now) == account.limits.cuts("", self.now)
 
     @invariant()
     def nobody_holds_or_uses_what_is_not_there(self):

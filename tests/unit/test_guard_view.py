@@ -11,6 +11,7 @@ from tokenline.clock import FrozenClock
 from tokenline.errors import RegistryUnavailable, StaleView, Undecodable
 from tokenline.settings import Settings
 from tokenline.wire.guard import Guard
+from tokenline.wire.topics import decision_key
 from tokenline.wire.view import View
 
 NOW = FrozenClock().wall_ms()
@@ -98,6 +99,21 @@ def test_a_tombstone_removes_its_own_row_only():
     view.apply_tombstone(b"default/a#2")
 
     assert len(view) == 0
+
+
+def test_a_subscribers_tombstone_removes_its_row_and_leaves_the_accounts():
+    view = View()
+    view.apply_decision(0, decision(epoch=2), NOW)
+    view.apply_decision(0, decision(subscriber="kid#2", epoch=2, state="cut"), NOW)
+    key = decision_key("default", "a", 2, "kid#2")
+    assert key == b"default/a\0kid#2#2"
+    view.apply_tombstone(decision_key("default", "a", 1, "kid#2"))
+    view.apply_tombstone(decision_key("default", "a", 2, "son"))
+    assert len(view) == 2
+    view.apply_tombstone(key)
+
+    assert view.find(("default", "a", "kid#2")) is None
+    assert view.find(("default", "a", "")) is not None
 
 
 def test_accounts_with_slash_and_hash_have_tombstones_too():

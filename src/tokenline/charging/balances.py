@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_128_digest
 
-from tokenline.metering.judge import Judgement, int64_column
+from tokenline.metering.judge import Judgement, arrow_int64s, int64_column
 from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.terms import Use
 from tokenline.rating import rate as rating
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tokenline.charging.partition import PartitionState
     from tokenline.charging.step import Step
+    from tokenline.metering.tally import LineNumbers
     from tokenline.quota.hold_rows import Session
 
 Int64s = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ def rate_usage(
 
 
 def charge_usage(
-    state: PartitionState, step: Step, batch: pa.RecordBatch, slots: Int64s, charge_utok: Int64s
+    state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: LineNumbers
 ) -> None:
     """Charge counted events to the accounts that have a balance, and enter it in the step."""
     if not len(state.books.balances):
@@ -54,16 +55,23 @@ def charge_usage(
     held = batch.column("hold_id")
     texts = [batch.column(name) for name in ("provider", "model", "subscriber_id")]
     rated = Rated(
-        slots=slots,
-        charges_utok=charge_utok,
+        slots=numbers.slots,
+        charges_utok=numbers.charge_utok,
+        tokens=numbers.totals,
         occurred_ms=int64_column(batch, "occurred_at"),
         named=_not_empty(held),
         use=lambda event: Use(*(text[event].as_py() for text in texts)),
+        uses=lambda events: _uses(texts, arrow_int64s(events)),
         session=lambda event: session_of(held[event].as_py()),
     )
     charge_chunk(state.books, rated, state.move_clock(step.as_of_ms))
     step.changes, step.burns = state.books.take()
     state.tally.add_burns(step.burns)
+
+
+def _uses(texts: list[pa.Array], events: pa.Array) -> list[Use]:
+    columns = (text.take(events).to_pylist() for text in texts)
+    return [Use(*names) for names in zip(*columns, strict=True)]
 
 
 def session_of(hold_id: str) -> Session:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
@@ -25,6 +26,7 @@ from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
 from tokenline.quota.decide import RATE_LIMITS
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
 from tokenline.quota.holds import HoldOrder
+from tokenline.quota.limit_holds import limit_name
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms, Use
 from tokenline.rating.tariff import worst_multipliers
@@ -101,7 +103,8 @@ def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, Hold
     if order is None:
         refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)
         return slot, refused
-    return slot, orders.hold(state.books, slot, order, now_ms)
+    answer = orders.hold(state.books, slot, order, now_ms)
+    return slot, replace(answer, limit_name=limit_name(state.books, answer))
 
 
 def account_key_of(fields: Fields) -> str:
@@ -297,6 +300,7 @@ def _hold_order(
         keep_utok=int(fields["keep_utok"]) if lease else 0,
         prompt_utok=min(prompt, MOST_UTOK),
         output_utok=prices[1],
+        prompt_tokens=int(fields["prompt_tokens"]),
         max_tokens=int(fields["max_tokens"]),
         settles=settles,
         catalog_version=0 if catalog is None else catalog.version,

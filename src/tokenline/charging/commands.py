@@ -26,6 +26,7 @@ from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.cells import NO_LIMIT, Cell
 from tokenline.quota.decide import decide
 from tokenline.quota.hold_rows import Outcome, Reason
+from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.orders import bring_up_to
 from tokenline.quota.usage import roll_rates
 from tokenline.rating.catalog import Catalog
@@ -133,9 +134,12 @@ def _decide(state: PartitionState, step: Step, touched: _Touched) -> None:
 def _decide_slots(state: PartitionState, step: Step, slots: Int64s, *, announce: bool) -> None:
     minute_ms = state.minute_ms or step.as_of_ms // 60_000 * 60_000
     roll_rates(state.cells, slots, minute_ms)
-    step.decisions += decide(
+    decided = decide(
         state.cells, slots, minute_ms, state.epoch, books=state.books, announce=announce
     )
+    step.decisions += limit_decisions(state.books, decided, state.clock_ms, state.epoch)
+    # The versions of subscribers' decisions are in the rows of their accounts.
+    step.touched = np.union1d(step.touched, _slots(one.slot for one in step.decisions))
 
 
 def _slots(found: Iterable[int]) -> Int64s:

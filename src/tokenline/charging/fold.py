@@ -34,6 +34,7 @@ from tokenline.metering.judge import (
 from tokenline.metering.tally import LineNumbers, lines_of
 from tokenline.quota.cells import Cell
 from tokenline.quota.decide import decide
+from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.usage import Counted, add_usage
 
 if TYPE_CHECKING:
@@ -168,8 +169,9 @@ def _count(state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: Li
     )
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
-    charge_usage(state, step, batch, slots, numbers.charge_utok)
-    step.decisions = decide(cells, step.touched, step.minute_ms, state.epoch, books=state.books)
+    charge_usage(state, step, batch, numbers)
+    decided = decide(cells, step.touched, step.minute_ms, state.epoch, books=state.books)
+    step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     step.counted, step.tokens = len(slots), int(numbers.totals.sum())
 
 

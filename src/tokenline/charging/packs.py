@@ -16,6 +16,7 @@ from tokenline.errors import BrokenLog
 from tokenline.metering.tally import of_today
 from tokenline.quota.buckets import Scopes
 from tokenline.quota.cells import WIDTH
+from tokenline.quota.limits import Specs
 from tokenline.rating.book import CatalogBook
 
 if TYPE_CHECKING:
@@ -28,20 +29,19 @@ Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
 FORMAT = 1
-FORMAT_PACKED = 2  # of `out` only
+FORMAT_PACKED = 2  # of `out` and of tables
 OUT_PLAIN_BYTES = 1 << 20
+# Above what usage of fifteen thousand accounts without limits touches: that must cost nothing.
+TABLE_PLAIN_BYTES = 4 << 20
 
-Named = tuple[int, int, int, tuple[int, ...]]
-NOTHING_NAMED: Named = (
-    0,
-    1,
-    1,
-    (),
-)  # the usual thresholds and a scope of everything are always there
+Named = tuple[tuple[int, ...], tuple[int, ...]]
+# The usual thresholds and a scope of everything are always there.
+NOTHING_NAMED: Named = ((0, 1, 1, 0), ())
 
 _ROWS = struct.Struct("<BIIII")
 _TABLE = struct.Struct("<BBII")
 _MINUTE = struct.Struct("<Bq")
+_SIZE = struct.Struct("<I")
 _OUT_HEAD = struct.Struct("<BQI")
 _OUT = struct.Struct("<BHi")
 
@@ -77,10 +77,18 @@ def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
 
 
 def pack_table(number: int, table: Table, rows: Int64s) -> bytes:
-    """Return rows of one table; several such may follow each other in a record."""
-    head = _TABLE.pack(FORMAT, number, table.width, len(rows))
+    """Return rows of one table; several such may follow each other in a record.
+
+    Many are compressed: a step is one batch of 16 MiB at most, and ten thousand events may each be
+    another subscriber's, with a row of every limit. Such rows are nearly all zeros.
+    """
     values = np.ascontiguousarray(table.matrix[rows], "<i8")
-    return b"".join((head, rows.astype("<u4").tobytes(), values.tobytes()))
+    body = b"".join((rows.astype("<u4").tobytes(), values.tobytes()))
+    if len(body) <= TABLE_PLAIN_BYTES:
+        return _TABLE.pack(FORMAT, number, table.width, len(rows)) + body
+    body = zlib.compress(body, 1)
+    head = _TABLE.pack(FORMAT_PACKED, number, table.width, len(rows))
+    return b"".join((head, _SIZE.pack(len(body)), body))
 
 
 def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
@@ -88,29 +96,34 @@ def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
     at = 0
     while at < len(value):
         version, number, width, rows = _TABLE.unpack_from(value, at)
-        _check_format("books", version)
+        _check_format("books", version, FORMAT_PACKED)
         at += _TABLE.size
-        where = np.frombuffer(value, "<u4", rows, at).astype(np.int64)
-        at += 4 * rows
-        values = np.frombuffer(value, "<i8", rows * width, at).reshape(rows, width)
-        at += 8 * rows * width
+        size = rows * (4 + 8 * width)
+        if version == FORMAT_PACKED:
+            (size,) = _SIZE.unpack_from(value, at)
+            at += _SIZE.size
+        body = value[at : at + size]
+        body = zlib.decompress(body) if version == FORMAT_PACKED else body
+        where = np.frombuffer(body, "<u4", rows).astype(np.int64)
+        values = np.frombuffer(body, "<i8", rows * width, 4 * rows).reshape(rows, width)
+        at += size
         yield number, where, values
 
 
 def names_of(state: PartitionState) -> Named:
-    """Return what differs when a plan, thresholds, a scope or a catalog are new; none is ever changed."""
-    books, versions = state.books, tuple(one.version for one in state.catalogs.versions)
-    return len(books.plans), len(books.thresholds), len(books.scopes.scopes), versions
+    """Return what differs when a plan, thresholds, a scope, a limit or a catalog are new; none changes."""
+    return state.books.names, tuple(one.version for one in state.catalogs.versions)
 
 
 def pack_names(state: PartitionState) -> bytes:
-    """Return plans, thresholds, scopes and catalogs as JSON."""
+    """Return plans, thresholds, scopes, limits and catalogs as JSON."""
     books = state.books
     said = {
         "format": FORMAT,
         "plans": books.plans,
         "thresholds": books.thresholds,
         "scopes": json.loads(books.scopes.to_json()),
+        "limits": json.loads(books.limits.specs.to_json()),
         "catalogs": json.loads(state.catalogs.to_json()),
     }
     return json.dumps(said).encode()
@@ -123,6 +136,7 @@ def unpack_names(value: bytes, state: PartitionState) -> None:
     state.books.plans[:] = said["plans"]
     state.books.thresholds[:] = [tuple(percents) for percents in said["thresholds"]]
     state.books.scopes = Scopes.from_json(json.dumps(said["scopes"]))
+    state.books.limits.specs = Specs.from_json(json.dumps(said["limits"]))
     state.catalogs = CatalogBook.from_json(json.dumps(said["catalogs"]))
 
 

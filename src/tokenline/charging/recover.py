@@ -41,7 +41,7 @@ Int64s = npt.NDArray[np.int64]
 HEADS = (b"open", b"head")  # `open` of an older version held a head too; ours says nothing
 ROWS = (b"rows", b"page")
 BOOKS = (b"books", b"leaf")
-TABLES = 4
+TABLES = 7
 
 
 @dataclass(slots=True)

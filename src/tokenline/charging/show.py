@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tokenline.charging.show_limits import limits_of
 from tokenline.quota.books import Balance, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
-from tokenline.quota.decide import RATE_RULES, Rule, State
+from tokenline.quota.decide import Rule, State
 from tokenline.quota.hold_rows import Hold
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Mode, Source
@@ -24,22 +25,20 @@ def shown(state: PartitionState, slot: int) -> dict[str, Any]:
         "account": state.cells.keys[slot],
         "time_zone": state.cells.zones[int(row[Cell.ZONE])],
         "state": State(int(row[Cell.STATE])).name.lower(),
-        "why": rule.name.lower() if rule else "",
+        "why": _why(state, slot, rule),
         "resets_at_ms": int(row[Cell.RESETS_AT]),
-        "limits": _limits(row.tolist()),
+        "limits": limits_of(state, slot),
     }
     balance = state.books.row(slot)
     return found if balance == NONE else found | _balance(state, balance)
 
 
-def _limits(row: list[int]) -> list[dict[str, Any]]:
-    rules = [(Rule.MONTH_TOKENS, Cell.MONTH_TOKENS_LIMIT, Cell.MONTH_TOKENS)]
-    rules += [(rule, limit, used) for rule, limit, used, _ in RATE_RULES]
-    return [
-        {"limit": rule.name.lower(), "used": row[used], "ceiling": row[limit]}
-        for rule, limit, used in rules
-        if row[limit] >= 0
-    ]
+def _why(state: PartitionState, slot: int, rule: Rule) -> str:
+    if rule is Rule.LIMIT:
+        row = state.books.get(state.books.row(slot), Balance.LIMIT_ROW)
+        # A plan that was changed since may have no limit there; then the next decision says so.
+        return f"limit: {state.books.limits.spec(row).name}" if row != NONE else "limit"
+    return rule.name.lower() if rule else ""
 
 
 def _balance(state: PartitionState, row: int) -> dict[str, Any]:

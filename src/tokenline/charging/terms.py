@@ -6,14 +6,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tokenline.quota.cells import Cell
-from tokenline.quota.terms import HoldExpiry, Mode, Scope, Terms
+from tokenline.quota.hold_rows import LIMITS_MAX
+from tokenline.quota.terms import HoldExpiry, LimitSpec, Mode, Per, Scope, Terms, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokenline.rating.book import CatalogBook
     from tokenline.rating.catalog import Catalog
-    from tokenline.rating.offers import Plan
+    from tokenline.rating.offers import Plan, PlanLimit
 
 # By what a plan calls the window (`PlanLimit.window`): those of a whole account, all models, by the calendar.
 _CEILINGS: dict[tuple[str, ...], Cell] = {
@@ -28,6 +29,9 @@ _CEILINGS: dict[tuple[str, ...], Cell] = {
         ("requests", "day"),
     )
 }
+
+
+SUBSCRIBER_CAP = LimitSpec(name="subscriber_tokens", unit=Unit.UTOK, per=Per.CYCLE, each=True)
 
 
 def terms_at(book: CatalogBook, plan: str, at_ms: int) -> Terms | None:
@@ -58,6 +62,34 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
             if (cell := _CEILINGS.get(limit.window)) is not None
         ),
         thresholds=plan.thresholds,
+        limits=tuple(_limits(catalog, plan)),
+    )
+
+
+def _limits(catalog: Catalog, plan: Plan) -> Iterator[tuple[LimitSpec, int]]:
+    """Yield the limits that are not in the cells, each with its ceiling; more in µtok than fit not."""
+    left = LIMITS_MAX
+    if plan.subscriber_utok is not None:
+        left -= 1
+        yield SUBSCRIBER_CAP, plan.subscriber_utok
+    for limit in plan.limits:
+        if limit.window not in _CEILINGS:
+            left -= limit.unit == "utok"
+            if left >= 0:
+                yield _spec(catalog, limit), limit.ceiling
+
+
+def _spec(catalog: Catalog, limit: PlanLimit) -> LimitSpec:
+    each = limit.of == "subscriber"
+    words = ["subscriber"] * each + ["rolling"] * limit.rolling + [limit.per, limit.unit]
+    return LimitSpec(
+        name="_".join(words) + (f":{limit.group}" if limit.group else ""),
+        unit=Unit[limit.unit.upper()],
+        per=Per[limit.per.upper()],
+        rolling=limit.rolling,
+        each=each,
+        subscriber=limit.subscriber or "",
+        models=catalog.models_in((limit.group,)) if limit.group else (),
     )
 
 
@@ -71,10 +103,11 @@ def not_enforced(catalog: Catalog) -> list[str]:
 
 
 def _not_enforced(plan: Plan) -> Iterator[str]:
-    for limit in plan.limits:
-        if limit.window not in _CEILINGS:
-            yield f"limit of {' '.join(filter(None, limit.window))}"
-    if plan.subscriber_tokens is not None:
-        yield "subscriber_tokens"
+    in_utok = [limit for limit in plan.limits if limit.unit == "utok"]
+    for limit in in_utok[LIMITS_MAX - (plan.subscriber_tokens is not None) :]:
+        yield f"limit of {' '.join(filter(None, limit.window))}: there are {LIMITS_MAX} before it"
+    for limit in plan.limits if plan.mode == "postpaid" else ():
+        if limit.group:
+            yield f"limit of {' '.join(filter(None, limit.window))}: only where calls are held"
     if plan.unreachable != "stop":
         yield f"unreachable = {plan.unreachable}"

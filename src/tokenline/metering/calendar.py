@@ -76,6 +76,15 @@ def cycle_at(zone_name: str, day: int, minute_ms: int) -> tuple[int, int]:
     return _ms(start), _ms(end)
 
 
+@lru_cache(maxsize=65_536)
+def week_at(zone_name: str, minute_ms: int) -> tuple[int, int]:
+    """Return start and end of the week, from Monday's local midnight (ISO 8601), that holds a minute."""
+    local = datetime.fromtimestamp(minute_ms // 1000, zone_of(zone_name))
+    day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    start = day - timedelta(days=day.weekday())
+    return _ms(start), _ms(start + timedelta(days=7))
+
+
 def month_starts(zone_names: list[str], zone_codes: Int64s, moments_ms: Int64s) -> Int64s:
     """Return for each moment the start of its month in the zone its code names.
 

@@ -20,6 +20,8 @@ from tokenline.quota.answers import Answers
 from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.hold_rows import Holds
+from tokenline.quota.limits import Limits
+from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
 from tokenline.quota.terms import THRESHOLDS_PERCENT, Grant, Terms, Use
 
@@ -41,7 +43,8 @@ class Balance(IntEnum):
     are sums over the buckets valid when they were last looked at; STOPS is 1 where the plan lets nothing
     be used beyond them. THRESHOLDS is the number of the plan's list of them; UNCOVERED_BASE what
     bucket number 0 had paid when the cycle began. OPENS_AT is when more may begin to be valid, as far
-    as is known by then.
+    as is known by then. LIMITED is 1 where `limits` counts something of the account; LIMIT_RESETS is
+    when the limit that cuts it has room again, 0 while none cuts, and LIMIT_ROW which that is.
     """
 
     OWNER = 0
@@ -67,6 +70,9 @@ class Balance(IntEnum):
     THRESHOLDS = 20
     UNCOVERED_BASE = 21
     OPENS_AT = 22
+    LIMITED = 23
+    LIMIT_ROW = 24
+    LIMIT_RESETS = 25
 
 
 class Status(IntEnum):
@@ -160,6 +166,9 @@ class Books:
         self.buckets = Buckets()
         self.holds = Holds()
         self.answers = Answers()
+        self.subscribers = Subscribers()
+        self.limits = Limits(self.subscribers)
+        self.told = Told()
         self.scopes = Scopes()
         self.plans: list[str] = []
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
@@ -171,7 +180,16 @@ class Books:
     @property
     def tables(self) -> tuple[Table, ...]:
         """The rows, in the order the journal has them."""
-        return self.balances, self.buckets, self.holds, self.answers
+        return (
+            *(self.balances, self.buckets, self.holds, self.answers),
+            *(self.limits, self.subscribers, self.told),
+        )
+
+    @property
+    def names(self) -> tuple[int, ...]:
+        """How many plans, thresholds, scopes and limits have a number: the journal has their names."""
+        scopes, specs = self.scopes.scopes, self.limits.specs.specs
+        return len(self.plans), len(self.thresholds), len(scopes), len(specs)
 
     def row(self, slot: int) -> int:
         """Return the balance row of an account, NONE when it was never opened."""
@@ -347,8 +365,8 @@ class Books:
         used = np.flatnonzero(owners != FREE)
         self._reach(int(owners.max(initial=-1)) + 1)
         self._rows[owners[used]] = used
-        self.holds.index()
-        self.answers.index()
+        for table in (self.holds, self.answers, self.limits, self.subscribers, self.told):
+            table.index()
 
     def _reach(self, count: int) -> None:
         if count > len(self._rows):

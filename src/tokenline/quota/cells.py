@@ -75,7 +75,7 @@ MONTHS = (
 )
 
 
-def same_month(starts_ms: Int64s, month_start_ms: Int64s | int) -> Bools:
+def same_month(starts_ms: Int64s | int, month_start_ms: Int64s | int) -> Bools:
     """Say where two starts are of one calendar month, be it in different zones.
 
     An account that moves to another zone keeps the month it has begun, and all it used in it.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tokenline.quota.books import MOST_UTOK, Balance, Books
 from tokenline.quota.buckets import Bucket
+from tokenline.quota.counting import count_events
 from tokenline.quota.cycle import advance, refresh
 from tokenline.quota.holds import draw
 from tokenline.quota.terms import Use
@@ -34,7 +35,7 @@ class Rated:
     """Hold rated events as columns of equal length, in offset order.
 
     `named` says which name a session; `use` and `session` are asked only for events that are looked
-    at one by one.
+    at one by one, `uses` for those that limits count. Without `tokens` no event has any.
     """
 
     slots: Int64s
@@ -43,6 +44,8 @@ class Rated:
     named: Bools
     use: Callable[[int], Use]
     session: Callable[[int], Session]
+    tokens: Int64s | None = None
+    uses: Callable[[Int64s], list[Use]] | None = None
 
 
 def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
@@ -63,7 +66,19 @@ def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
         late += _charge_each(
             books, int(accounts[at]), rated, order[starts[at] : ends[at]].tolist(), now_ms
         )
+    _count(books, rated, order[books.balances.matrix[ordered, Balance.LIMITED] != 0], now_ms)
     return late
+
+
+def _count(books: Books, rated: Rated, events: Int64s, now_ms: int) -> None:
+    """Count the events of accounts that have limits beside their balance."""
+    if events.size:
+        tokens = np.zeros(len(rated.slots), np.int64) if rated.tokens is None else rated.tokens
+        uses = (
+            [rated.use(at) for at in events.tolist()] if rated.uses is None else rated.uses(events)
+        )
+        whose = list(zip(rated.slots[events].tolist(), uses, strict=True))
+        count_events(books, whose, tokens[events], rated.charges_utok[events], now_ms)
 
 
 def _quick(

@@ -14,8 +14,10 @@ from tokenline.metering.calendar import cycle_at, days_of
 from tokenline.quota.books import BOUNDLESS, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import NO_LIMIT, Cell
+from tokenline.quota.counting import stand
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
+from tokenline.quota.limit_holds import put_in_force
 from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def begin_cycle(books: Books, row: int, minute_ms: int, now_ms: int) -> None:
     books.set(row, Balance.UNCOVERED_BASE, beyond)
     terms = books.terms_of(books.plan(row), minute_ms)
     if books.get(row, Balance.STATUS) != Status.CLOSED and terms is not None:
-        take_terms(books, row, terms)
+        take_terms(books, row, terms, now_ms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
 
 
@@ -69,7 +71,7 @@ def _next_end(zone: str, day: int, start_ms: int) -> int:
     return end_ms if end_ms - start_ms >= CYCLE_MIN_MS else cycle_at(zone, day, end_ms)[1]
 
 
-def take_terms(books: Books, row: int, terms: Terms) -> None:
+def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
     """Put a plan's mode, overage and limits into force: when it is chosen, and with each cycle.
 
     Limits that were set by hand meanwhile (`accounts apply`) last until then.
@@ -81,6 +83,7 @@ def take_terms(books: Books, row: int, terms: Terms) -> None:
     limits[Cell.MONTH_TOKENS_LIMIT : Cell.DAY_REQUESTS_LIMIT + 1] = NO_LIMIT
     for cell, ceiling in terms.ceilings:
         limits[cell] = ceiling
+    put_in_force(books, row, terms, now_ms)
 
 
 def grant_allowance(
@@ -136,6 +139,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     ):
         books.set(row, column, value)
     _find_head(books, row, now_ms)
+    stand(books, row, now_ms)
 
 
 def _find_head(books: Books, row: int, now_ms: int) -> None:

@@ -9,7 +9,7 @@ of any other its tokens a month. Deciding again on the same cells gives no new d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from tokenline.metering.calendar import Spans, spans_at
 from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, by_zone, same_month
 from tokenline.quota.standing import BalanceStanding, standing_of
 from tokenline.quota.terms import THRESHOLDS_PERCENT
+from tokenline.quota.thresholds import percent_by_list, percent_reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +53,7 @@ class Rule(IntEnum):
     BALANCE = 8
     SUSPENDED = 9
     CLOSED = 10
+    LIMIT = 11
 
 
 # Rule, its limit, its use, the window it runs in.
@@ -70,7 +72,10 @@ RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """Record one decision; `slot` names the account, `old_epoch` who decided before (0: nobody)."""
+    """Record one decision; `slot` names the account, `old_epoch` who decided before (0: nobody).
+
+    `subscriber` is empty for the whole account; `limit_name` says which limit Rule.LIMIT is.
+    """
 
     slot: int
     state: State
@@ -83,6 +88,8 @@ class Decided:
     resets_at_ms: int
     version: int
     old_epoch: int
+    subscriber: str = ""
+    limit_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +183,7 @@ def _stand(rows: Int64s, spans: Spans) -> _Standing:
             rule[later], resets[later] = int(number), ends_ms[later]
     # A limit of 0 is over in every window: what it cuts stays cut until the limit is changed.
     resets[resets == NEVER_MS] = 0
-    percent = _percent(used, limit, THRESHOLDS_PERCENT)
+    percent = percent_reached(used, limit, THRESHOLDS_PERCENT)
     warned = np.where(percent > 0, int(State.WARNED), int(State.OPEN))
     everywhere = np.ones(len(used), np.int64)
     return _Standing(
@@ -198,11 +205,13 @@ def _with_balances(
 ) -> _Standing:
     """Put the balance in the place of the month's tokens where there is one.
 
-    A status ends a cut-off by no clock, so it decides before any limit; a balance that is used up
-    resets when units begin to be valid, if that is later than what else cuts, and never if none will.
+    Limits that are not in the cells cut like those that are. A status ends a cut-off by no clock, so
+    it decides before any limit; a balance that is used up resets when units begin to be valid, if that
+    is later than what else cuts, and never if none will.
     """
     known, barred = balances.known, balances.known & (balances.status > 0)
     statuses = np.array([Rule.NONE, Rule.SUSPENDED, Rule.CLOSED], np.int64)
+    rates = _with_limits(rates, balances) if balances.limit_resets_ms.any() else rates
     used_up = known & balances.used_up & ((rates.rule == 0) | (rates.resets_at_ms > 0))
     opens = balances.opens_at_ms
     used_up &= opens > rates.resets_at_ms
@@ -210,7 +219,7 @@ def _with_balances(
     rule = np.where(barred, statuses[balances.status * barred], rule)
     resets = np.where(used_up, np.where(opens == NEVER_MS, 0, opens), rates.resets_at_ms)
     limit = np.where(known, balances.total_utok, NO_LIMIT)
-    percent = _percent_by_list(balances, limit, thresholds)
+    percent = percent_by_list(balances, limit, thresholds)
     # Of an allowance of nothing no part is reached.
     percent = np.where(known, percent * (balances.total_utok > 0), rates.percent)
     warned = np.where(percent > 0, int(State.WARNED), int(State.OPEN))
@@ -228,35 +237,14 @@ def _with_balances(
     )
 
 
-def _percent_by_list(
-    balances: BalanceStanding, limit: Int64s, thresholds: list[tuple[int, ...]]
-) -> Int64s:
-    """Return the highest threshold each use has reached of its own plan's list; lists are few."""
-    if not balances.thresholds.any():
-        return _percent(balances.used_utok, limit, thresholds[0])
-    percent = np.zeros(len(limit), np.int64)
-    for code in np.unique(balances.thresholds).tolist():
-        here = balances.thresholds == code
-        percent[here] = _percent(balances.used_utok[here], limit[here], thresholds[code])
-    return percent
-
-
-def _percent(used: Int64s, limit: Int64s, steps: tuple[int, ...]) -> Int64s:
-    """Return the highest of `steps` that each use has reached, or 0."""
-    percent = np.zeros(len(used), np.int64)
-    if limit.max(initial=NO_LIMIT) < 0:
-        return percent
-    hundredth, rest = np.divmod(limit, 100)
-    for step in steps:
-        # `limit * step / 100`, rounded up, in parts that cannot overflow.
-        reached = (limit >= 0) & (used >= hundredth * step + (rest * step + 99) // 100)
-        if step > 100:
-            # What lies beyond an int64 cannot be reached.
-            reached &= hundredth <= (INT64_MAX - 1000) // step
-        if not reached.any():
-            break
-        percent[reached] = step
-    return percent
+def _with_limits(rates: _Standing, balances: BalanceStanding) -> _Standing:
+    """Let a limit cut that resets later than what else does; 0 is never, and later than all."""
+    over = balances.known & (balances.limit_resets_ms > 0)
+    over &= (rates.rule == 0) | (rates.resets_at_ms > 0)
+    over &= balances.limit_resets_ms > rates.resets_at_ms
+    ends = np.where(balances.limit_resets_ms == NEVER_MS, 0, balances.limit_resets_ms)
+    rule = np.where(over, int(Rule.LIMIT), rates.rule)
+    return replace(rates, rule=rule, resets_at_ms=np.where(over, ends, rates.resets_at_ms))
 
 
 def _told_here(told_ms: Int64s, start_ms: Int64s, allowance_rule: Int64s) -> Bools:

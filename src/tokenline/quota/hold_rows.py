@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PARTS_MAX = 8
-SCALARS = 13
-ANSWERS = 11
-WIDTH = SCALARS + ANSWERS + 5 * PARTS_MAX
+LIMITS_MAX = 8  # of a plan in µtok: what is held is held against all of them
+SCALARS = 14
+ANSWERS = 15
+WIDTH = SCALARS + ANSWERS + LIMITS_MAX + 5 * PARTS_MAX
 
 Session = tuple[int, int]
 
@@ -68,7 +69,9 @@ class HoldAnswer:
     """Hold what a gateway is told; kept whole, so that a repeated question gets the same bytes.
 
     `granted_utok` is all that the session may still spend, `split` how much of it came from which
-    bucket (by number) in this answer. `at_ms` is the broker's time of the question.
+    bucket (by number) in this answer. `at_ms` is the broker's time of the question. Where a limit is
+    reached, `limit` is its number (a rule of the cells below zero), `limit_name` what it is called;
+    the name is not kept, the number says it.
     """
 
     outcome: Outcome = Outcome.DONE
@@ -82,6 +85,11 @@ class HoldAnswer:
     catalog_version: int = 0
     rest_utok: int = 0
     at_ms: int = 0
+    limit: int = 0
+    limit_name: str = ""
+    limit_used: int = 0
+    limit_value: int = 0
+    resets_at_ms: int = 0
     split: tuple[tuple[int, int], ...] = ()
 
 
@@ -90,7 +98,8 @@ class Hold:
     """Be one hold in hand; `parts` are what is held of which bucket, or was charged at its expiry.
 
     `reported_utok` is what the gateway said its calls used so far, `used_utok` the usage that has
-    arrived. `expires_at_ms` is when the policy closes it; `kept_until_ms` when its row is forgotten.
+    arrived. `limits` are rows of the limits it is held against, with `reserved_utok` each.
+    `expires_at_ms` is when the policy closes it; `kept_until_ms` when its row is forgotten.
     """
 
     owner: int
@@ -101,10 +110,12 @@ class Hold:
     expiry: int = 0
     reported_utok: int = 0
     used_utok: int = 0
+    reserved_utok: int = 0
     opened_at_ms: int = 0
     expires_at_ms: int = 0
     kept_until_ms: int = 0
     parts: list[Part] = field(default_factory=list)
+    limits: list[int] = field(default_factory=list)
     answer: HoldAnswer = HoldAnswer()
     row: int = NONE
 
@@ -129,7 +140,7 @@ class Hold:
         answer = self.answer
         scalars = [
             *(self.owner, *self.session, self.seq, self.lease, self.status, self.expiry),
-            *(self.reported_utok, self.used_utok),
+            *(self.reported_utok, self.used_utok, self.reserved_utok),
             *(self.opened_at_ms, self.expires_at_ms, self.kept_until_ms),
             len(self.parts),
         ]
@@ -137,16 +148,20 @@ class Hold:
             *(answer.outcome, answer.reason, answer.granted_utok, answer.max_tokens),
             *(answer.threshold_utok, answer.validity_ms, answer.final, answer.late),
             *(answer.catalog_version, answer.rest_utok, answer.at_ms),
+            *(answer.limit, answer.limit_used, answer.limit_value, answer.resets_at_ms),
         ]
+        limits = [*self.limits, *[NONE] * (LIMITS_MAX - len(self.limits))]
         parts = _padded(self.parts, 3)
         split = _padded(answer.split, 2)
-        return [int(value) for value in (*scalars, *answers, *parts, *split)]
+        return [int(value) for value in (*scalars, *answers, *limits, *parts, *split)]
 
     @classmethod
     def of(cls, row: int, values: list[int]) -> Hold:
         """Return what `values` gave."""
-        owner, hi, lo, seq, lease, status, expiry, reported, used, *times, count = values[:SCALARS]
-        parts_at = SCALARS + ANSWERS
+        owner, hi, lo, seq, lease, status, expiry, *amounts = values[: SCALARS - 4]
+        *times, count = values[SCALARS - 4 : SCALARS]
+        limits_at = SCALARS + ANSWERS
+        parts_at = limits_at + LIMITS_MAX
         split_at = parts_at + 3 * PARTS_MAX
         return cls(
             row=row,
@@ -156,13 +171,15 @@ class Hold:
             lease=bool(lease),
             status=HoldStatus(status),
             expiry=expiry,
-            reported_utok=reported,
-            used_utok=used,
+            reported_utok=amounts[0],
+            used_utok=amounts[1],
+            reserved_utok=amounts[2],
             opened_at_ms=times[0],
             expires_at_ms=times[1],
             kept_until_ms=times[2],
             parts=[Part(*values[at : at + 3]) for at in range(parts_at, parts_at + 3 * count, 3)],
-            answer=_answer(values[SCALARS:parts_at], values[split_at:]),
+            limits=[limit for limit in values[limits_at:parts_at] if limit != NONE],
+            answer=_answer(values[SCALARS:limits_at], values[split_at:]),
         )
 
 
@@ -250,9 +267,8 @@ class Holds(Table):
 
 
 def _answer(values: list[int], split: list[int]) -> HoldAnswer:
-    outcome, reason, granted, max_tokens, threshold, validity, final, late, version, rest, at = (
-        values
-    )
+    outcome, reason, granted, max_tokens, threshold, validity, final, late, *others = values
+    version, rest, at, limit, limit_used, limit_value, resets_at_ms = others
     pairs = zip(split[::2], split[1::2], strict=True)
     return HoldAnswer(
         outcome=Outcome(outcome),
@@ -266,6 +282,10 @@ def _answer(values: list[int], split: list[int]) -> HoldAnswer:
         catalog_version=version,
         rest_utok=rest,
         at_ms=at,
+        limit=limit,
+        limit_used=limit_used,
+        limit_value=limit_value,
+        resets_at_ms=resets_at_ms,
         split=tuple((number, amount) for number, amount in pairs if amount),
     )
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from tokenline.quota.books import MOST_UTOK, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, Part
+from tokenline.quota.counting import charge_expired, refund_expired
 from tokenline.quota.hold_rows import (
     PARTS_MAX,
     Hold,
@@ -26,6 +27,7 @@ from tokenline.quota.hold_rows import (
     Reason,
     Session,
 )
+from tokenline.quota.limit_holds import bind, keep, said
 from tokenline.quota.terms import NOTHING, HoldExpiry, Terms, Use
 
 LEASE_SHARE = 2
@@ -54,6 +56,7 @@ class HoldOrder:
     keep_utok: int = 0
     prompt_utok: int = 0
     output_utok: int = 0
+    prompt_tokens: int = 0
     max_tokens: int = 0
     settles: bool = False
     catalog_version: int = 0
@@ -89,7 +92,7 @@ def answer_hold(books: Books, row: int, order: HoldOrder, now_ms: int) -> HoldAn
         hold.answer = _settle(books, hold, terms, now_ms)
     else:
         hold.answer = _grant(books, row, hold, order, terms, now_ms)
-    books.holds.save(hold)
+    keep(books, hold)
     return hold.answer
 
 
@@ -123,12 +126,14 @@ def draw(
         books.buckets.change(part.row, Bucket.USED, taken)
         books.note_burn(row, part.number, taken)
     hold.parts = [part for part in hold.parts if part.amount_utok]
+    if late:
+        refund_expired(books, hold, amount_utok - left)
     if left:
         books.burn(row, use, left, min(occurred_ms, now_ms))
     if hold.status is HoldStatus.SETTLED and not hold.owed_utok:
         _resize(books, row, hold, 0)
         _close(hold, hold.expires_at_ms)
-    books.holds.save(hold)
+    keep(books, hold)
     return late
 
 
@@ -142,6 +147,7 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
     policy = HoldExpiry.CHARGE_REPORTED if settled else HoldExpiry(hold.expiry)
     if policy is not HoldExpiry.CHARGE_GRANTED:
         _resize(books, row, hold, 0 if policy is HoldExpiry.RELEASE else hold.owed_utok)
+    charge_expired(books, hold, now_ms)
     for part in hold.parts:
         books.buckets.change(part.row, Bucket.HELD, -part.amount_utok)
         books.buckets.change(part.row, Bucket.USED, part.amount_utok)
@@ -149,7 +155,7 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
             books.enter(row, part.row, ChangeKind.HOLD_CHARGE, -part.amount_utok, now_ms)
     hold.status = HoldStatus.EXPIRED
     hold.kept_until_ms = now_ms + books.linger_ms
-    books.holds.save(hold)
+    keep(books, hold)
 
 
 def _grant(
@@ -159,8 +165,10 @@ def _grant(
     # Usage may be here before its gateway reports it: what is asked for counts from the report.
     ahead = max(hold.reported_utok, hold.used_utok) - order.reported_utok
     kept = max(0, min(order.keep_utok - ahead, hold.held_utok - owed))
-    reason = _barred(books, row)
-    wanted = 0 if reason else max(0, _slice(books, row, hold, order, ahead))
+    bound = bind(books, row, hold, order, order.needed_utok - ahead, now_ms)
+    reason = _barred(books, row) or (Reason.NONE if bound.reached is None else Reason.LIMIT_REACHED)
+    wanted = min(_slice(books, row, hold, order, ahead), bound.room_utok)
+    wanted = 0 if reason else max(0, wanted)
     target = owed + max(kept, wanted)
     _resize(
         books,
@@ -178,11 +186,11 @@ def _grant(
         # What is too little for this call may be enough for another.
         _resize(books, row, hold, owed + kept)
     _prolong(hold, terms, now_ms, keep=not reason)
-    return HoldAnswer(
+    answer = HoldAnswer(
         outcome=Outcome.REFUSED if reason else Outcome.DONE,
         reason=reason,
         granted_utok=granted + ahead,
-        max_tokens=0 if reason else _max_tokens(order, granted + ahead),
+        max_tokens=0 if reason else min(_max_tokens(order, granted + ahead), bound.max_tokens),
         threshold_utok=granted * THRESHOLD_PERCENT // 100,
         validity_ms=terms.hold_validity_ms if granted or not reason else 0,
         final=not reason and granted < order.wanted_utok - ahead,
@@ -195,6 +203,7 @@ def _grant(
             if (more := part.amount_utok - before.get(part.number, 0)) > 0
         ),
     )
+    return said(bound, answer) if reason is Reason.LIMIT_REACHED else answer
 
 
 def _barred(books: Books, row: int) -> Reason:
@@ -263,6 +272,7 @@ def _answer_late(books: Books, row: int, hold: Hold, order: HoldOrder, now_ms: i
     """
     surplus = hold.held_utok - hold.owed_utok
     if hold.status is HoldStatus.EXPIRED and surplus > 0:
+        refund_expired(books, hold, surplus)
         for at, part in reversed(list(enumerate(hold.parts))):
             taken = min(part.amount_utok, surplus)
             surplus -= taken

@@ -15,6 +15,7 @@ from tokenline.errors import Declined
 from tokenline.metering.calendar import cycle_at, day_of_month, days_of
 from tokenline.quota.books import NO_CAUSE, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
+from tokenline.quota.counting import count_one
 from tokenline.quota.cycle import (
     MINUTE_MS,
     advance,
@@ -62,7 +63,7 @@ def open_account(books: Books, slot: int, plan: str, cycle_day: int, now_ms: int
     books.set(row, Balance.CYCLE_DAY, day)
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
-    take_terms(books, row, terms)
+    take_terms(books, row, terms, now_ms)
     grant_allowance(books, row, terms, _share(books, row, terms, now_ms), now_ms, now_ms)
     refresh(books, row, now_ms)
     return row
@@ -173,7 +174,7 @@ def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
             if books.buckets.get(bucket, Bucket.COVERS_TO) > now_ms
         )
         books.set(row, Balance.PLAN, books.plan_code(plan))
-        take_terms(books, row, terms)
+        take_terms(books, row, terms, now_ms)
         share = _share(books, row, terms, now_ms) - over
         grant_allowance(books, row, terms, share, now_ms, now_ms)
 
@@ -196,6 +197,7 @@ def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
             _move_end(books, row, bucket, end_ms)
         books.set(row, Balance.CYCLE_DAY, day)
         books.set(row, Balance.CYCLE_END, end_ms)
+        books.limits.look_at(slot)
 
 
 def hold(books: Books, slot: int, order: HoldOrder, now_ms: int) -> HoldAnswer:
@@ -213,6 +215,7 @@ def charge(
     occurred_ms: int,
     now_ms: int,
     session: Session | None = None,
+    tokens: int = 0,
 ) -> bool:
     """Charge usage that was rated; say whether the session it names had ended before.
 
@@ -221,6 +224,7 @@ def charge(
     """
     with _working(books, slot, now_ms, closed=True) as row:
         known = books.holds.find(slot, session) if session is not None else None
+        count_one(books, row, use, tokens, amount_utok, now_ms)
         if known is not None:
             return draw(books, row, known, use, amount_utok, occurred_ms, now_ms)
         books.burn(row, use, amount_utok, min(occurred_ms, now_ms))

@@ -20,7 +20,8 @@ class BalanceStanding:
 
     `used_up` is that nothing is left to grant nor held by a call, and the plan stops there. Where it
     does not, `used_utok` goes on with what was used beyond, since the cycle began. `thresholds` is a
-    number of `Books.thresholds`, 0 for an account without a balance.
+    number of `Books.thresholds`, 0 for an account without a balance. `limit_resets_ms` is 0 where no
+    limit of `Limits` cuts.
     """
 
     known: Bools
@@ -31,6 +32,7 @@ class BalanceStanding:
     cycle_start_ms: Int64s
     thresholds: Int64s
     opens_at_ms: Int64s
+    limit_resets_ms: Int64s
 
 
 def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
@@ -51,6 +53,7 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
         cycle_start_ms=found[:, Balance.CYCLE_START],
         thresholds=found[:, Balance.THRESHOLDS] * known,
         opens_at_ms=found[:, Balance.OPENS_AT],
+        limit_resets_ms=found[:, Balance.LIMIT_RESETS],
     )
 
 

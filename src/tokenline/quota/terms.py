@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from tokenline.quota.cells import Cell
 
@@ -54,8 +55,7 @@ class Scope:
     subscribers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """Name what is paid for."""
 
     provider: str = ""
@@ -66,6 +66,55 @@ class Use:
 NOTHING = Use()
 
 
+class Unit(IntEnum):
+    """Say what a limit counts; the order is part of the journal's format."""
+
+    TOKENS = 0
+    UTOK = 1
+    REQUESTS = 2
+
+
+class Per(IntEnum):
+    """Say how long a limit's window is; the order is part of the journal's format."""
+
+    MINUTE = 0
+    HOUR = 1
+    DAY = 2
+    WEEK = 3
+    MONTH = 4
+    CYCLE = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSpec:
+    """Say what is counted where, and by what name; how much is allowed stands with the account.
+
+    `each` counts every subscriber on its own, or only the one that `subscriber` names; usage that
+    names no subscriber is nobody's. `models` are as of a `Scope`. Two of one name and subscriber are
+    the same limit, whatever models are in its group.
+    """
+
+    name: str
+    unit: Unit
+    per: Per
+    rolling: bool = False
+    each: bool = False
+    subscriber: str = ""
+    models: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What a limit is known by when a plan changes."""
+        return self.name, self.subscriber
+
+    def covers(self, use: Use) -> bool:
+        """Say whether `use` counts into the limit."""
+        if self.each and not (use.subscriber and self.subscriber in ("", use.subscriber)):
+            return False
+        names = (f"{use.provider}/{use.model}", f"{use.provider}/*")
+        return not self.models or any(name in self.models for name in names)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """Hold what a plan grants each cycle and how it is charged; times in ms.
@@ -73,6 +122,8 @@ class Terms:
     What a session asks is sized at the dearest price of the next `priced_ahead_ms`.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
+    `ceilings` are pairs of a limit's cell and its value; limits that are not named are none. `limits`
+    are all others, each with its ceiling.
     """
 
     mode: Mode = Mode.POSTPAID
@@ -87,6 +138,7 @@ class Terms:
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
     ceilings: tuple[tuple[Cell, int], ...] = ()
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
+    limits: tuple[tuple[LimitSpec, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,9 +106,13 @@ TOPICS = (
 )
 
 
-def decision_key(tenant: str, account: str, epoch: int) -> bytes:
-    """Return the key of a decision: compaction keeps the newest of each owner's life."""
-    return account_key(tenant, account) + b"#%d" % epoch
+def decision_key(tenant: str, account: str, epoch: int, subscriber: str = "") -> bytes:
+    """Return the key of a decision: compaction keeps the newest of each owner's life.
+
+    A subscriber's stands behind a NUL, which is in no name that an emitter takes.
+    """
+    own = b"\0" + subscriber.encode() if subscriber else b""
+    return account_key(tenant, account) + own + b"#%d" % epoch
 
 
 def heartbeat_key(partition: int, epoch: int) -> bytes:

@@ -119,9 +119,10 @@ class View:
         tenant, slash, account = account_key.decode(errors="replace").partition("/")
         if not slash or not epoch.isdigit() or tenant.startswith("~"):
             return
-        known = self.rows.get((tenant, account, ""))
+        account, _, subscriber = account.partition("\0")
+        known = self.rows.get((tenant, account, subscriber))
         if known is not None and known.epoch == int(epoch):
-            del self.rows[tenant, account, ""]
+            del self.rows[tenant, account, subscriber]
 
     async def wait_cut(self, identities: tuple[Identity, ...], now_ms: int) -> Decision:
         """Return the decision that cuts any of these, at once if one does already.

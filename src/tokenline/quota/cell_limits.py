@@ -1,0 +1,56 @@
+"""Say how an account stands with the limits that its cells count, whoever asks between two events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from tokenline.metering.calendar import Spans, spans_at
+from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, same_month
+from tokenline.quota.decide import RATE_RULES, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MINUTE_MS = 60_000
+LIMITS = slice(Cell.MONTH_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
+REQUESTS = (Rule.MINUTE_REQUESTS, Rule.HOUR_REQUESTS, Rule.DAY_REQUESTS)
+_STARTS = {"minute": Cell.MINUTE_START, "hour": Cell.HOUR_START, "day": Cell.DAY_START}
+
+
+class CellLimit(NamedTuple):
+    """Hold one limit and what is used of it; `ends_ms` is when its window ends."""
+
+    rule: Rule
+    used: int
+    ceiling: int
+    ends_ms: int
+
+    @property
+    def resets_at_ms(self) -> int:
+        """When it has room again once it is reached; 0 is never."""
+        return self.ends_ms if self.ceiling else 0
+
+
+def cell_limits(cells: AccountCells, slot: int, now_ms: int) -> Iterator[CellLimit]:
+    """Yield the limits of an account's tokens and requests a minute, hour, day and month."""
+    row = cells.matrix[slot]
+    if row[LIMITS].max() <= NO_LIMIT:
+        return
+    values = row.tolist()
+    spans = spans_at(cells.zones[values[Cell.ZONE]], now_ms // MINUTE_MS * MINUTE_MS)
+    if values[Cell.MONTH_TOKENS_LIMIT] >= 0:
+        used, ceiling = _month_tokens(values, spans), values[Cell.MONTH_TOKENS_LIMIT]
+        yield CellLimit(Rule.MONTH_TOKENS, used, ceiling, spans.month[1])
+    for rule, limit, used_cell, window in RATE_RULES:
+        if values[limit] >= 0:
+            start, end = getattr(spans, window)
+            used = values[used_cell] if values[_STARTS[window]] == start else 0
+            yield CellLimit(rule, used, values[limit], end)
+
+
+def _month_tokens(values: list[int], spans: Spans) -> int:
+    months = (
+        (Cell.MONTH_START, Cell.MONTH_TOKENS),
+        (Cell.LAST_MONTH_START, Cell.LAST_MONTH_TOKENS),
+    )
+    return sum(values[used] for start, used in months if same_month(values[start], spans.month[0]))

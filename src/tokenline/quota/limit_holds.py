@@ -1,0 +1,141 @@
+"""Hold units against limits too: what is granted fits into every limit and the buckets at once.
+
+Against limits in µtok a hold reserves, so that what is used and what is held never exceed one
+together. Limits in tokens and requests are compared with what was used so far: of a call nobody
+knows more. A hold that names a subscriber is bound by the account's limits and by the subscriber's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tokenline.quota.books import BOUNDLESS, Balance
+from tokenline.quota.cell_limits import REQUESTS, cell_limits
+from tokenline.quota.decide import Rule
+from tokenline.quota.hold_rows import HoldStatus
+from tokenline.quota.limit_windows import resets_at, roll
+from tokenline.quota.limits import Limit
+from tokenline.quota.terms import NEVER_MS, Unit
+
+if TYPE_CHECKING:
+    from tokenline.quota.books import Books
+    from tokenline.quota.hold_rows import Hold, HoldAnswer
+    from tokenline.quota.holds import HoldOrder
+    from tokenline.quota.terms import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Say what limits leave to a hold beyond what it owes: µtok, and tokens of an answer.
+
+    `reached` is the first limit that leaves less than is needed: its number as of `HoldAnswer`, what
+    is used and held, its ceiling and when it resets. None where all leave enough.
+    """
+
+    room_utok: int = BOUNDLESS
+    max_tokens: int = BOUNDLESS
+    reached: tuple[int, int, int, int] | None = None
+
+
+def put_in_force(books: Books, row: int, terms: Terms, now_ms: int) -> None:
+    """Give an account the limits of a plan; a hold forgets those that are gone."""
+    books.set(row, Balance.LIMITED, bool(terms.limits))
+    owner = books.get(row, Balance.OWNER)
+    gone = books.limits.put_in_force(owner, terms.limits, now_ms)
+    for hold in books.holds.of_owner(owner) if gone else ():
+        kept = [limit for limit in hold.limits if limit not in gone]
+        if kept != hold.limits:
+            hold.limits = kept
+            books.holds.save(hold)
+
+
+def bind(
+    books: Books, row: int, hold: Hold, order: HoldOrder, needed_utok: int, now_ms: int
+) -> Bound:
+    """Let go of what a hold reserves, find the limits it now falls under, and say what they leave.
+
+    Less than `needed_utok`, beyond what the hold owes, is of no use.
+    """
+    _reserve(books, hold, 0)
+    hold.limits = []
+    bound = Bound()
+    for cell in cell_limits(books.cells, hold.owner, now_ms):
+        unit = Unit.REQUESTS if cell.rule in REQUESTS else Unit.TOKENS
+        facts = -cell.rule, cell.used, cell.ceiling, cell.resets_at_ms
+        bound = _narrowed(bound, unit, facts, hold, order, needed_utok)
+    if not books.get(row, Balance.LIMITED):
+        return bound
+    limits = books.limits
+    for limit in limits.matching(hold.owner, order.use):
+        roll(books, limit, now_ms)
+        unit = Unit(limits.get(limit, Limit.UNIT))
+        if unit is Unit.UTOK:
+            hold.limits.append(limit)
+        bound = _narrowed(bound, unit, _facts(books, limit), hold, order, needed_utok)
+    return bound
+
+
+def keep(books: Books, hold: Hold) -> None:
+    """Save a hold, and reserve of its limits what it holds of buckets."""
+    holds = hold.status in (HoldStatus.OPEN, HoldStatus.SETTLED)
+    _reserve(books, hold, hold.held_utok if holds else 0)
+    books.holds.save(hold)
+
+
+def said(bound: Bound, answer: HoldAnswer) -> HoldAnswer:
+    """Return an answer that names the limit which is reached."""
+    if bound.reached is None:
+        return answer
+    limit, used, ceiling, resets_at_ms = bound.reached
+    return replace(
+        answer, limit=limit, limit_used=used, limit_value=ceiling, resets_at_ms=resets_at_ms
+    )
+
+
+def limit_name(books: Books, answer: HoldAnswer) -> str:
+    """Return what the limit that an answer names by its number is called."""
+    if answer.limit < 0:
+        return Rule(-answer.limit).name.lower()
+    return books.limits.specs[answer.limit].name if answer.limit else ""
+
+
+def _facts(books: Books, limit: int) -> tuple[int, int, int, int]:
+    values: list[int] = books.limits.matrix[limit].tolist()
+    ends_ms = resets_at(values)
+    taken = values[Limit.USED] + values[Limit.HELD]
+    return values[Limit.SPEC], taken, values[Limit.CEILING], 0 if ends_ms == NEVER_MS else ends_ms
+
+
+def _narrowed(
+    bound: Bound,
+    unit: Unit,
+    facts: tuple[int, int, int, int],
+    hold: Hold,
+    order: HoldOrder,
+    needed_utok: int,
+) -> Bound:
+    """Return a bound that also keeps one limit more."""
+    left = facts[2] - facts[1]
+    if unit is Unit.UTOK:
+        room, most = left - hold.owed_utok, BOUNDLESS
+        short = room < needed_utok
+    elif unit is Unit.TOKENS and not order.lease:
+        # An answer has at least one token, if it is to have any.
+        most = left - order.prompt_tokens
+        short = left <= 0 or most < min(1, order.max_tokens)
+        room = order.prompt_utok + most * order.output_utok if order.output_utok else BOUNDLESS
+    else:
+        room, most, short = BOUNDLESS, BOUNDLESS, left <= 0
+    return Bound(
+        room_utok=max(0, min(bound.room_utok, room)),
+        max_tokens=max(0, min(bound.max_tokens, most)),
+        reached=facts if short and bound.reached is None else bound.reached,
+    )
+
+
+def _reserve(books: Books, hold: Hold, amount_utok: int) -> None:
+    more = amount_utok - hold.reserved_utok
+    for limit in hold.limits if more else ():
+        books.limits.set(limit, Limit.HELD, books.limits.get(limit, Limit.HELD) + more)
+    hold.reserved_utok = amount_utok

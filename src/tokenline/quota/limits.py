@@ -1,0 +1,247 @@
+"""Keep the counters of limits: a row an account and limit, and one a subscriber where it is theirs.
+
+What a plan says of each subscriber is a row of its own, the pattern (`EACH`): it counts nothing, and
+a subscriber's row is made from it when the subscriber is first seen. Minute, hour and day limits of
+a whole account in tokens and requests are not here but in `cells`, which count them for everybody.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import asdict
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokenline.quota.subscribers import Subscribers
+from tokenline.quota.table import FREE, NONE, OWNER, Table
+from tokenline.quota.terms import LimitSpec, Per, Unit, Use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+EACH = -2  # as a subscriber: the pattern of every subscriber's row
+RETIRED = -1  # as a ceiling: in no plan any more, still held against
+SLICES = 12  # of a rolling window, and one more that is not over yet
+
+
+class Limit(IntEnum):
+    """Name the columns; the order is part of the journal's format.
+
+    SUBSCRIBER is a row of `Subscribers`, NONE of a whole account. The window in hand is [START, END);
+    of a rolling one it is the slice in hand, and USED the sum of the slices from RING on.
+    """
+
+    OWNER = 0
+    SPEC = 1
+    SUBSCRIBER = 2
+    CEILING = 3
+    UNIT = 4
+    PER = 5
+    ROLLING = 6
+    START = 7
+    END = 8
+    USED = 9
+    HELD = 10
+    RING = 11
+
+
+WIDTH = Limit.RING + SLICES + 1
+
+
+class Specs:
+    """Keep each distinct limit once, under a small number from 1."""
+
+    def __init__(self) -> None:
+        self.specs: list[LimitSpec] = []
+        self._codes: dict[LimitSpec, int] = {}
+
+    def __getitem__(self, code: int) -> LimitSpec:
+        return self.specs[code - 1]
+
+    def code(self, spec: LimitSpec) -> int:
+        """Return the number of a limit, remembering a new one."""
+        if spec not in self._codes:
+            self.specs.append(spec)
+            self._codes[spec] = len(self.specs)
+        return self._codes[spec]
+
+    def to_json(self) -> str:
+        """Return all of them as text, for the journal."""
+        return json.dumps([asdict(spec) for spec in self.specs])
+
+    @classmethod
+    def from_json(cls, text: str) -> Specs:
+        """Return what `to_json` wrote."""
+        found = cls()
+        for one in json.loads(text):
+            kinds = {"unit": Unit(one["unit"]), "per": Per(one["per"])}
+            found.code(LimitSpec(**one | kinds | {"models": tuple(one["models"])}))
+        return found
+
+
+class Limits(Table):
+    """Hold the rows; the indexes are made again from them after a recovery.
+
+    `looked` are subscribers of whom something may have to be told.
+    """
+
+    def __init__(self, subscribers: Subscribers) -> None:
+        super().__init__(WIDTH)
+        self.specs = Specs()
+        self.subscribers = subscribers
+        self.looked: set[int] = set()
+        self._by_owner: dict[int, set[int]] = defaultdict(set)
+        # Without subscribers' own rows: few, however many subscribers there are.
+        self._of_account: dict[int, set[int]] = defaultdict(set)
+        self._by_subscriber: dict[int, set[int]] = defaultdict(set)
+        self._own: dict[tuple[int, int], int] = {}
+        self._matching: dict[int, dict[Use, tuple[int, ...]]] = {}
+
+    def spec(self, row: int) -> LimitSpec:
+        """Return what a row counts."""
+        return self.specs[self.get(row, Limit.SPEC)]
+
+    def get(self, row: int, column: int) -> int:
+        """Return one column of a limit."""
+        return int(self._matrix[row, column])
+
+    def set(self, row: int, column: int, value: int) -> None:
+        """Change one column of a limit."""
+        self._matrix[row, column] = value
+        self.touch(row)
+
+    def of_owner(self, owner: int) -> list[int]:
+        """Return all rows of an account, ascending."""
+        return sorted(self._by_owner.get(owner, ()))
+
+    def of_subscriber(self, subscriber: int) -> list[int]:
+        """Return all rows of a subscriber, ascending."""
+        return sorted(self._by_subscriber.get(subscriber, ()))
+
+    def of_account(self, owner: int) -> list[int]:
+        """Return the rows that limit a whole account, in whatever models."""
+        return [
+            row
+            for row in sorted(self._of_account.get(owner, ()))
+            if self.get(row, Limit.SUBSCRIBER) == NONE
+            and self.in_force(row)
+            and not self.spec(row).models
+        ]
+
+    def in_force(self, row: int) -> bool:
+        """Say whether the account's plan still has the limit."""
+        return self.get(row, Limit.CEILING) != RETIRED
+
+    def matching(self, owner: int, use: Use) -> tuple[int, ...]:
+        """Return the rows that `use` of an account counts into."""
+        known = self._matching.setdefault(owner, {})
+        found = known.get(use)
+        if found is None:
+            found = known[use] = tuple(self._find(owner, use))
+        return found
+
+    def put_in_force(
+        self, owner: int, wanted: Iterable[tuple[LimitSpec, int]], now_ms: int
+    ) -> frozenset[int]:
+        """Give an account these limits with their ceilings; return the rows that are gone.
+
+        A limit that was there goes on counting. A new one begins with nothing. One that is gone stays
+        as long as something is held against it.
+        """
+        named = {spec.identity: (self.specs.code(spec), ceiling) for spec, ceiling in wanted}
+        rows = self.of_owner(owner)
+        gone = frozenset(row for row in rows if self._is_gone(row, named, now_ms))
+        self.look_at(owner)
+        for row in rows:
+            self._unindex(row)
+            if row in gone:
+                self.free(row)
+                continue
+            there = named.get(self.spec(row).identity)
+            if there is None:
+                self.set(row, Limit.CEILING, RETIRED)
+            else:
+                self.set(row, Limit.SPEC, there[0])
+                self.set(row, Limit.CEILING, there[1])
+            self._note(row)
+        there_now = {self.spec(row).identity for row in self.of_owner(owner) if self._is_first(row)}
+        for identity, (code, ceiling) in named.items():
+            if identity not in there_now:
+                each = self.specs[code].each
+                self._add_row(owner, code, EACH if each else NONE, ceiling)
+        self._matching.pop(owner, None)
+        return gone
+
+    def index(self) -> None:
+        """Find everything again when the rows were filled from a journal."""
+        for row in np.flatnonzero(self.matrix[:, OWNER] != FREE).tolist():
+            self._note(row)
+
+    def look_at(self, owner: int) -> None:
+        """Note that something may have to be told of any subscriber of an account."""
+        whose = {self.get(row, Limit.SUBSCRIBER) for row in self.of_owner(owner)}
+        self.looked |= whose - {NONE, EACH}
+
+    def take_looked(self) -> list[int]:
+        """Return the subscribers of whom something may have to be told, and forget them."""
+        found = sorted(self.looked)
+        self.looked = set()
+        return found
+
+    def _is_first(self, row: int) -> bool:
+        return self.get(row, Limit.SUBSCRIBER) in (NONE, EACH)
+
+    def _is_gone(
+        self, row: int, named: dict[tuple[str, str], tuple[int, int]], now_ms: int
+    ) -> bool:
+        if self.get(row, Limit.HELD):
+            return False
+        if self.spec(row).identity not in named:
+            return True
+        # It is made again when it is needed; until then it would only be in the way.
+        return not self._is_first(row) and self._ends_ms(row) <= now_ms
+
+    def _ends_ms(self, row: int) -> int:
+        start, end = self.get(row, Limit.START), self.get(row, Limit.END)
+        return end + (end - start) * SLICES if self.get(row, Limit.ROLLING) else end
+
+    def _find(self, owner: int, use: Use) -> Iterator[int]:
+        for row in sorted(self._of_account.get(owner, ())):
+            if self.in_force(row) and self.spec(row).covers(use):
+                each = self.get(row, Limit.SUBSCRIBER) == EACH
+                yield self._own_row(row, use.subscriber) if each else row
+
+    def _own_row(self, pattern: int, name: str) -> int:
+        owner, code = self.get(pattern, Limit.OWNER), self.get(pattern, Limit.SPEC)
+        subscriber = self.subscribers.row(owner, name)
+        found = self._own.get((code, subscriber))
+        if found is None:
+            found = self._add_row(owner, code, subscriber, self.get(pattern, Limit.CEILING))
+        return found
+
+    def _add_row(self, owner: int, code: int, subscriber: int, ceiling: int) -> int:
+        spec = self.specs[code]
+        head = (owner, code, subscriber, ceiling, spec.unit, spec.per, spec.rolling)
+        row = self.add((*map(int, head), *[0] * (WIDTH - len(head))))
+        self._note(row)
+        return row
+
+    def _note(self, row: int) -> None:
+        owner, code, subscriber = self._matrix[row, : Limit.CEILING].tolist()
+        self._by_owner[owner].add(row)
+        if subscriber < 0:
+            self._of_account[owner].add(row)
+        else:
+            self._by_subscriber[subscriber].add(row)
+            self._own[code, subscriber] = row
+
+    def _unindex(self, row: int) -> None:
+        owner, code, subscriber = self._matrix[row, : Limit.CEILING].tolist()
+        self._by_owner[owner].discard(row)
+        self._of_account[owner].discard(row)
+        if subscriber >= 0:
+            self._by_subscriber[subscriber].discard(row)
+            self._own.pop((code, subscriber), None)

@@ -1,0 +1,331 @@
+"""Limits and caps hold for usage, holds and decisions, from the catalog to the answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from streams.outputs import Outputs
+from streams.replies import replies_of
+from tests.limits import LIMITS_CATALOG
+from tests.orders import catalog_version, hold_order, order
+from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, chunk_of, command, record
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import fold_usage
+from tokenline.charging.journal import JournalWriter
+from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import Recovery
+from tokenline.charging.terms import not_enforced, terms_at
+from tokenline.quota.books import Balance
+from tokenline.quota.decide import Rule, State
+from tokenline.quota.terms import Use
+from tokenline.rating.book import CatalogBook
+from tokenline.rating.catalog import Catalog
+from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.registry import open_registry
+from tokenline.wire.topics import STATE_MAX_BYTES
+
+MILLION = 1_000_000
+
+
+class Line:
+    """A partition with account `t/a`; offsets count themselves."""
+
+    def __init__(self, plan, catalog=LIMITS_CATALOG):
+        self.state, self.offset, self.now = PartitionState(BOUNDS), 0, NOON
+        fold_commands(self.state, [catalog_version(0, NOON, catalog)], 0)
+        self.order(kind="open", plan=plan)
+
+    def _next(self):
+        self.offset += 1
+        return self.offset
+
+    def order(self, **fields):
+        offset = self._next()
+        return fold_commands(self.state, [order(offset, self.now, **fields)], offset)
+
+    def hold(self, **fields):
+        offset = self._next()
+        step = fold_commands(self.state, [hold_order(offset, self.now, **fields)], offset)
+        return step.replies[0].answer
+
+    def use(self, subscriber="kid", tokens=0, model="max", **fields):
+        offset = self._next()
+        said = {"occurred_at": self.now, "event_id": f"e{offset}", "input_tokens": tokens}
+        said |= {"subscriber_id": subscriber, "model": model} | fields
+        return fold_usage(self.state, chunk_of([record(offset, self.now, **said)]))
+
+    def shown(self):
+        return json.loads(self.order(kind="show").replies[0].answer.detail)
+
+    def limit(self, name, subscriber=""):
+        found = [
+            one
+            for one in self.shown()["limits"]
+            if (one["limit"], one["subscriber"]) == (name, subscriber)
+        ]
+        return tuple(found[0][key] for key in ("used", "held", "ceiling"))
+
+
+@pytest.fixture
+def family():
+    return Line("family")
+
+
+@pytest.fixture
+def limited():
+    return Line("limited")
+
+
+def told(step):
+    return [(one.subscriber, one.state.name, one.limit_name) for one in step.decisions]
+
+
+def test_a_cap_binds_what_its_subscriber_may_hold_and_the_pool_binds_all(family):
+    kid = family.hold(session="k", subscriber_id="kid", max_tokens=100)
+    assert (kid.granted_utok, kid.max_tokens, kid.final) == (30 * MILLION, 15, True)
+    mother = family.hold(session="m", subscriber_id="mother", max_tokens=100)
+    assert mother.granted_utok == 30 * MILLION
+    nobody = family.hold(session="n", max_tokens=100)
+    assert nobody.granted_utok == 40 * MILLION
+    son = family.hold(session="s", subscriber_id="son", max_tokens=100)
+    assert (son.reason.name, son.limit_name) == ("BALANCE_HELD", "")
+
+
+def test_what_is_held_counts_against_the_cap_and_the_refusal_names_it(family):
+    family.hold(session="1", subscriber_id="kid", max_tokens=10)
+    family.use(tokens=9)
+    asked = {"session": "2", "subscriber_id": "kid", "prompt_tokens": 1, "max_tokens": 10}
+    refused = family.hold(**asked)
+    assert refused.reason.name == "LIMIT_REACHED"
+    assert (refused.limit_name, refused.limit_used) == ("subscriber_tokens", 29 * MILLION)
+    assert refused.limit_value == 30 * MILLION
+    assert refused.resets_at_ms == family.state.books.get(0, Balance.CYCLE_END)
+    assert family.limit("subscriber_tokens", "kid") == (9 * MILLION, 20 * MILLION, 30 * MILLION)
+    family.hold(session="1", seq=1, action="settle")
+    assert family.hold(**asked) == refused
+    assert family.hold(**asked | {"session": "3"}).granted_utok == 21 * MILLION
+
+
+def test_usage_draws_a_hold_down_and_the_cap_stays_full(family):
+    family.hold(session="1", subscriber_id="kid", max_tokens=15)
+    family.use(tokens=12, hold_id="1")
+    assert family.limit("subscriber_tokens", "kid") == (12 * MILLION, 18 * MILLION, 30 * MILLION)
+    family.use(tokens=20, hold_id="1")
+    assert family.limit("subscriber_tokens", "kid") == (32 * MILLION, 0, 30 * MILLION)
+
+
+def test_a_subscriber_at_its_cap_is_cut_alone_and_opened_by_another_plan(family):
+    assert told(family.use(tokens=29)) == []
+    cut = family.use(tokens=1)
+    assert told(cut) == [("kid", "CUT", "subscriber_tokens")]
+    (decided,) = cut.decisions
+    assert (decided.used, decided.limit, decided.rule) == (30 * MILLION, 30 * MILLION, Rule.LIMIT)
+    assert decided.resets_at_ms == family.state.books.get(0, Balance.CYCLE_END)
+    assert told(family.use(tokens=1)) == []
+    account, kid = family.order(kind="change_plan", plan="loose").decisions
+    assert (account.subscriber, account.state) == ("", State.OPEN)
+    assert (kid.subscriber, kid.state, kid.reason) == ("kid", State.OPEN, "window_reset")
+    assert [account.version, kid.version] == [decided.version + 1, decided.version + 2]
+
+
+def test_a_cycle_that_is_moved_tells_the_subscriber_who_is_cut_the_new_moment(family):
+    family.now = NOON + HOUR
+    (cut,) = family.use(tokens=30).decisions[-1:]
+    moved = family.order(kind="change_cycle", cycle_day=20)
+    (again,) = [one for one in moved.decisions if one.subscriber]
+    assert again.state is State.CUT
+    assert again.resets_at_ms == cut.resets_at_ms - 11 * DAY
+
+
+def test_a_cap_begins_anew_with_the_bill_cycle(family):
+    family.use(tokens=30)
+    family.now += HOUR
+    opened = family.use(tokens=1)
+    assert ("kid", "OPEN", "") in told(opened)
+    assert family.limit("subscriber_tokens", "kid") == (MILLION, 0, 30 * MILLION)
+
+
+def test_an_expired_hold_that_was_charged_is_counted_once(family):
+    family.hold(session="1", subscriber_id="kid", max_tokens=10)
+    family.hold(session="1", seq=1, subscriber_id="kid", max_tokens=1, reported_utok=9 * MILLION)
+    family.now += 2 * MINUTE
+    assert family.limit("subscriber_tokens", "kid") == (9 * MILLION, 0, 30 * MILLION)
+    family.use(tokens=7, hold_id="1")
+    assert family.limit("subscriber_tokens", "kid") == (9 * MILLION, 0, 30 * MILLION)
+
+
+def test_what_was_charged_at_an_expiry_and_not_used_is_given_back_to_the_cap():
+    line = Line("granted")
+    line.hold(session="1", subscriber_id="kid", max_tokens=15)
+    line.now += 2 * MINUTE
+    assert line.limit("subscriber_tokens", "kid") == (30 * MILLION, 0, 30 * MILLION)
+    assert told(line.use(tokens=7, hold_id="1")) == []
+    late = line.hold(session="1", seq=1, action="settle")
+    assert late.late
+    assert line.limit("subscriber_tokens", "kid") == (7 * MILLION, 0, 30 * MILLION)
+
+
+def test_a_hold_is_refused_by_a_limit_of_the_accounts_file_too(family):
+    offset = family._next()
+    limits = command(offset, NOON, minute_requests=1, day_tokens=100)
+    fold_commands(family.state, [limits], offset)
+    assert family.hold(session="1", max_tokens=5).reason.name == "NONE"
+    family.use(tokens=3)
+    refused = family.hold(session="2", max_tokens=5)
+    assert (refused.limit_name, refused.limit_used) == ("minute_requests", 1)
+    assert (refused.limit_value, refused.resets_at_ms) == (1, NOON + MINUTE)
+    family.now += MINUTE
+    assert family.hold(session="3", max_tokens=5).reason.name == "NONE"
+
+
+def test_an_answer_is_no_longer_than_the_tokens_that_a_limit_leaves(limited):
+    kid = limited.hold(session="1", subscriber_id="kid", prompt_tokens=4, max_tokens=100)
+    assert (kid.max_tokens, kid.granted_utok, kid.final) == (6, 16 * MILLION, True)
+    too_long = limited.hold(session="2", subscriber_id="kid", prompt_tokens=10, max_tokens=100)
+    assert (too_long.reason.name, too_long.limit_name) == ("LIMIT_REACHED", "subscriber_day_tokens")
+    assert (
+        limited.hold(session="3", subscriber_id="mum", max_tokens=100).granted_utok == 25 * MILLION
+    )
+
+
+def test_a_limit_of_a_group_binds_its_models_and_no_other(limited):
+    limited.use(tokens=0, output_tokens=76, model="mini", subscriber="")
+    asked = {"prompt_tokens": 10, "max_tokens": 4}
+    refused = limited.hold(session="1", model="mini", **asked | {"prompt_tokens": 11})
+    assert refused.reason.name == "LIMIT_REACHED"
+    assert (refused.limit_name, refused.limit_used) == ("hour_utok:minis", 19 * MILLION)
+    assert limited.hold(session="2", model="max", **asked).reason.name == "NONE"
+    assert limited.shown()["state"] == "open"
+
+
+def test_a_limit_of_the_account_cuts_it_for_all(limited):
+    for subscriber in ("mum", "dad"):
+        limited.use(tokens=20, subscriber=subscriber)
+    step = limited.use(tokens=10, subscriber="")
+    assert ("", "CUT", "week_utok") in told(step)
+    shown = limited.shown()
+    assert (shown["state"], shown["why"]) == ("cut", "limit: week_utok")
+    assert limited.limit("week_utok") == (50 * MILLION, 0, 50 * MILLION)
+
+
+def test_what_is_shown_names_every_limit_whether_used_or_not(limited):
+    limited.use(tokens=1)
+    assert [(one["limit"], one["subscriber"]) for one in limited.shown()["limits"]] == [
+        ("subscriber_tokens", "*"),
+        ("week_utok", ""),
+        ("rolling_minute_requests", ""),
+        ("hour_utok:minis", ""),
+        ("subscriber_day_tokens", "*"),
+        ("subscriber_day_tokens", "kid"),
+        ("subscriber_rolling_hour_utok", "*"),
+        ("cycle_requests", ""),
+        ("subscriber_tokens", "kid"),
+        ("subscriber_day_tokens", "kid"),
+        ("subscriber_day_tokens", "kid"),
+        ("subscriber_rolling_hour_utok", "kid"),
+    ]
+
+
+def test_of_a_postpaid_plan_a_limit_of_a_group_is_named_as_not_enforced():
+    text = LIMITS_CATALOG.to_json()
+    postpaid = Catalog.from_json(text.replace('"mode":"strict"', '"mode":"postpaid"'))
+    assert not_enforced(LIMITS_CATALOG) == []
+    assert not_enforced(postpaid) == [
+        "plans.limited: limit of utok hour calendar account minis: only where calls are held"
+    ]
+
+
+def test_no_more_limits_in_utok_than_a_hold_can_keep_are_put_in_force():
+    said = json.loads(LIMITS_CATALOG.to_json())
+    pers = ("minute", "hour", "day", "week")
+    said["plans"]["limited"]["limits"] = [
+        {"utok": 1, "per": per, "rolling": rolling} for per in pers for rolling in (False, True)
+    ]
+    catalog = Catalog.from_json(json.dumps(said))
+    assert not_enforced(catalog) == [
+        "plans.limited: limit of utok week rolling account: there are 8 before it"
+    ]
+    book = CatalogBook()
+    book.add(catalog)
+    assert len(terms_at(book, "limited", NOON).limits) == 8
+
+
+def test_a_pack_that_is_not_shared_pays_for_the_subscribers_named_and_no_other(family):
+    family.order(kind="grant", pack="own", subscribers=["kid"])
+    family.use(tokens=5, subscriber="kid")
+    family.use(tokens=7, subscriber="mum")
+    used = {one["source"]: one["used_utok"] for one in family.shown()["buckets"]}
+    assert (used["pack"], used["plan"]) == (5 * MILLION, 7 * MILLION)
+
+
+def test_a_subscribers_decision_has_a_key_of_its_own_and_the_next_owner_takes_the_old_one_away(
+    family,
+):
+    settings = Settings()
+    registry = open_registry(settings)
+    codec, columns = Codec(registry), ColumnCodec(registry)
+    outputs = Outputs(settings, codec, columns, None, 0)
+    family.state.epoch = 4
+    (cut,) = outputs.messages(family.state, family.use(tokens=30), [])[:1]
+    assert cut.key == b"t/a\0kid#4"
+    _, said = codec.decode(cut.value)
+    assert (said["subscriber_id"], said["state"], said["rule"]) == (
+        "kid",
+        "cut",
+        "subscriber_tokens",
+    )
+    family.state.epoch = 7
+    step = family.order(kind="change_plan", plan="loose")
+    decided = [one for one in outputs.messages(family.state, step, []) if one.topic == "decisions"]
+    own = {one.key: one.value for one in decided if b"kid" in one.key}
+    assert own.keys() == {b"t/a\0kid#7", b"t/a\0kid#4"}
+    assert own[b"t/a\0kid#4"] is None
+
+
+def test_the_answer_on_the_wire_says_which_limit_is_reached(family):
+    family.use(tokens=30)
+    offset = family._next()
+    asked = hold_order(offset, NOON, subscriber_id="kid", max_tokens=9, reply_to="me")
+    step = fold_commands(family.state, [asked], offset)
+    codec = Codec(open_registry(Settings()))
+    (message,) = replies_of(codec, step.replies)
+    _, said = codec.decode(message.value)
+    assert (said["reason"], said["limit_name"]) == ("limit_reached", "subscriber_tokens")
+    assert (said["limit_used"], said["limit_value"]) == (30 * MILLION, 30 * MILLION)
+    assert said["resets_at"] == family.state.books.get(0, Balance.CYCLE_END)
+
+
+def test_a_step_of_many_subscribers_with_many_limits_fits_one_batch_of_the_journal():
+    said = json.loads(LIMITS_CATALOG.to_json())
+    said["plans"]["limited"]["limits"] = [
+        {unit: 10**9, "per": per, "rolling": rolling, "of": "subscriber"}
+        for unit in ("tokens", "requests")
+        for per in ("minute", "hour", "day", "week")
+        for rolling in (False, True)
+    ]
+    line = Line("limited", Catalog.from_json(json.dumps(said)))
+    line.state.seq = 0
+    writer = JournalWriter(epoch=1, remember_ms=BOUNDS.horizon_ms)
+    said = {"model": "max", "occurred_at": NOON, "input_tokens": 1}
+    names = [f"subscriber number {number}" for number in range(6_000)]
+    records = [
+        record(at, NOON, event_id=f"e{at}", subscriber_id=name, **said)
+        for at, name in enumerate(names)
+    ]
+    step = fold_usage(line.state, chunk_of(records))
+    written = writer.records(line.state, step, [])
+    assert line.state.books.limits.matrix.nbytes > STATE_MAX_BYTES
+    assert sum(len(key) + len(value or b"") for key, value in written) < STATE_MAX_BYTES - 4096
+    recovery = Recovery(PartitionState(BOUNDS))
+    for offset, (key, value) in enumerate([*writer.opening(line.state), *written]):
+        recovery.take(offset, key, value)
+    back = recovery.finish().state.books
+    for mine, theirs in zip(back.tables, line.state.books.tables, strict=True):
+        assert mine.matrix.tobytes() == theirs.matrix.tobytes()
+    assert back.limits.specs.specs == line.state.books.limits.specs.specs
+    kid = Use("p", "max", names[77])
+    assert back.limits.matching(0, kid) == line.state.books.limits.matching(0, kid)
