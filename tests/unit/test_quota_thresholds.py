@@ -14,7 +14,8 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.quota.books import Balance
-from tokenline.quota.decide import State, _percent
+from tokenline.quota.decide import State
+from tokenline.quota.thresholds import percent_reached
 from tokenline.rating.catalog import Catalog
 
 PLAN = """
@@ -200,5 +201,5 @@ def test_percents_above_100_are_exact_and_cannot_overflow(limit):
         for used in (least - 1, least):
             if 0 <= used < 2**63:
                 reached = [one for one in steps if used * 100 >= limit * one]
-                found = _percent(np.array([used]), np.array([limit]), steps)
+                found = percent_reached(np.array([used]), np.array([limit]), steps)
                 assert found.tolist() == [max(reached, default=0)], (used, step)

@@ -65,8 +65,7 @@ RATE_RULES = (
     (Rule.HOUR_REQUESTS, Cell.HOUR_REQUESTS_LIMIT, Cell.HOUR_REQUESTS, "hour"),
     (Rule.DAY_REQUESTS, Cell.DAY_REQUESTS_LIMIT, Cell.DAY_REQUESTS, "day"),
 )
-INT64_MAX = np.iinfo(np.int64).max
-NEVER_MS = INT64_MAX
+NEVER_MS = np.iinfo(np.int64).max
 RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 
 

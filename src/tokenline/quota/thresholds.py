@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokenline.quota.standing import BalanceStanding
 
 Int64s = npt.NDArray[np.int64]
+INT64_MAX = 2**63 - 1
 
 
 def percent_by_list(
