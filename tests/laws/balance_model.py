@@ -235,9 +235,9 @@ class ModelAccount:
         for bucket in self.payers(use, now):
             taken = min(max(missing, ZERO), self.rest(bucket))
             missing -= taken
-            if taken and (bucket.number in one.parts or len(one.parts) < 8):
+            if taken:
                 one.parts[bucket.number] = one.parts.get(bucket.number, ZERO) + taken
-        if overage and missing > 0 and (0 in one.parts or len(one.parts) < 8):
+        if overage and missing > 0:
             one.parts[0] = one.parts.get(0, ZERO) + missing
 
     def draw(self, one: ModelHold, use: Any, amount: Fraction, occurred: int, now: int) -> bool:
@@ -324,6 +324,8 @@ class ModelAccount:
         split = {
             n: more for n, amount in one.parts.items() if (more := amount - before.get(n, ZERO)) > 0
         }
+        # An answer names eight buckets at most, those it took of first.
+        split = dict(list(split.items())[:8])
         final = reason == "none" and granted < Fraction(order.wanted_utok, MILLION)
         most = most_tokens(order, granted) if reason == "none" else 0
         return (reason, granted, most, final, False, split)

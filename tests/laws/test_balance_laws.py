@@ -437,13 +437,16 @@ class EngineAndModel(RuleBasedStateMachine):
         if data.draw(st.booleans()):
             self.ask(slot, HoldOrder(session=session, seq=2, settles=True, reported_utok=told))
 
-    @rule(slot=slots, small=st.integers(1, MILLION), count=st.integers(2, 10), use=uses)
+    @rule(slot=slots, small=st.integers(1, MILLION), count=st.integers(2, 30), use=uses)
     def hold_crumbs(self, slot, small, count, use):
-        """Ask for more than eight buckets can give together."""
+        """Ask for more than eight buckets can give together, and settle some of it."""
         for _ in range(count):
             granted = Grant(amount_utok=small, source=Source.PACK)
             self.grant_both(slot, granted)
-        self.ask(slot, HoldOrder(session=(count, 8), seq=0, use=use, wanted_utok=10**12))
+        session = (count % 4, 8)
+        self.ask(slot, HoldOrder(session=session, seq=0, use=use, wanted_utok=10**12))
+        self.use_both(slot, session, use, small * (count // 2))
+        self.ask(slot, HoldOrder(session=session, seq=1, use=use, wanted_utok=small * (count // 3)))
 
     @rule()
     def restart(self):

@@ -38,7 +38,8 @@ class Balance(IntEnum):
     HEAD is the bucket that pays for anything that occurs in [HEAD_FROM, HEAD_UNTIL), up to HEAD_LEFT,
     while the clock is before DUE_AT: most usage asks for no more than these. LEFT, TOTAL and HELD
     are sums over the buckets valid when they were last looked at; STOPS is 1 where the plan lets nothing
-    be used beyond them. OPENS_AT is when more may begin to be valid, as far as is known by then.
+    be used beyond them. OPENS_AT is when more may begin to be valid, as far as is known by then, and
+    LOOKED_AT the moment of the last such look.
     """
 
     OWNER = 0
@@ -62,6 +63,7 @@ class Balance(IntEnum):
     CHANGES = 18
     STOPS = 19
     OPENS_AT = 20
+    LOOKED_AT = 21
 
 
 class Status(IntEnum):

@@ -130,6 +130,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
         (Balance.TOTAL, total),
         (Balance.HELD, held),
         (Balance.OPENS_AT, opens),
+        (Balance.LOOKED_AT, now_ms),
     ):
         books.set(row, column, value)
     _find_head(books, row, now_ms)

@@ -1,4 +1,9 @@
-"""Keep holds as rows of int64, find them by session and know which is due next."""
+"""Keep holds as rows of int64, find them by session and know which is due next.
+
+A hold has a row of its own; what it holds of more than PARTS_MAX buckets goes on in rows behind it:
+
+    owner, row of the hold, which of its rows (0, 1, ...), parts in it, 0, MORE, the parts
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappop, heappush
+from itertools import chain
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tokenline.quota.buckets import Part
 from tokenline.quota.table import FREE, NONE, OWNER, Table
@@ -18,6 +26,8 @@ if TYPE_CHECKING:
 PARTS_MAX = 8
 SCALARS = 13
 ANSWERS = 11
+MORE = 9  # in the place of a status: not a hold, but further parts of one
+MORE_AT = 6
 WIDTH = SCALARS + ANSWERS + 5 * PARTS_MAX
 
 Session = tuple[int, int]
@@ -66,7 +76,7 @@ class HoldAnswer:
     """Hold what a gateway is told; kept whole, so that a repeated question gets the same bytes.
 
     `granted_utok` is all that the session may still spend, `split` how much of it came from which
-    bucket (by number) in this answer. `at_ms` is the broker's time of the question.
+    bucket (by number) in this answer, of PARTS_MAX buckets at most. `at_ms` is the broker's time of the question.
     """
 
     outcome: Outcome = Outcome.DONE
@@ -136,7 +146,7 @@ class Hold:
             *(answer.threshold_utok, answer.validity_ms, answer.final, answer.late),
             *(answer.catalog_version, answer.rest_utok, answer.at_ms),
         ]
-        parts = _padded(self.parts, 3)
+        parts = _padded(self.parts[:PARTS_MAX], 3)
         split = _padded(answer.split, 2)
         return [int(value) for value in (*scalars, *answers, *parts, *split)]
 
@@ -146,6 +156,7 @@ class Hold:
         owner, hi, lo, seq, lease, status, expiry, reported, used, *times, count = values[:SCALARS]
         parts_at = SCALARS + ANSWERS
         split_at = parts_at + 3 * PARTS_MAX
+        parts_end = parts_at + 3 * min(count, PARTS_MAX)
         return cls(
             row=row,
             owner=owner,
@@ -159,7 +170,7 @@ class Hold:
             opened_at_ms=times[0],
             expires_at_ms=times[1],
             kept_until_ms=times[2],
-            parts=[Part(*values[at : at + 3]) for at in range(parts_at, parts_at + 3 * count, 3)],
+            parts=[Part(*values[at : at + 3]) for at in range(parts_at, parts_end, 3)],
             answer=_answer(values[SCALARS:parts_at], values[split_at:]),
         )
 
@@ -175,6 +186,7 @@ class Holds(Table):
         # A heap an owner; of several entries of a row the one `_due_at` has is meant.
         self._due: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._due_at: dict[int, int] = {}
+        self._more: dict[int, list[int]] = {}
 
     def find(self, owner: int, session: Session) -> Hold | None:
         """Return the hold of a session of an account."""
@@ -183,7 +195,11 @@ class Holds(Table):
 
     def load(self, row: int) -> Hold:
         """Return one hold, to be changed and saved."""
-        return Hold.of(row, self._matrix[row].tolist())
+        hold = Hold.of(row, self._matrix[row].tolist())
+        for more in self._more.get(row, ()):
+            count, *values = self._matrix[more, MORE_AT - 3 :].tolist()
+            hold.parts += [Part(*values[at : at + 3]) for at in range(2, 2 + 3 * count, 3)]
+        return hold
 
     def save(self, hold: Hold) -> None:
         """Write a hold back, or give it a row when it has none."""
@@ -192,10 +208,13 @@ class Holds(Table):
         else:
             self._matrix[hold.row] = hold.values()
             self.touch(hold.row)
+        self._save_more(hold)
         self._note(hold)
 
     def forget(self, hold: Hold) -> None:
         """Give a hold's row back."""
+        for more in self._more.pop(hold.row, ()):
+            self.free(more)
         del self._by_session[hold.owner, hold.session]
         self._due_at.pop(hold.row, None)
         for rows in (self._leases, self._rows_by_owner):
@@ -231,9 +250,30 @@ class Holds(Table):
 
     def index(self) -> None:
         """Find everything again when the rows were filled from a journal."""
-        for row in range(len(self)):
-            if self._matrix[row, OWNER] != FREE:
-                self._note(self.load(row))
+        rows = np.flatnonzero(self.matrix[:, OWNER] != FREE)
+        is_more = self._matrix[rows, MORE_AT - 1] == MORE
+        for row in sorted(rows[is_more].tolist(), key=lambda row: self._matrix[row, 2]):
+            self._more.setdefault(int(self._matrix[row, 1]), []).append(row)
+        for row in rows[~is_more].tolist():
+            self._note(self.load(row))
+
+    def _save_more(self, hold: Hold) -> None:
+        """Write the parts that the hold's own row has no room for."""
+        rows, parts = self._more.pop(hold.row, []), hold.parts[PARTS_MAX:]
+        each = (self.width - MORE_AT) // 3
+        chunks = [parts[at : at + each] for at in range(0, len(parts), each)]
+        for row in rows[len(chunks) :]:
+            self.free(row)
+        for at, chunk in enumerate(chunks):
+            values = [hold.owner, hold.row, at, len(chunk), 0, MORE, *chain.from_iterable(chunk)]
+            values += [0] * (self.width - len(values))
+            if at == len(rows):
+                rows.append(self.add(values))
+            else:
+                self._matrix[rows[at]] = values
+                self.touch(rows[at])
+        if chunks:
+            self._more[hold.row] = rows[: len(chunks)]
 
     def _note(self, hold: Hold) -> None:
         self._by_session[hold.owner, hold.session] = hold.row

@@ -182,7 +182,7 @@ def _grant(
             (part.number, more)
             for part in hold.parts
             if (more := part.amount_utok - before.get(part.number, 0)) > 0
-        ),
+        )[:PARTS_MAX],
     )
 
 
@@ -310,13 +310,11 @@ def _resize(
 
 
 def _put(books: Books, hold: Hold, part: Part) -> None:
-    """Add to what is held of one bucket; a ninth bucket is not taken in."""
+    """Add to what is held of one bucket."""
     for at, old in enumerate(hold.parts):
         if old.row == part.row:
             hold.parts[at] = old._replace(amount_utok=old.amount_utok + part.amount_utok)
             break
     else:
-        if len(hold.parts) == PARTS_MAX:
-            return
         hold.parts.append(part)
     books.buckets.change(part.row, Bucket.HELD, part.amount_utok)
