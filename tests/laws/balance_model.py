@@ -171,7 +171,7 @@ class ModelAccount:
             self.shrink(one, one.owed)
         for number, amount in one.parts.items():
             self.use_up(number, amount)
-        one.status, one.kept = "expired", now + self.linger
+        one.status, one.kept = "expired", now + self.terms().priced_ahead_ms + self.linger
 
     # What is done
 

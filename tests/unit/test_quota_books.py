@@ -414,3 +414,15 @@ def test_a_hold_may_take_from_any_number_of_buckets(overage):
     for table, old in zip(recovered.tables[:3], books.tables[:3], strict=True):
         assert (table.matrix == old.matrix).all()
     assert np.count_nonzero(books.holds.matrix[:, 0] >= 0) == 1
+
+
+def test_usage_of_a_call_that_ran_on_after_the_expiry_is_charged_once():
+    plan = Terms(mode=Mode.STRICT, allowance_utok=100, priced_ahead_ms=600_000)
+    now, books = at("2026-11-01T08:00"), opened(plan)
+    ask(books, now, wanted_utok=50)
+    ask(books, now + 1, 1, reported_utok=50, wanted_utok=0)
+    orders.bring_up_to(books, 0, now + 121_000)
+    assert rows(books) == [(1, "PLAN", 100, 50, 0)]
+    occurred = now + 600_000
+    use(books, 50, occurred, occurred + books.linger_ms - 60_000, session=ONE)
+    assert rows(books) == [(1, "PLAN", 100, 50, 0)]

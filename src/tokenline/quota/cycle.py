@@ -38,24 +38,24 @@ def advance(books: Books, row: int, now_ms: int) -> None:
         missed_ms = start_ms - MINUTE_MS
         if books.get(row, Balance.CYCLE_END) <= missed_ms and start_ms + books.linger_ms > now_ms:
             begin_cycle(books, row, missed_ms, now_ms)
-        begin_cycle(books, row, minute_ms, now_ms)
+        begin_cycle(books, row, now_ms, now_ms)
     refresh(books, row, now_ms)
 
 
-def begin_cycle(books: Books, row: int, minute_ms: int, now_ms: int) -> None:
-    """Enter the bill cycle that holds a minute and grant what the plan gives for it.
+def begin_cycle(books: Books, row: int, at_ms: int, now_ms: int) -> None:
+    """Enter the bill cycle that holds `at_ms` and grant what the plan gives for it.
 
     It begins where the one before ended, also when the account has moved to another zone meanwhile.
     A plan that is gone from the catalog grants nothing; its mode and limits stay.
     """
     zone, day = books.zone(row), books.get(row, Balance.CYCLE_DAY)
     old_end_ms = books.get(row, Balance.CYCLE_END)
-    start_ms, end_ms = cycle_at(zone, day, minute_ms)
+    start_ms, end_ms = cycle_at(zone, day, at_ms // MINUTE_MS * MINUTE_MS)
     if start_ms < old_end_ms:
         start_ms, end_ms = old_end_ms, _next_end(zone, day, old_end_ms)
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
-    terms = books.terms_of(books.plan(row), minute_ms)
+    terms = books.terms_of(books.plan(row), at_ms)
     if books.get(row, Balance.STATUS) != Status.CLOSED and terms is not None:
         take_terms(books, row, terms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)

@@ -128,7 +128,7 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
     """Close a hold nobody settled: charge what was reported, all that was granted, or nothing.
 
     One that was settled is charged what its calls have used, whatever the policy. It stays known
-    as long as its usage may still be reported; then what was charged here counts.
+    as long as usage of a call that still runs may be reported; then what was charged here counts.
     """
     settled = hold.status is HoldStatus.SETTLED
     policy = HoldExpiry.CHARGE_REPORTED if settled else HoldExpiry(hold.expiry)
@@ -140,7 +140,7 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
         if part.amount_utok:
             books.enter(row, part.row, ChangeKind.HOLD_CHARGE, -part.amount_utok, now_ms)
     hold.status = HoldStatus.EXPIRED
-    hold.kept_until_ms = now_ms + books.linger_ms
+    hold.kept_until_ms = now_ms + books.terms(row, now_ms).priced_ahead_ms + books.linger_ms
     books.holds.save(hold)
 
 
