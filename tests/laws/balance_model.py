@@ -37,6 +37,9 @@ class ModelBucket:
     # Of an allowance: the days it was granted for, and how much of it may roll over.
     days: tuple[int, int] = (0, 0)
     rolls: Fraction = ZERO
+    # What it gives for those days, and what of that earlier plans have used.
+    gives: Fraction = ZERO
+    debt: Fraction = ZERO
 
     def pays(self, use: Any, at: int) -> bool:
         if not self.start <= at < self.end:
@@ -200,12 +203,14 @@ class ModelAccount:
         )
         return self.numbers
 
-    def grant_plan(self, utok: Fraction | int, since: int) -> None:
+    def grant_plan(self, utok: Fraction | int, since: int, debt: Fraction = ZERO) -> None:
         if utok > 0:
             terms = self.terms()
-            amount = Fraction(int(utok), MILLION)
+            gives = Fraction(int(utok), MILLION)
+            amount = max(ZERO, gives - debt)
             span = self.start, self.end
             number = self.add(amount, Source.PLAN, terms.priority, *span, since, terms.scope)
+            self.buckets[number].gives, self.buckets[number].debt = gives, debt
             self.buckets[number].days = since, self.end
             self.buckets[number].rolls = Fraction(terms.rollover_utok, MILLION)
 

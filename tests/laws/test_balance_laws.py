@@ -166,19 +166,19 @@ class EngineAndModel(RuleBasedStateMachine):
     def change_plan(self, slot, plan):
         def model(account):
             self.working(account)
-            over = 0
+            over = ZERO
             for one in account.in_order():
                 if one.source is Source.PLAN and one.days[1] > self.now:
                     taken = one.total - account.rest(one)
                     past = days(self.zone, one.days[0], self.now)
                     whole = days(self.zone, *one.days)
-                    share = Fraction(int(one.total * MILLION) * past // whole, MILLION)
+                    share = Fraction(int(one.gives * MILLION) * past // whole, MILLION) - one.debt
                     one.days = one.days[0], self.now
                     share = share if PLANS[plan].prorated else taken
                     one.total = max(taken, share)
-                    over += max(ZERO, taken - share) * MILLION
+                    over += max(ZERO, taken - share)
             account.plan = plan
-            account.grant_plan(int(self.share(account, plan)) - over, self.now)
+            account.grant_plan(self.share(account, plan), self.now, over)
 
         self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now), model)
 
@@ -194,9 +194,10 @@ class EngineAndModel(RuleBasedStateMachine):
                     if one.days[1] > self.now:
                         new = days(self.zone, one.days[0], end)
                         old = days(self.zone, *one.days)
-                        scaled = Fraction(int(one.total * MILLION) * new // old, MILLION)
-                        if account.terms().prorated or new < old:
-                            one.total = max(one.total - account.rest(one), scaled)
+                        given = Fraction(int(one.gives * MILLION) * new // old, MILLION)
+                        if account.terms().prorated or given <= one.gives:
+                            one.gives = given
+                            one.total = max(one.total - account.rest(one), given - one.debt)
                         one.days = one.days[0], end
                     one.end = end
             account.day, account.end = day, end
@@ -275,6 +276,7 @@ class EngineAndModel(RuleBasedStateMachine):
             if not amount or account.rest(bucket) + delta < 0:
                 raise Refused("bad_amount")
             bucket.total += delta
+            bucket.gives += delta
 
         self.both(
             slot, lambda: orders.adjust(self.books, slot, number, sign * amount, self.now), model
@@ -297,6 +299,7 @@ class EngineAndModel(RuleBasedStateMachine):
                 if taken:
                     last.append(one.end)
                     one.total, left = one.total - taken, left - taken
+                    one.gives -= taken
             return orders.Moved(amount, min(last))
 
         self.both(slot, lambda: orders.transfer_out(self.books, slot, amount, self.now), model)

@@ -426,3 +426,13 @@ def test_usage_of_a_call_that_ran_on_after_the_expiry_is_charged_once():
     occurred = now + 600_000
     use(books, 50, occurred, occurred + books.linger_ms - 60_000, session=ONE)
     assert rows(books) == [(1, "PLAN", 100, 50, 0)]
+
+
+@pytest.mark.parametrize("used", [250, 300])
+def test_what_a_plan_used_beyond_its_days_is_not_forgotten_by_the_change_after_next(used):
+    books = opened(PLANS | {"c": Terms(allowance_utok=30)})
+    use(books, used, at("2026-11-02T09:00"))
+    moved(books, "c", "2026-11-11T09:00")
+    assert sum(moved(books, "a", "2026-11-11T10:00")) == 300
+    # Twenty days of `b` give 400; the first ten gave 100.
+    assert sum(moved(books, "b", "2026-11-11T11:00")) == 500

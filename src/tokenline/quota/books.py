@@ -218,7 +218,8 @@ class Books:
         values = bucket_values(slot, number, grant, scope, now_ms)
         bucket = self.buckets.add(values[column] for column in Bucket)
         self.set(row, Balance.FIRST, self.buckets.link(self.get(row, Balance.FIRST), bucket))
-        self.enter(row, bucket, kind, grant.amount_utok, now_ms)
+        if total := values[Bucket.TOTAL]:
+            self.enter(row, bucket, kind, total, now_ms)
         return bucket
 
     def drop_bucket(self, row: int, bucket: int) -> None:

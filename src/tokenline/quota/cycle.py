@@ -81,9 +81,18 @@ def take_terms(books: Books, row: int, terms: Terms) -> None:
 
 
 def grant_allowance(
-    books: Books, row: int, terms: Terms, amount_utok: int, now_ms: int, since_ms: int = 0
+    books: Books,
+    row: int,
+    terms: Terms,
+    amount_utok: int,
+    now_ms: int,
+    since_ms: int = 0,
+    debt_utok: int = 0,
 ) -> None:
-    """Grant the plan's bucket of the present cycle, for its days from `since_ms` on; 0: all of them."""
+    """Grant the plan's bucket of the present cycle, for its days from `since_ms` on; 0: all of them.
+
+    What earlier plans used beyond their days is taken off; a bucket of nothing remembers it.
+    """
     amount_utok = min(amount_utok, books.room(row))
     if amount_utok <= 0:
         return
@@ -98,6 +107,7 @@ def grant_allowance(
         covers_from_ms=since_ms,
         rolls_utok=terms.rollover_utok,
         ranks_at_ms=since_ms,
+        debt_utok=debt_utok,
     )
     books.add_bucket(row, grant, ChangeKind.GRANT, now_ms)
 
