@@ -337,6 +337,7 @@ class EngineAndModel(RuleBasedStateMachine):
         for slot, amount, ago, use, session in events:
             if slot in self.model:
                 account, charged = self.model[slot], Fraction(amount, MILLION)
+                account.advance(self.now)
                 if session in account.holds:
                     one, at = account.holds[session], self.now - ago
                     wanted += account.draw(one, use, charged, at, self.now)

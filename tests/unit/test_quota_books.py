@@ -436,3 +436,21 @@ def test_what_a_plan_used_beyond_its_days_is_not_forgotten_by_the_change_after_n
     assert sum(moved(books, "a", "2026-11-11T10:00")) == 300
     # Twenty days of `b` give 400; the first ten gave 100.
     assert sum(moved(books, "b", "2026-11-11T11:00")) == 500
+
+
+def test_a_bucket_that_closes_within_a_chunk_pays_as_if_its_events_came_alone():
+    books = opened(Terms(allowance_utok=100, rollover_utok=50, hold_validity_ms=3 * DAY))
+    end = at("2026-12-01T00:00")
+    now = end + books.linger_ms
+    ask(books, end - HOUR, wanted_utok=10)
+    ask(books, end - HOUR, 1, reported_utok=10, settles=True)
+    events = Rated(
+        slots=np.zeros(2, np.int64),
+        charges_utok=np.array([10, 5]),
+        occurred_ms=np.full(2, now),
+        named=np.array([True, False]),
+        use=lambda _: NOTHING,
+        session=lambda _: ONE,
+    )
+    charge_chunk(books, events, now)
+    assert rows(books) == [(3, "ROLLOVER", 50, 5, 0), (2, "PLAN", 100, 0, 0)]

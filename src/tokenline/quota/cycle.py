@@ -213,6 +213,11 @@ def _closes_at(books: Books, bucket: int) -> int:
     return end + books.linger_ms if end < NEVER_MS - books.linger_ms else NEVER_MS
 
 
+def closes_late(books: Books, row: int, now_ms: int) -> bool:
+    """Say whether a bucket should have been closed by now and only waits for a hold to let go."""
+    return any(_closes_at(books, bucket) <= now_ms for bucket in books.chain(row))
+
+
 def _holds_due(books: Books, row: int) -> int:
     return books.holds.next_due_ms(books.get(row, Balance.OWNER))
 
