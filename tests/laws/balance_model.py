@@ -38,6 +38,9 @@ class ModelBucket:
     # Of an allowance: the days it was granted for, and how much of it may roll over.
     days: tuple[int, int] = (0, 0)
     rolls: Fraction = ZERO
+    # What it gives for those days, and what of that earlier plans have used.
+    gives: Fraction = ZERO
+    debt: Fraction = ZERO
 
     def pays(self, use: Any, at: int) -> bool:
         if not self.start <= at < self.end:
@@ -181,7 +184,8 @@ class ModelAccount:
         for number, amount in one.parts.items():
             self.use_up(number, amount)
         self.limits.count_keys(one.bound, int(sum(one.parts.values()) * MILLION), now)
-        one.status, one.kept = "expired", now + self.linger
+        one.expires = now
+        one.status, one.kept = "expired", now + self.terms().priced_ahead_ms + self.linger
 
     # What is done
 
@@ -210,12 +214,14 @@ class ModelAccount:
         )
         return self.numbers
 
-    def grant_plan(self, utok: Fraction | int, since: int) -> None:
+    def grant_plan(self, utok: Fraction | int, since: int, debt: Fraction = ZERO) -> None:
         if utok > 0:
             terms = self.terms()
-            amount = Fraction(int(utok), MILLION)
+            gives = Fraction(int(utok), MILLION)
+            amount = max(ZERO, gives - debt)
             span = self.start, self.end
             number = self.add(amount, Source.PLAN, terms.priority, *span, since, terms.scope)
+            self.buckets[number].gives, self.buckets[number].debt = gives, debt
             self.buckets[number].days = since, self.end
             self.buckets[number].rolls = Fraction(terms.rollover_utok, MILLION)
 
@@ -245,9 +251,9 @@ class ModelAccount:
         for bucket in self.payers(use, now):
             taken = min(max(missing, ZERO), self.rest(bucket))
             missing -= taken
-            if taken and (bucket.number in one.parts or len(one.parts) < 8):
+            if taken:
                 one.parts[bucket.number] = one.parts.get(bucket.number, ZERO) + taken
-        if overage and missing > 0 and (0 in one.parts or len(one.parts) < 8):
+        if overage and missing > 0:
             one.parts[0] = one.parts.get(0, ZERO) + missing
 
     def draw(self, one: ModelHold, use: Any, amount: Fraction, occurred: int, now: int) -> bool:
@@ -255,7 +261,7 @@ class ModelAccount:
         one.used += amount
         if late:
             covered = min(amount, sum(one.parts.values(), ZERO))
-            self.limits.count_keys(one.bound, -int(covered * MILLION), one.kept - self.linger)
+            self.limits.count_keys(one.bound, -int(covered * MILLION), one.expires)
         for number in list(one.parts):
             taken = min(amount, one.parts[number])
             one.parts[number] -= taken
@@ -293,7 +299,7 @@ class ModelAccount:
             for number, amount in before.items():
                 given = amount - one.parts.get(number, ZERO)
                 self.use_up(number, -given)
-                self.limits.count_keys(one.bound, -int(given * MILLION), one.kept - self.linger)
+                self.limits.count_keys(one.bound, -int(given * MILLION), one.expires)
         elif not late:
             self.shrink(one, one.owed)
             one.status = "settled" if one.owed else "closed"
@@ -347,6 +353,8 @@ class ModelAccount:
         split = {
             n: more for n, amount in one.parts.items() if (more := amount - before.get(n, ZERO)) > 0
         }
+        # An answer names eight buckets at most, those it took of first.
+        split = dict(list(split.items())[:8])
         final = reason == "none" and granted < asked
         most = min(most, most_tokens(order, granted + ahead)) if reason == "none" else 0
         return (reason, granted + ahead, most, final, False, split)

@@ -208,20 +208,20 @@ class EngineAndModel(RuleBasedStateMachine):
     def change_plan(self, slot, plan):
         def model(account):
             self.working(account)
-            over = 0
+            over = ZERO
             for one in account.in_order():
                 if one.source is Source.PLAN and one.days[1] > self.now:
                     taken = one.total - account.rest(one)
                     past = days(self.zone, one.days[0], self.now)
                     whole = days(self.zone, *one.days)
-                    share = Fraction(int(one.total * MILLION) * past // whole, MILLION)
+                    share = Fraction(int(one.gives * MILLION) * past // whole, MILLION) - one.debt
                     one.days = one.days[0], self.now
                     share = share if PLANS[plan].prorated else taken
                     one.total = max(taken, share)
-                    over += max(ZERO, taken - share) * MILLION
+                    over += max(ZERO, taken - share)
             account.plan = plan
             account.limits.put_in_force()
-            account.grant_plan(int(self.share(account, plan)) - over, self.now)
+            account.grant_plan(self.share(account, plan), self.now, over)
 
         self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now), model)
 
@@ -237,9 +237,10 @@ class EngineAndModel(RuleBasedStateMachine):
                     if one.days[1] > self.now:
                         new = days(self.zone, one.days[0], end)
                         old = days(self.zone, *one.days)
-                        scaled = Fraction(int(one.total * MILLION) * new // old, MILLION)
-                        if account.terms().prorated or new < old:
-                            one.total = max(one.total - account.rest(one), scaled)
+                        given = Fraction(int(one.gives * MILLION) * new // old, MILLION)
+                        if account.terms().prorated or given <= one.gives:
+                            one.gives = given
+                            one.total = max(one.total - account.rest(one), given - one.debt)
                         one.days = one.days[0], end
                     one.end = end
             account.day, account.end = day, end
@@ -318,6 +319,7 @@ class EngineAndModel(RuleBasedStateMachine):
             if not amount or account.rest(bucket) + delta < 0:
                 raise Refused("bad_amount")
             bucket.total += delta
+            bucket.gives += delta
 
         self.both(
             slot, lambda: orders.adjust(self.books, slot, number, sign * amount, self.now), model
@@ -342,6 +344,7 @@ class EngineAndModel(RuleBasedStateMachine):
                 if taken:
                     parts.append((taken, one.priority, one.start, one.end, one.scope))
                     one.total, left = one.total - taken, left - taken
+                    one.gives -= taken
             return parts
 
         def engine():
@@ -398,6 +401,7 @@ class EngineAndModel(RuleBasedStateMachine):
         for slot, amount, ago, use, session in events:
             if slot in self.model:
                 account, charged = self.model[slot], Fraction(amount, MILLION)
+                account.advance(self.now)
                 account.limits.count(use, amount // 7919, amount, self.now)
                 if session in account.holds:
                     one, at = account.holds[session], self.now - ago
@@ -505,13 +509,16 @@ class EngineAndModel(RuleBasedStateMachine):
         if data.draw(st.booleans()):
             self.ask(slot, HoldOrder(session=session, seq=2, settles=True, reported_utok=told))
 
-    @rule(slot=slots, small=st.integers(1, MILLION), count=st.integers(2, 10), use=uses)
+    @rule(slot=slots, small=st.integers(1, MILLION), count=st.integers(2, 30), use=uses)
     def hold_crumbs(self, slot, small, count, use):
-        """Ask for more than eight buckets can give together."""
+        """Ask for more than eight buckets can give together, and settle some of it."""
         for _ in range(count):
             granted = Grant(amount_utok=small, source=Source.PACK)
             self.grant_both(slot, granted)
-        self.ask(slot, HoldOrder(session=(count, 8), seq=0, use=use, wanted_utok=10**12))
+        session = (count % 4, 8)
+        self.ask(slot, HoldOrder(session=session, seq=0, use=use, wanted_utok=10**12))
+        self.use_both(slot, session, use, small * (count // 2))
+        self.ask(slot, HoldOrder(session=session, seq=1, use=use, wanted_utok=small * (count // 3)))
 
     @rule()
     def restart(self):

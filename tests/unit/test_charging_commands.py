@@ -325,3 +325,21 @@ def one_record(offset, now_ms):
     return record(
         offset, now_ms, occurred_at=now_ms, event_id=f"e{offset}", account_id="a", model="max"
     )
+
+
+def test_a_session_that_renews_in_time_is_in_time_though_usage_of_others_is_ahead(state):
+    opened(state)
+    opened(state, account="b")
+    ask(state, hold_order(2, NOON, max_tokens=2))
+    use(state, 0, now_ms=NOON + 3 * MINUTE, account_id="b", model="max", input_tokens=1)
+    renewed, again = ask(
+        state,
+        hold_order(3, NOON + MINUTE, seq=1, action="update", max_tokens=2),
+        hold_order(4, NOON + 2 * MINUTE, seq=2, action="update", max_tokens=2),
+    )
+    assert (renewed.granted_utok, renewed.late) == (4 * MILLION, False)
+    assert (again.granted_utok, again.late) == (4 * MILLION, False)
+    # Nothing goes back: what was released once stays so.
+    use(state, 1, now_ms=NOON + 5 * MINUTE, account_id="a", model="max", input_tokens=1)
+    (late,) = ask(state, hold_order(5, NOON + 3 * MINUTE, seq=3, action="update", max_tokens=2))
+    assert (late.granted_utok, late.late) == (0, True)

@@ -375,8 +375,10 @@ def test_a_hold_whose_row_was_another_accounts_is_not_found_there():
     validity_ms["now"] = 60_000
     ask(books, start + 1, 1, wanted_utok=7)
     ask(books, start + 2, 2, settles=True)
+    # Another hold is due earlier, so the moment of the first one is not yet met and forgotten.
+    ask(books, start + 100_000, session=TWO, wanted_utok=7)
     orders.bring_up_to(books, 0, start + 3 * 60_000)
-    assert not books.holds.of_owner(0)
+    assert [hold.session for hold in books.holds.of_owner(0)] == [TWO]
     # The row is given to the other account, and is due when the first one's hold once was.
     orders.hold(books, slot, HoldOrder(session=TWO, seq=0, wanted_utok=9), start + 480_000)
     orders.bring_up_to(books, 0, start + 600_000)
@@ -385,3 +387,70 @@ def test_a_hold_whose_row_was_another_accounts_is_not_found_there():
         1,
     )
     assert books.holds.of_owner(slot)[0].status.name == "OPEN"
+
+
+@pytest.mark.parametrize("overage", [True, False])
+def test_a_hold_may_take_from_any_number_of_buckets(overage):
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(overage=overage))
+    for _ in range(40):
+        orders.grant(books, 0, Grant(amount_utok=10, source=Source.GIFT), now)
+    held = ask(books, now, wanted_utok=395, needed_utok=395, output_utok=1, max_tokens=400)
+    assert (held.outcome.name, held.granted_utok, len(held.split)) == ("DONE", 395, 8)
+    assert sum(one[4] for one in rows(books)) == 395
+    # Three rows of it come and go with what it holds.
+    assert len(books.holds) == 3
+    recovered = Books(books.cells, books.terms_of, books.linger_ms)
+    recovered.plans = list(books.plans)
+    for table, old in zip(recovered.tables, books.tables, strict=True):
+        table.adopt(old.matrix.copy())
+    recovered.adopt()
+    assert recovered.holds.find(0, ONE) == books.holds.find(0, ONE)
+    for one in (books, recovered):
+        use(one, 50, now, session=ONE)
+        ask(one, now + 1, 1, reported_utok=50, wanted_utok=100)
+        ask(one, now + 2, 2, reported_utok=50, settles=True)
+    assert [one[2:] for one in rows(books)][:6] == [(10, 10, 0)] * 5 + [(10, 0, 0)]
+    for table, old in zip(recovered.tables[:3], books.tables[:3], strict=True):
+        assert (table.matrix == old.matrix).all()
+    assert np.count_nonzero(books.holds.matrix[:, 0] >= 0) == 1
+
+
+def test_usage_of_a_call_that_ran_on_after_the_expiry_is_charged_once():
+    plan = Terms(mode=Mode.STRICT, allowance_utok=100, priced_ahead_ms=600_000)
+    now, books = at("2026-11-01T08:00"), opened(plan)
+    ask(books, now, wanted_utok=50)
+    ask(books, now + 1, 1, reported_utok=50, wanted_utok=0)
+    orders.bring_up_to(books, 0, now + 121_000)
+    assert rows(books) == [(1, "PLAN", 100, 50, 0)]
+    occurred = now + 600_000
+    use(books, 50, occurred, occurred + books.linger_ms - 60_000, session=ONE)
+    assert rows(books) == [(1, "PLAN", 100, 50, 0)]
+
+
+@pytest.mark.parametrize("used", [250, 300])
+def test_what_a_plan_used_beyond_its_days_is_not_forgotten_by_the_change_after_next(used):
+    books = opened(PLANS | {"c": Terms(allowance_utok=30)})
+    use(books, used, at("2026-11-02T09:00"))
+    moved(books, "c", "2026-11-11T09:00")
+    assert sum(moved(books, "a", "2026-11-11T10:00")) == 300
+    # Twenty days of `b` give 400; the first ten gave 100.
+    assert sum(moved(books, "b", "2026-11-11T11:00")) == 500
+
+
+def test_a_bucket_that_closes_within_a_chunk_pays_as_if_its_events_came_alone():
+    books = opened(Terms(allowance_utok=100, rollover_utok=50, hold_validity_ms=3 * DAY))
+    end = at("2026-12-01T00:00")
+    now = end + books.linger_ms
+    ask(books, end - HOUR, wanted_utok=10)
+    ask(books, end - HOUR, 1, reported_utok=10, settles=True)
+    events = Rated(
+        slots=np.zeros(2, np.int64),
+        charges_utok=np.array([10, 5]),
+        occurred_ms=np.full(2, now),
+        named=np.array([True, False]),
+        use=lambda _: NOTHING,
+        session=lambda _: ONE,
+    )
+    charge_chunk(books, events, now)
+    assert rows(books) == [(3, "ROLLOVER", 50, 5, 0), (2, "PLAN", 100, 0, 0)]

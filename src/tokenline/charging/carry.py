@@ -99,6 +99,8 @@ def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, Hold
     if slot is None or row < 0:
         refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
         return -1, refused
+    # Usage of others may be folded ahead of what waits here: a session that renewed in time is in time.
+    now_ms = max(command.appended_ms, state.books.get(row, Balance.LOOKED_AT))
     order = _hold_order(state, state.books.terms(row, now_ms), fields, now_ms)
     if order is None:
         refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)

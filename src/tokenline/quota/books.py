@@ -43,8 +43,9 @@ class Balance(IntEnum):
     are sums over the buckets valid when they were last looked at; STOPS is 1 where the plan lets nothing
     be used beyond them. THRESHOLDS is the number of the plan's list of them; UNCOVERED_BASE what
     bucket number 0 had paid when the cycle began. OPENS_AT is when more may begin to be valid, as far
-    as is known by then. LIMITED is 1 where `limits` counts something of the account; LIMIT_RESETS is
-    when the limit that cuts it has room again, 0 while none cuts, and LIMIT_ROW which that is.
+    as is known by then, and LOOKED_AT the moment of the last such look. LIMITED is 1 where `limits`
+    counts something of the account; LIMIT_RESETS is when the limit that cuts it has room again, 0
+    while none cuts, and LIMIT_ROW which that is.
     """
 
     OWNER = 0
@@ -73,6 +74,7 @@ class Balance(IntEnum):
     LIMITED = 23
     LIMIT_ROW = 24
     LIMIT_RESETS = 25
+    LOOKED_AT = 26
 
 
 class Status(IntEnum):
@@ -267,7 +269,8 @@ class Books:
         values = bucket_values(slot, number, grant, scope, now_ms)
         bucket = self.buckets.add(values[column] for column in Bucket)
         self.set(row, Balance.FIRST, self.buckets.link(self.get(row, Balance.FIRST), bucket))
-        self.enter(row, bucket, kind, grant.amount_utok, now_ms)
+        if total := values[Bucket.TOTAL]:
+            self.enter(row, bucket, kind, total, now_ms)
         return bucket
 
     def drop_bucket(self, row: int, bucket: int) -> None:

@@ -25,7 +25,9 @@ class Bucket(IntEnum):
     """Name the columns; the order is part of the journal's format.
 
     A plan's allowance is for the days from COVERS_FROM to COVERS_TO, which a change of plan moves to
-    that day, and at most ROLLS of it roll over. GRANTED_AT is for what rolled over when its allowance was.
+    that day, and at most ROLLS of it roll over. TOTAL and DEDUCTED are together what it gives for its
+    days, DEBT what the plans before it used beyond theirs. GRANTED_AT is for what rolled over when its
+    allowance was granted.
     """
 
     OWNER = 0
@@ -44,6 +46,8 @@ class Bucket(IntEnum):
     COVERS_FROM = 13
     COVERS_TO = 14
     ROLLS = 15
+    DEBT = 16
+    DEDUCTED = 17
 
 
 class Part(NamedTuple):
@@ -174,7 +178,7 @@ def bucket_values(
         Bucket.PRIORITY: grant.priority,
         Bucket.VALID_FROM: grant.valid_from_ms,
         Bucket.VALID_TO: grant.valid_to_ms,
-        Bucket.TOTAL: grant.amount_utok,
+        Bucket.TOTAL: max(0, grant.amount_utok - grant.debt_utok),
         Bucket.USED: 0,
         Bucket.HELD: 0,
         Bucket.SCOPE: scope,
@@ -183,6 +187,8 @@ def bucket_values(
         Bucket.COVERS_FROM: grant.covers_from_ms,
         Bucket.COVERS_TO: grant.valid_to_ms if grant.source is Source.PLAN else 0,
         Bucket.ROLLS: grant.rolls_utok,
+        Bucket.DEBT: grant.debt_utok,
+        Bucket.DEDUCTED: min(grant.debt_utok, grant.amount_utok),
     }
 
 

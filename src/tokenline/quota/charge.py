@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tokenline.quota.books import MOST_UTOK, Balance, Books
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_events
-from tokenline.quota.cycle import advance, refresh
+from tokenline.quota.cycle import advance, closes_late, refresh
 from tokenline.quota.holds import draw
 from tokenline.quota.terms import Use
 
@@ -120,7 +120,12 @@ def _charge_each(books: Books, row: int, rated: Rated, events: list[int], now_ms
     """Charge one account's events in their order; return how many named a session that had ended."""
     advance(books, row, now_ms)
     owner, late = books.get(row, Balance.OWNER), 0
+    waits = closes_late(books, row, now_ms)
     for event in events:
+        if waits:
+            # An event may take the last that is held of a bucket that is over: it closes, as if alone.
+            refresh(books, row, now_ms)
+            advance(books, row, now_ms)
         amount, use = int(rated.charges_utok[event]), rated.use(event)
         hold = books.holds.find(owner, rated.session(event)) if rated.named[event] else None
         if hold is not None:

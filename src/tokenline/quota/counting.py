@@ -62,7 +62,7 @@ def charge_expired(books: Books, hold: Hold, now_ms: int) -> None:
 
 def refund_expired(books: Books, hold: Hold, amount_utok: int) -> None:
     """Take off again what `charge_expired` counted: it was not used, or its own event counts it."""
-    charged_ms = hold.kept_until_ms - books.linger_ms
+    charged_ms = hold.expires_at_ms
     for row in hold.limits if amount_utok else ():
         take_back(books, row, amount_utok, charged_ms)
         _look_again(books, np.array([row], np.int64), charged_ms)

@@ -40,26 +40,26 @@ def advance(books: Books, row: int, now_ms: int) -> None:
         missed_ms = start_ms - MINUTE_MS
         if books.get(row, Balance.CYCLE_END) <= missed_ms and start_ms + books.linger_ms > now_ms:
             begin_cycle(books, row, missed_ms, now_ms)
-        begin_cycle(books, row, minute_ms, now_ms)
+        begin_cycle(books, row, now_ms, now_ms)
     refresh(books, row, now_ms)
 
 
-def begin_cycle(books: Books, row: int, minute_ms: int, now_ms: int) -> None:
-    """Enter the bill cycle that holds a minute and grant what the plan gives for it.
+def begin_cycle(books: Books, row: int, at_ms: int, now_ms: int) -> None:
+    """Enter the bill cycle that holds `at_ms` and grant what the plan gives for it.
 
     It begins where the one before ended, also when the account has moved to another zone meanwhile.
     A plan that is gone from the catalog grants nothing; its mode and limits stay.
     """
     zone, day = books.zone(row), books.get(row, Balance.CYCLE_DAY)
     old_end_ms = books.get(row, Balance.CYCLE_END)
-    start_ms, end_ms = cycle_at(zone, day, minute_ms)
+    start_ms, end_ms = cycle_at(zone, day, at_ms // MINUTE_MS * MINUTE_MS)
     if start_ms < old_end_ms:
         start_ms, end_ms = old_end_ms, _next_end(zone, day, old_end_ms)
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
     beyond = books.buckets.get(books.get(row, Balance.UNCOVERED), Bucket.USED)
     books.set(row, Balance.UNCOVERED_BASE, beyond)
-    terms = books.terms_of(books.plan(row), minute_ms)
+    terms = books.terms_of(books.plan(row), at_ms)
     if books.get(row, Balance.STATUS) != Status.CLOSED and terms is not None:
         take_terms(books, row, terms, now_ms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
@@ -87,9 +87,18 @@ def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
 
 
 def grant_allowance(
-    books: Books, row: int, terms: Terms, amount_utok: int, now_ms: int, since_ms: int = 0
+    books: Books,
+    row: int,
+    terms: Terms,
+    amount_utok: int,
+    now_ms: int,
+    since_ms: int = 0,
+    debt_utok: int = 0,
 ) -> None:
-    """Grant the plan's bucket of the present cycle, for its days from `since_ms` on; 0: all of them."""
+    """Grant the plan's bucket of the present cycle, for its days from `since_ms` on; 0: all of them.
+
+    What earlier plans used beyond their days is taken off; a bucket of nothing remembers it.
+    """
     amount_utok = min(amount_utok, books.room(row))
     if amount_utok <= 0:
         return
@@ -104,6 +113,7 @@ def grant_allowance(
         covers_from_ms=since_ms,
         rolls_utok=terms.rollover_utok,
         ranks_at_ms=since_ms,
+        debt_utok=debt_utok,
     )
     books.add_bucket(row, grant, ChangeKind.GRANT, now_ms)
 
@@ -136,6 +146,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
         (Balance.TOTAL, total),
         (Balance.HELD, held),
         (Balance.OPENS_AT, opens),
+        (Balance.LOOKED_AT, now_ms),
     ):
         books.set(row, column, value)
     _find_head(books, row, now_ms)
@@ -207,6 +218,11 @@ def _turns(books: Books, row: int, bucket: int, now_ms: int) -> Iterator[int]:
 def _closes_at(books: Books, bucket: int) -> int:
     end = books.buckets.get(bucket, Bucket.VALID_TO)
     return end + books.linger_ms if end < NEVER_MS - books.linger_ms else NEVER_MS
+
+
+def closes_late(books: Books, row: int, now_ms: int) -> bool:
+    """Say whether a bucket should have been closed by now and only waits for a hold to let go."""
+    return any(_closes_at(books, bucket) <= now_ms for bucket in books.chain(row))
 
 
 def _holds_due(books: Books, row: int) -> int:

@@ -1,4 +1,9 @@
-"""Keep holds as rows of int64, find them by session and know which is due next."""
+"""Keep holds as rows of int64, find them by session and know which is due next.
+
+A hold has a row of its own; what it holds of more than PARTS_MAX buckets goes on in rows behind it:
+
+    owner, row of the hold, which of its rows (0, 1, ...), parts in it, 0, MORE, the parts
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappop, heappush
+from itertools import chain
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tokenline.quota.buckets import Part
 from tokenline.quota.table import FREE, NONE, OWNER, Table
@@ -19,6 +27,8 @@ PARTS_MAX = 8
 LIMITS_MAX = 8  # of a plan in µtok: what is held is held against all of them
 SCALARS = 14
 ANSWERS = 15
+MORE = 9  # in the place of a status: not a hold, but further parts of one
+MORE_AT = 6
 WIDTH = SCALARS + ANSWERS + LIMITS_MAX + 5 * PARTS_MAX
 
 Session = tuple[int, int]
@@ -69,9 +79,9 @@ class HoldAnswer:
     """Hold what a gateway is told; kept whole, so that a repeated question gets the same bytes.
 
     `granted_utok` is all that the session may still spend, `split` how much of it came from which
-    bucket (by number) in this answer. `at_ms` is the broker's time of the question. Where a limit is
-    reached, `limit` is its number (a rule of the cells below zero), `limit_name` what it is called;
-    the name is not kept, the number says it.
+    bucket (by number) in this answer, of PARTS_MAX buckets at most. `at_ms` is the broker's time of
+    the question. Where a limit is reached, `limit` is its number (a rule of the cells below zero),
+    `limit_name` what it is called; the name is not kept, the number says it.
     """
 
     outcome: Outcome = Outcome.DONE
@@ -151,7 +161,7 @@ class Hold:
             *(answer.limit, answer.limit_used, answer.limit_value, answer.resets_at_ms),
         ]
         limits = [*self.limits, *[NONE] * (LIMITS_MAX - len(self.limits))]
-        parts = _padded(self.parts, 3)
+        parts = _padded(self.parts[:PARTS_MAX], 3)
         split = _padded(answer.split, 2)
         return [int(value) for value in (*scalars, *answers, *limits, *parts, *split)]
 
@@ -163,6 +173,7 @@ class Hold:
         limits_at = SCALARS + ANSWERS
         parts_at = limits_at + LIMITS_MAX
         split_at = parts_at + 3 * PARTS_MAX
+        parts_end = parts_at + 3 * min(count, PARTS_MAX)
         return cls(
             row=row,
             owner=owner,
@@ -177,7 +188,7 @@ class Hold:
             opened_at_ms=times[0],
             expires_at_ms=times[1],
             kept_until_ms=times[2],
-            parts=[Part(*values[at : at + 3]) for at in range(parts_at, parts_at + 3 * count, 3)],
+            parts=[Part(*values[at : at + 3]) for at in range(parts_at, parts_end, 3)],
             limits=[limit for limit in values[limits_at:parts_at] if limit != NONE],
             answer=_answer(values[SCALARS:limits_at], values[split_at:]),
         )
@@ -194,6 +205,7 @@ class Holds(Table):
         # A heap an owner; of several entries of a row the one `_due_at` has is meant.
         self._due: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._due_at: dict[int, int] = {}
+        self._more: dict[int, list[int]] = {}
 
     def find(self, owner: int, session: Session) -> Hold | None:
         """Return the hold of a session of an account."""
@@ -202,7 +214,11 @@ class Holds(Table):
 
     def load(self, row: int) -> Hold:
         """Return one hold, to be changed and saved."""
-        return Hold.of(row, self._matrix[row].tolist())
+        hold = Hold.of(row, self._matrix[row].tolist())
+        for more in self._more.get(row, ()):
+            count, *values = self._matrix[more, MORE_AT - 3 :].tolist()
+            hold.parts += [Part(*values[at : at + 3]) for at in range(2, 2 + 3 * count, 3)]
+        return hold
 
     def save(self, hold: Hold) -> None:
         """Write a hold back, or give it a row when it has none."""
@@ -211,10 +227,13 @@ class Holds(Table):
         else:
             self._matrix[hold.row] = hold.values()
             self.touch(hold.row)
+        self._save_more(hold)
         self._note(hold)
 
     def forget(self, hold: Hold) -> None:
         """Give a hold's row back."""
+        for more in self._more.pop(hold.row, ()):
+            self.free(more)
         del self._by_session[hold.owner, hold.session]
         self._due_at.pop(hold.row, None)
         for rows in (self._leases, self._rows_by_owner):
@@ -250,9 +269,30 @@ class Holds(Table):
 
     def index(self) -> None:
         """Find everything again when the rows were filled from a journal."""
-        for row in range(len(self)):
-            if self._matrix[row, OWNER] != FREE:
-                self._note(self.load(row))
+        rows = np.flatnonzero(self.matrix[:, OWNER] != FREE)
+        is_more = self._matrix[rows, MORE_AT - 1] == MORE
+        for row in sorted(rows[is_more].tolist(), key=lambda row: self._matrix[row, 2]):
+            self._more.setdefault(int(self._matrix[row, 1]), []).append(row)
+        for row in rows[~is_more].tolist():
+            self._note(self.load(row))
+
+    def _save_more(self, hold: Hold) -> None:
+        """Write the parts that the hold's own row has no room for."""
+        rows, parts = self._more.pop(hold.row, []), hold.parts[PARTS_MAX:]
+        each = (self.width - MORE_AT) // 3
+        chunks = [parts[at : at + each] for at in range(0, len(parts), each)]
+        for row in rows[len(chunks) :]:
+            self.free(row)
+        for at, chunk in enumerate(chunks):
+            values = [hold.owner, hold.row, at, len(chunk), 0, MORE, *chain.from_iterable(chunk)]
+            values += [0] * (self.width - len(values))
+            if at == len(rows):
+                rows.append(self.add(values))
+            else:
+                self._matrix[rows[at]] = values
+                self.touch(rows[at])
+        if chunks:
+            self._more[hold.row] = rows[: len(chunks)]
 
     def _note(self, hold: Hold) -> None:
         self._by_session[hold.owner, hold.session] = hold.row

@@ -141,7 +141,7 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
     """Close a hold nobody settled: charge what was reported, all that was granted, or nothing.
 
     One that was settled is charged what its calls have used, whatever the policy. It stays known
-    as long as its usage may still be reported; then what was charged here counts.
+    as long as usage of a call that still runs may be reported; then what was charged here counts.
     """
     settled = hold.status is HoldStatus.SETTLED
     policy = HoldExpiry.CHARGE_REPORTED if settled else HoldExpiry(hold.expiry)
@@ -154,7 +154,8 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
         if part.amount_utok:
             books.enter(row, part.row, ChangeKind.HOLD_CHARGE, -part.amount_utok, now_ms)
     hold.status = HoldStatus.EXPIRED
-    hold.kept_until_ms = now_ms + books.linger_ms
+    hold.expires_at_ms = now_ms
+    hold.kept_until_ms = now_ms + books.terms(row, now_ms).priced_ahead_ms + books.linger_ms
     keep(books, hold)
 
 
@@ -201,7 +202,7 @@ def _grant(
             (part.number, more)
             for part in hold.parts
             if (more := part.amount_utok - before.get(part.number, 0)) > 0
-        ),
+        )[:PARTS_MAX],
     )
     return said(bound, answer) if reason is Reason.LIMIT_REACHED else answer
 
@@ -334,13 +335,11 @@ def _resize(
 
 
 def _put(books: Books, hold: Hold, part: Part) -> None:
-    """Add to what is held of one bucket; a ninth bucket is not taken in."""
+    """Add to what is held of one bucket."""
     for at, old in enumerate(hold.parts):
         if old.row == part.row:
             hold.parts[at] = old._replace(amount_utok=old.amount_utok + part.amount_utok)
             break
     else:
-        if len(hold.parts) == PARTS_MAX:
-            return
         hold.parts.append(part)
     books.buckets.change(part.row, Bucket.HELD, part.amount_utok)

@@ -175,8 +175,8 @@ def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
         )
         books.set(row, Balance.PLAN, books.plan_code(plan))
         take_terms(books, row, terms, now_ms)
-        share = _share(books, row, terms, now_ms) - over
-        grant_allowance(books, row, terms, share, now_ms, now_ms)
+        share = _share(books, row, terms, now_ms)
+        grant_allowance(books, row, terms, share, now_ms, now_ms, over)
 
 
 def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
@@ -287,28 +287,31 @@ def _cut_share(books: Books, row: int, bucket: int, now_ms: int, *, whole: bool)
     buckets = books.buckets
     total = buckets.get(bucket, Bucket.TOTAL)
     taken = total - buckets.rest(bucket)
-    past, days = _days(books, row, bucket, now_ms)
-    share = taken if whole else total * past // days
+    share = (
+        taken if whole else _given(books, row, bucket, now_ms) - buckets.get(bucket, Bucket.DEBT)
+    )
     buckets.set(bucket, Bucket.COVERS_TO, now_ms)
     books.reduce(row, bucket, ChangeKind.PLAN_CHANGE, total - max(taken, share), now_ms)
     return max(0, taken - share)
 
 
-def _days(books: Books, row: int, bucket: int, until_ms: int) -> tuple[int, int]:
-    """Return how many days an allowance has until a moment, and how many it was granted for."""
-    zone = books.zone(row)
-    since_ms = books.buckets.get(bucket, Bucket.COVERS_FROM)
-    granted = days_of(zone, since_ms, books.buckets.get(bucket, Bucket.COVERS_TO))
-    return days_of(zone, since_ms, until_ms), max(1, granted)
+def _given(books: Books, row: int, bucket: int, until_ms: int) -> int:
+    """Return what an allowance gives for its days until a moment, rounded down."""
+    zone, get = books.zone(row), books.buckets.get
+    since_ms = get(bucket, Bucket.COVERS_FROM)
+    granted = days_of(zone, since_ms, get(bucket, Bucket.COVERS_TO))
+    given = get(bucket, Bucket.TOTAL) + get(bucket, Bucket.DEDUCTED)
+    return given * days_of(zone, since_ms, until_ms) // max(1, granted)
 
 
 def _scale(books: Books, row: int, bucket: int, end_ms: int, now_ms: int, *, grows: bool) -> None:
     buckets = books.buckets
     total = buckets.get(bucket, Bucket.TOTAL)
-    days, granted = _days(books, row, bucket, end_ms)
-    scaled = max(total - buckets.rest(bucket), total * days // granted)
-    if scaled > total and not grows:
+    given = _given(books, row, bucket, end_ms)
+    if given > total + buckets.get(bucket, Bucket.DEDUCTED) and not grows:
         return
+    scaled = max(total - buckets.rest(bucket), given - buckets.get(bucket, Bucket.DEBT))
+    buckets.set(bucket, Bucket.DEDUCTED, given - scaled)
     books.reduce(row, bucket, ChangeKind.CYCLE_CHANGE, total - scaled, now_ms)
 
 

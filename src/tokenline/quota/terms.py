@@ -148,7 +148,7 @@ class Grant:
     A lower priority burns first. `valid_from_ms` 0 also pays for usage from before the grant that is
     reported only now. An allowance is for the days from `covers_from_ms` on, and of what is left of it
     at its end at most `rolls_utok` go on. Of equals the one with the earlier `ranks_at_ms` burns
-    first; 0 is the moment of the grant.
+    first; 0 is the moment of the grant. `debt_utok` is what plans before it used beyond their days.
     """
 
     amount_utok: int
@@ -161,3 +161,4 @@ class Grant:
     covers_from_ms: int = 0
     rolls_utok: int = 0
     ranks_at_ms: int = 0
+    debt_utok: int = 0
