@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tokenline.charging.step import Commanded, Refused, UsageChunk
 from tokenline.errors import BadData, UnknownSchema
@@ -92,10 +93,22 @@ def _as_columns(columns: ColumnCodec, records: Sequence[Any]) -> list[Commanded 
     decoded = columns.decode("account_command", [record.value for record in records])
     good = [
         Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
-        for i, fields in zip(decoded.kept, decoded.batch.to_pylist(), strict=True)
+        for i, fields in zip(decoded.kept, _rows_of(decoded.batch), strict=True)
     ]
     bad = [_refused(records[one.position], one.reason, one.detail) for one in decoded.failures]
     return [*good, *bad]
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return rows with times as ms, as `Codec` does: a moment past the year 9999 is no datetime."""
+    plain = [
+        column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
+        for column in batch.columns
+    ]
+    rows: list[dict[str, Any]] = pa.RecordBatch.from_arrays(
+        plain, names=batch.schema.names
+    ).to_pylist()
+    return rows
 
 
 def _one(codec: Codec, record: Any) -> Commanded | Refused:

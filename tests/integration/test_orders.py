@@ -155,6 +155,23 @@ async def test_a_catalog_that_goes_back_is_refused_by_name(settings, tmp_path):
             await orders.publish_catalog(1, CATALOG.effective_ms, changed)
 
 
+async def test_one_id_serves_many_accounts_and_what_is_no_order_is_told_so(settings, tmp_path):
+    async with Line(settings, tmp_path) as line, Orders(settings) as orders:
+        await line.started()
+        await publish(orders)
+        opened = {"kind": "open", "plan": "strict", "command_id": "2026-10"}
+        answers = await asyncio.gather(*(orders.order(one, **opened) for one in ACCOUNTS * 2))
+        assert [one["account_id"] for one in answers] == ACCOUNTS * 2
+        assert {one["outcome"] for one in answers} == {"done"}
+
+        for account in ("acct-0", "nobody"):
+            refused = await orders.order(account, kind="opne")
+            assert (refused["outcome"], refused["reason"]) == ("refused", "bad_command")
+            assert "there is no order 'opne'" in refused["detail"]
+        asked = {"provider": "p", "model": "max", "max_tokens": -1}
+        assert (await orders.hold("acct-0", "s", 0, **asked))["reason"] == "bad_command"
+
+
 async def test_kills_change_no_balance_and_no_answer(settings, tmp_path):
     """Usage, grants and holds go on while the worker is killed; at the end every µtok is explained."""
     luck = random.Random(5)

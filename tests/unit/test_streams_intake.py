@@ -180,3 +180,14 @@ def test_nobody_is_told_of_a_dead_letter_that_nobody_waits_for():
     assert commanded("account_order", ORDER | {"kind": "x", "reply_to": ""}).keys() == {
         "dead-letters"
     }
+
+
+@pytest.mark.parametrize("issued_at", [-(2**62), 253_402_300_800_000, 1_790_000_000_000_000, 2**62])
+def test_a_command_issued_at_no_moment_of_the_calendar_is_carried_out(issued_at):
+    """Microseconds for milliseconds ended the worker, at each start anew; nobody looks at the field."""
+    state = PartitionState(BOUNDS)
+    raw = Raw(0, CODEC.encode("account_command", LIMITS | {"issued_at": issued_at}), b"t/a")
+    commands, refused = decode_commands(COLUMNS, CODEC, [raw])
+    fold_commands(state, commands, 0)
+    assert (state.cells.keys, refused) == (["t/a"], [])
+    assert commands[0].fields["issued_at"] == issued_at
