@@ -210,7 +210,7 @@ def test_the_limits_of_a_plan_stand_until_the_next_plan(state):
 
 def test_what_a_plan_says_and_nobody_enforces_is_named():
     assert not_enforced(CATALOG) == [
-        "plans.limited: unreachable = leases",
+        "plans.limited: unreachable = leases: a postpaid plan has none, so its calls stop",
     ]
 
 

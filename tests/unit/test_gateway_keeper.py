@@ -9,8 +9,8 @@ import pytest
 
 from tokenline.clock import SystemClock
 from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
-from tokenline.gateway.keeper import Keeper, Key
-from tokenline.gateway.lease import Granted, Need
+from tokenline.gateway.keeper import Keeper
+from tokenline.gateway.lease import Granted, Key, Need
 from tokenline.quota import orders
 from tokenline.quota.books import Balance, Books
 from tokenline.quota.cells import AccountCells, Cell

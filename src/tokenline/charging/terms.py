@@ -109,5 +109,5 @@ def _not_enforced(plan: Plan) -> Iterator[str]:
     for limit in plan.limits if plan.mode == "postpaid" else ():
         if limit.group:
             yield f"limit of {' '.join(filter(None, limit.window))}: only where calls are held"
-    if plan.unreachable != "stop":
-        yield f"unreachable = {plan.unreachable}"
+    if plan.mode == "postpaid" and plan.unreachable == "leases":
+        yield "unreachable = leases: a postpaid plan has none, so its calls stop"

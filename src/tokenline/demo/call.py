@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tokenline.demo.plans import account_name
@@ -37,6 +37,15 @@ class Call:
     stream_s: float
     outcome: Outcome
     fault: Fault
+
+    @property
+    def answer_tokens(self) -> int:
+        """What it would answer, thoughts included."""
+        return self.output_tokens + self.reasoning_tokens
+
+    def of(self, account: str) -> Call:
+        """Return the same call of another account, without a fault."""
+        return replace(self, account=account, fault="none", outcome="completed")
 
     def event(self, share: float, outcome: Outcome, now_ms: int) -> UsageEvent:
         """Return the usage after `share` of the stream; the prompt counts whole."""

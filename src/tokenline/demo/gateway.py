@@ -20,7 +20,11 @@ from aiokafka.errors import KafkaError
 from tokenline import Emitter, Guard
 from tokenline.clock import SystemClock
 from tokenline.demo.call import Call, draw_call
+from tokenline.demo.stories import STORIES
+from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded
 from tokenline.event import Outcome, UsageEvent
+from tokenline.gateway.call import Call as Admitted
+from tokenline.gateway.gateway import Gateway as Line
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import account_key, client_options
@@ -31,6 +35,8 @@ BAD_RECORDS_PER_CALL = 0.003
 DRAIN_S = 10.0
 BURST_EVERY_S = 5.0
 BURST_FACTOR = 4
+# Calls of the few accounts with plans: they are to be used up while one watches.
+STORY_SHARE = 0.12
 
 
 @dataclass(slots=True)
@@ -48,14 +54,13 @@ class Counts:
 
 @dataclass(slots=True)
 class Gateway:
-    """Run calls for a while."""
+    """Run calls for a while; those of accounts with a plan are admitted by `tokenline.Gateway`."""
 
     name: str
     rate: float
     seconds: float
     accounts: int
-    emitter: Emitter
-    guard: Guard
+    line: Line
     raw: AIOKafkaProducer
     settings: Settings
     codec: Codec
@@ -63,6 +68,7 @@ class Gateway:
     counts: Counts = field(default_factory=Counts)
     clock: SystemClock = field(default_factory=SystemClock)
     asked_to_stop: asyncio.Event = field(default_factory=asyncio.Event)
+    story_names: tuple[str, ...] = tuple(STORIES)
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self) -> None:
@@ -79,8 +85,60 @@ class Gateway:
         if self._calls:
             await asyncio.wait(self._calls, timeout=DRAIN_S)
 
+    @property
+    def emitter(self) -> Emitter:
+        """Hand events of calls that nobody holds for over by itself."""
+        return self.line.emitter
+
+    @property
+    def guard(self) -> Guard:
+        """Ask about accounts that are limited and have no balance."""
+        return self.line.guard
+
+    async def _story_call(self, call: Call) -> None:
+        """Let the line admit a call, stream it as far as it may go, and settle it."""
+        prompt, answer = call.input_tokens + call.cached_tokens, call.answer_tokens
+        try:
+            async with self.line.admit(
+                account=call.account,
+                subscriber=call.subscriber,
+                provider=call.provider,
+                model=call.model,
+                prompt_tokens=prompt,
+                max_tokens=2 * answer,
+                within_ms=1000,
+            ) as admitted:
+                self.counts.open_calls += 1
+                try:
+                    share, outcome = await self._stream_admitted(call, admitted)
+                finally:
+                    self.counts.open_calls -= 1
+                event = call.event(share, outcome, self.clock.wall_ms())
+                await admitted.finish(event)
+        except (QuotaExceeded, ChargingUnavailable):
+            self.counts.refused += 1
+            return
+        self.counts.emitted += 1
+        self.counts.tokens += event.total_tokens
+
+    async def _stream_admitted(self, call: Call, admitted: Admitted) -> tuple[float, Outcome]:
+        """Answer in steps; a clamped call ends where its `max_tokens` does."""
+        steps, most = 5, min(1.0, admitted.max_tokens / call.answer_tokens)
+        for step in range(1, steps + 1):
+            await asyncio.sleep(call.stream_s * most / steps)
+            share = most * step / steps
+            try:
+                await admitted.progress(output_tokens=int(call.answer_tokens * share))
+            except (CutOff, ChargingUnavailable):
+                self.counts.stopped += 1
+                return share, "cut_off"
+        return most, "completed"
+
     async def _call(self, call: Call) -> None:
         self.counts.calls += 1
+        if self.rng.random() < STORY_SHARE:
+            await self._story_call(call.of(self.rng.choice(self.story_names)))
+            return
         if call.fault != "unknown_account" and not self.guard.check(call.account).allowed:
             self.counts.refused += 1
             return
@@ -146,21 +204,17 @@ async def main(name: str, rate: float, seconds: float, accounts: int) -> None:
     settings = Settings.from_env()
     codec = Codec(open_registry(settings))
     async with (
-        # An outage of the broker is ridden out on disk: a gateway does not stop serving for it.
-        Emitter(
-            settings, source="demo", gateway_id=name, gateway_version="0.1.0", on_outage="spool"
-        ) as emitter,
-        Guard(settings, on_unknown="open") as guard,
+        Line(settings, gateway_id=name) as line,
         AIOKafkaProducer(**client_options(settings), acks="all") as raw,
     ):
         gateway = Gateway(
-            name, rate, seconds, accounts, emitter, guard, raw, settings, codec, random.Random(name)
+            name, rate, seconds, accounts, line, raw, settings, codec, random.Random(name)
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, gateway.asked_to_stop.set)
         teller = asyncio.create_task(_tell(gateway))
         await gateway.run()
         teller.cancel()
-        await emitter.flush()
+        await line.emitter.flush()
         _print(gateway, final=True)
 
 

@@ -18,7 +18,9 @@ from tokenline.accounts.apply import apply_accounts
 from tokenline.clock import SystemClock
 from tokenline.demo.crowd import Crowd
 from tokenline.demo.plans import sample_accounts, topped_up
-from tokenline.demo.view import Picture, summary
+from tokenline.demo.stories import LOOK_S as STORY_LOOK_S
+from tokenline.demo.stories import STORIES, Stories, open_stories
+from tokenline.demo.view import Picture, stories_table, summary
 from tokenline.landing.queries import sql
 from tokenline.landing.reconcile import Report, reconcile, render
 from tokenline.platform.stack import Stack
@@ -88,8 +90,12 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
 def _play(options: DemoOptions, settings: Settings, console: Console) -> dict[str, Any]:
     file = sample_accounts(options.accounts)
     count = asyncio.run(apply_accounts(settings, file.commands()))
-    console.print(f"  {count} accounts on {len(file.plans)} plans; gateways start", style="dim")
+    asyncio.run(open_stories(settings))
+    console.print(
+        f"  {count} limited accounts, {len(STORIES)} with plans; gateways start", style="dim"
+    )
     clock = SystemClock()
+    stories, looked_s = Stories(settings), 0.0
     picture = Picture(settings, options.seconds, clock)
     topped: list[str] = []
     with (
@@ -100,15 +106,21 @@ def _play(options: DemoOptions, settings: Settings, console: Console) -> dict[st
         while crowd.running:
             picture.update(crowd.counts())
             live.refresh()
+            now_s = clock.monotonic_s()
+            if now_s - looked_s >= STORY_LOOK_S:
+                picture.note = stories.look(now_s) or picture.note
+                looked_s = now_s
             if not topped and clock.monotonic_s() - began_s > options.seconds * 0.6:
                 topped = _top_up(settings, file)
                 picture.note = f"topped up {', '.join(topped)}" if topped else ""
             crowd.wait(LOOK_S)
         picture.update(crowd.counts())
+    stories.look(clock.monotonic_s())
     console.print("  gateways are done; reconciling", style="dim")
     report = reconcile(settings, RECONCILE_WAIT_S)
-    result = _result(settings, report, crowd.finals())
-    console.print(summary(result))
+    result = _result(settings, report, crowd.finals()) | {"stories": stories.result()}
+    console.print(stories_table(result["stories"]))
+    console.print(summary({name: each for name, each in result.items() if name != "stories"}))
     console.print(render(report))
     return result
 

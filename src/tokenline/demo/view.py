@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -97,6 +97,25 @@ def read_metrics(port: int) -> dict[str, float]:
                 key = f"{sample.name}{{{label}}}"
                 found[key] = found.get(key, 0) + sample.value
     return found
+
+
+def stories_table(stories: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return what became of each account with a plan."""
+    table = Table(
+        *("account", "plan", "used", "beyond its balance", "cut by", "topped up", "resumed"),
+        title="accounts with plans",
+    )
+    for story in stories:
+        table.add_row(
+            story["account"],
+            story["plan"],
+            f"{story['used_tokens']:,}",
+            f"{story['overshoot_tokens']:,}",
+            story["cut_by"] or "-",
+            "yes" if story["topped_up"] else "no",
+            "yes" if story["resumed"] else "no",
+        )
+    return table
 
 
 def summary(result: Mapping[str, Any]) -> RenderableType:

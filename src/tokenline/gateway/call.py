@@ -17,7 +17,7 @@ from tokenline.event import Outcome, UsageEvent
 
 if TYPE_CHECKING:
     from tokenline.gateway.gateway import Gateway
-    from tokenline.gateway.keeper import Key, Reserved
+    from tokenline.gateway.lease import Key, Reserved
     from tokenline.gateway.prices import Price
     from tokenline.wire.receipt import Receipt
     from tokenline.wire.view import Decision

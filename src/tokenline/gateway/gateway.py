@@ -35,8 +35,8 @@ from tokenline.errors import (
 )
 from tokenline.gateway.call import Asked, Call, Rules
 from tokenline.gateway.emergency import Emergency
-from tokenline.gateway.keeper import Keeper, Key, Reserved
-from tokenline.gateway.lease import Granted, Lease, Need, Question
+from tokenline.gateway.keeper import Keeper
+from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
 from tokenline.gateway.prices import Prices
 from tokenline.gateway.said import granted_of, need_of, refusal_of
 from tokenline.settings import Settings

@@ -19,11 +19,10 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from tokenline.clock import Clock
 from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
-from tokenline.gateway.lease import Granted, Lease, Need, Question
+from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
 
 FIRST_CALLS = 4
 SOON_S = 1.0
@@ -37,25 +36,7 @@ WAITS = frozenset(("balance_held",))
 SPENDABLE = frozenset(("balance_held", "balance_used_up"))
 
 
-class Key(NamedTuple):
-    """Name what a lease pays for."""
-
-    tenant: str
-    account: str
-    subscriber: str
-    provider: str
-    model: str
-
-
 Ask = Callable[[Key, str, Question], Awaitable[Granted]]
-
-
-@dataclass(slots=True)
-class Reserved:
-    """Hold what was set aside of which lease for one call."""
-
-    lease: Lease
-    amount_utok: int
 
 
 @dataclass(slots=True, eq=False)
@@ -365,13 +346,19 @@ class _Desk:
             if not waiter.done.done() and (
                 answer.reason not in SPENDABLE or waiter.need.least_utok >= question.least_utok
             ):
-                waiter.done.set_exception(self._refusal(waiter.need, answer.reason))
+                waiter.done.set_exception(self._refusal(waiter.need, answer.reason, answer))
                 self.waiters.remove(waiter)
 
-    def _refusal(self, need: Need, reason: str) -> QuotaExceeded:
+    def _refusal(self, need: Need, reason: str, answer: Granted | None = None) -> QuotaExceeded:
         short = max(1, need.least_utok - self._rest_utok) if reason in SPENDABLE else 0
         return QuotaExceeded(
-            self._key.account, reason, subscriber=self._key.subscriber, top_up_utok=short
+            self._key.account,
+            (answer.limit_name if answer else "") or reason,
+            subscriber=self._key.subscriber,
+            used=answer.limit_used if answer else 0,
+            limit=answer.limit_value if answer else -1,
+            resets_at_ms=answer.resets_at_ms if answer else 0,
+            top_up_utok=short,
         )
 
     def _serve(self) -> None:

@@ -14,6 +14,17 @@ how much is counted. No clock, no Kafka: moments are monotonic seconds of the ca
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Key(NamedTuple):
+    """Name what a lease pays for."""
+
+    tenant: str
+    account: str
+    subscriber: str
+    provider: str
+    model: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +52,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """Hold what of an answer a lease needs; `reason` is "none" when it was not refused."""
+    """Hold what of an answer a lease needs; `reason` is "none" when it was not refused.
+
+    Where a limit refuses, `limit_name` says which, the other three how it stands.
+    """
 
     reason: str
     granted_utok: int
@@ -50,6 +64,10 @@ class Granted:
     final: bool
     late: bool
     rest_utok: int
+    limit_name: str = ""
+    limit_used: int = 0
+    limit_value: int = -1
+    resets_at_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -140,3 +158,11 @@ class Lease:
             self.validity_s = answer.validity_ms / 1000
             # Counted from the asking: the line counts from later, so it never ends before us.
             self.good_until_s = question.asked_at_s + self.validity_s
+
+
+@dataclass(slots=True)
+class Reserved:
+    """Hold what was set aside of which lease for one call."""
+
+    lease: Lease
+    amount_utok: int

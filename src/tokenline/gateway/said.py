@@ -10,7 +10,7 @@ from tokenline.gateway.lease import Granted, Need
 
 if TYPE_CHECKING:
     from tokenline.gateway.call import Asked
-    from tokenline.gateway.keeper import Key
+    from tokenline.gateway.lease import Key
     from tokenline.gateway.prices import Price
     from tokenline.wire.orders import Reply
     from tokenline.wire.view import Verdict
@@ -36,6 +36,10 @@ def granted_of(reply: Reply) -> Granted:
         final=bool(reply["final"]),
         late=bool(reply["late"]),
         rest_utok=reply["rest_utok"],
+        limit_name=reply["limit_name"],
+        limit_used=reply["limit_used"],
+        limit_value=reply["limit_value"] if reply["limit_name"] else -1,
+        resets_at_ms=reply["resets_at"],
     )
 
 
