@@ -11,7 +11,7 @@ import pytest
 TOKENLINE = Path(sys.executable).parent / "tokenline"
 KEYS = {
     "emitted", "ledger", "duplicates", "dead_letters", "late", "cut_offs", "resumed", "tokens",
-    "decision_latency_ms", "overshoot_tokens", "conservation",
+    "decision_latency_ms", "overshoot_tokens", "conservation", "stories",
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_the_demo_balances_its_books(tmp_path):
     done = run(
         "demo",
         "--seconds",
-        "10",
+        "16",
         "--rate",
         "120",
         "--accounts",
@@ -51,6 +51,13 @@ def test_the_demo_balances_its_books(tmp_path):
     assert result["emitted"] > 500
     assert result["cut_offs"] > 0
     assert result["tokens"] > 0
+    stories = {story["plan"]: story for story in result["stories"]}
+    assert set(stories) == {"agent", "person", "developer", "family"}
+    for story in stories.values():
+        assert story["cut"]
+        assert story["topped_up"]
+        assert story["resumed"]
+    assert stories["agent"]["overshoot_tokens"] == 0
 
 
 @pytest.mark.timeout(280)

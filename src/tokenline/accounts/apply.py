@@ -110,7 +110,8 @@ def _strike(codec: Codec, value: bytes | None, due: dict[tuple[str, str], int]) 
     if value is None:
         return
     name, fields = codec.decode(value)
-    if name != "quota_decision" or fields["reason"] != "account_set":
+    # Its reason may be that a cut begins or ends; what it was caused by says that the command is in.
+    if name != "quota_decision" or not str(fields["cause_topic"]).endswith(COMMANDS):
         return
     account = (str(fields["tenant_id"]), str(fields["account_id"]))
     if account in due and int(str(fields["cause_offset"])) >= due[account]:

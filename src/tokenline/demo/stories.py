@@ -22,6 +22,7 @@ LOOK_S = 1.0
 # An account that is cut stays so for a moment, so that one can see it.
 CUT_S = 2.0
 SHOW_S = 5.0
+FEW_TOKENS = 500
 PACK = "mobile-400k"
 MILLION = 1_000_000
 
@@ -35,7 +36,7 @@ unknown_model = "reject"
 [plans.agent]
 title = "Agent, strictly what was paid"
 fee = "1"
-tokens = 120_000
+tokens = 15_000
 mode = "strict"
 proration = "full"
 hold_validity_s = 10
@@ -43,7 +44,7 @@ hold_validity_s = 10
 [plans.person]
 title = "Personal, prepaid"
 fee = "1"
-tokens = 120_000
+tokens = 15_000
 mode = "prepaid"
 proration = "full"
 hold_validity_s = 10
@@ -51,17 +52,17 @@ hold_validity_s = 10
 [plans.developer]
 title = "Developer, postpaid, stops when used up"
 fee = "1"
-tokens = 120_000
+tokens = 15_000
 mode = "postpaid"
 proration = "full"
 
 [plans.family]
 title = "Household: one pool, a cap for each member"
 fee = "1"
-tokens = 200_000
+tokens = 30_000
 mode = "prepaid"
 proration = "full"
-subscriber_tokens = 60_000
+subscriber_tokens = 12_000
 hold_validity_s = 10
 
 [packs.mobile-400k]
@@ -167,5 +168,5 @@ class Stories:
 
 
 def _spent(shown: dict[str, Any]) -> bool:
-    """Say whether what is left is less than any call needs: then holds are refused."""
-    return int(shown["rest_utok"]) + int(shown["held_utok"]) < 20 * MILLION
+    """Say whether what is left is too little for most prompts: then their holds are refused."""
+    return int(shown["rest_utok"]) + int(shown["held_utok"]) < FEW_TOKENS * MILLION
