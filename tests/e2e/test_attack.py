@@ -15,7 +15,7 @@ from tokenline.platform.stack import Stack
 from tokenline.settings import Settings
 from tokenline.wire.orders import Orders
 
-TOKENS = 12_000_000
+TOKENS = 8_000_000
 HOLDS = 10_000
 HOLDING = 20
 

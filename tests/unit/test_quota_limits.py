@@ -205,3 +205,15 @@ def test_a_subscribers_name_is_kept_whole_however_long_it_is(names):
         assert subscribers.row(7, name) == again.row(7, name) == row
         assert again.name(row) == name
         assert again.row(8, name) != row
+
+
+def test_what_a_member_used_is_known_after_the_cycle_was_made_longer_and_the_plan_taken_anew():
+    now = at("America/New_York", 2026, 10, 31, 23)
+    books = books_with((spec(Per.CYCLE, Unit.UTOK, each=True), 25), now=now)
+    use(books, now, utok=7)
+    orders.change_cycle(books, 0, 8, now)
+    # The day on which the cycle would have ended; it goes on until the eighth.
+    later = now + 2 * HOUR
+    orders.change_plan(books, 0, books.plan(0), later)
+    rows = [row for row in books.limits.matrix.tolist() if row[Limit.OWNER] == 0]
+    assert [row[Limit.USED] for row in rows if row[Limit.SUBSCRIBER] >= 0] == [7]

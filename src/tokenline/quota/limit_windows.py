@@ -58,6 +58,14 @@ def roll_all(books: Books, rows: Int64s, now_ms: int) -> None:
         roll(books, row, now_ms)
 
 
+def move_cycle_end(books: Books, owner: int, old_end_ms: int, end_ms: int) -> None:
+    """Let the limits of the cycle in hand end when it does now: a row that seems over is let go."""
+    limits = books.limits
+    for row in limits.of_owner(owner):
+        if limits.get(row, Limit.PER) == Per.CYCLE and limits.get(row, Limit.END) == old_end_ms:
+            limits.set(row, Limit.END, end_ms)
+
+
 def resets_at(values: list[int]) -> int:
     """Return when a limit that is reached has room again if nothing more is used; NEVER_MS: never."""
     ceiling, end, left = values[Limit.CEILING], values[Limit.END], values[Limit.USED]

@@ -26,6 +26,7 @@ from tokenline.quota.cycle import (
 )
 from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
+from tokenline.quota.limit_windows import move_cycle_end
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import Grant, Source, Terms, Use
 
@@ -188,6 +189,7 @@ def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
     with _working(books, slot, now_ms) as row:
         if not 1 <= day <= 31:
             raise Declined(Reason.BAD_AMOUNT)
+        old_end_ms = books.get(row, Balance.CYCLE_END)
         end_ms = cycle_at(books.zone(row), day, now_ms // MINUTE_MS * MINUTE_MS)[1]
         prorated = books.terms(row, now_ms).prorated
         for bucket in _allowances(books, row, now_ms):
@@ -197,6 +199,7 @@ def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
             _move_end(books, row, bucket, end_ms)
         books.set(row, Balance.CYCLE_DAY, day)
         books.set(row, Balance.CYCLE_END, end_ms)
+        move_cycle_end(books, slot, old_end_ms, end_ms)
         books.limits.look_at(slot)
 
 
