@@ -29,7 +29,7 @@ from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_holds import limit_name
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms, Use
-from tokenline.rating.tariff import worst_multipliers
+from tokenline.rating.tariff import dearest
 
 if TYPE_CHECKING:
     from tokenline.charging.partition import PartitionState
@@ -277,7 +277,12 @@ def _hold_order(
 ) -> HoldOrder | None:
     """Return what is asked in µtok, at the dearest price while its call may last; None: no such model."""
     settles = str(fields["action"]) in _ENDS
-    prices = (0, 0) if settles else _dearest(state, terms, fields, now_ms)
+    use = Use(*(str(fields[name]) for name in ("provider", "model", "subscriber_id")))
+    prices = (
+        (0, 0)
+        if settles
+        else dearest(state.catalogs, use.provider, use.model, now_ms, terms.priced_ahead_ms)
+    )
     if prices is None:
         return None
     prompt = int(fields["prompt_tokens"]) * prices[0]
@@ -293,7 +298,7 @@ def _hold_order(
     return HoldOrder(
         session=session_of(str(fields["session"])),
         seq=int(fields["seq"]),
-        use=Use(*(str(fields[name]) for name in ("provider", "model", "subscriber_id"))),
+        use=use,
         lease=lease,
         reported_utok=int(fields["reported_utok"]),
         wanted_utok=min(worst, MOST_UTOK),
@@ -307,19 +312,3 @@ def _hold_order(
         settles=settles,
         catalog_version=0 if catalog is None else catalog.version,
     )
-
-
-def _dearest(
-    state: PartitionState, terms: Terms, fields: Fields, now_ms: int
-) -> tuple[int, int] | None:
-    """Return µtok a token of prompt and answer, the dearest in any version in force meanwhile."""
-    ahead_ms = terms.priced_ahead_ms
-    provider, model = str(fields["provider"]), str(fields["model"])
-    found = [
-        worst_multipliers(catalog, provider, model, now_ms, ahead_ms)
-        for catalog in state.catalogs.during(now_ms, now_ms + ahead_ms)
-    ]
-    prices = [price for price in found if price is not None]
-    if not prices or len(prices) < len(found):
-        return None
-    return max(price[0] for price in prices), max(price[1] for price in prices)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.offers import Plan
-from tokenline.rating.tariff import charge_of, worst_multipliers
+from tokenline.rating.tariff import charge_of, dearest
 
 CACHED_MS = 10_000
 
@@ -57,14 +57,7 @@ class Prices:
         return charge_of(self._book, provider, model, counts, occurred_ms) or 0
 
     def _dearest(self, provider: str, model: str, now_ms: int, until_ms: int) -> Price | None:
-        catalogs = self._book.during(now_ms, until_ms)
-        found = [
-            worst_multipliers(catalog, provider, model, now_ms, until_ms - now_ms)
-            for catalog in catalogs
-        ]
-        if not catalogs:
+        if not self._book.during(now_ms, until_ms):
             return FREE
-        if None in found:
-            return None
-        prices = [price for price in found if price is not None]
-        return Price(max(price[0] for price in prices), max(price[1] for price in prices))
+        found = dearest(self._book, provider, model, now_ms, until_ms - now_ms)
+        return None if found is None else Price(*found)

@@ -54,7 +54,7 @@ def worst_multipliers(
     It is the dearest kind at any moment of `[at_ms, at_ms + validity_ms)`, sound and images too: nobody
     knows before the call what it will answer with. A grant over a change of tariff is sized at the
     dearer rate (RFC 8506, 5.1.1). Time goes by minutes, so the validity should be at most some hours.
-    For a change of version see `CatalogBook.during`.
+    For a change of version see `dearest`.
     """
     found = catalog.rate_of(provider, model)
     if found is None:
@@ -64,6 +64,21 @@ def worst_multipliers(
         max(row[kind] for row in rows for kind in _PROMPT),
         max(row[kind] for row in rows for kind in _ANSWER),
     )
+
+
+def dearest(
+    book: CatalogBook, provider: str, model: str, at_ms: int, ahead_ms: int
+) -> tuple[int, int] | None:
+    """Return the same over all versions in force in `[at_ms, at_ms + ahead_ms)`.
+
+    None where there is no version, or one of them has no rate for the model.
+    """
+    versions = book.during(at_ms, at_ms + ahead_ms)
+    found = [worst_multipliers(one, provider, model, at_ms, ahead_ms) for one in versions]
+    prices = [price for price in found if price is not None]
+    if not prices or len(prices) < len(found):
+        return None
+    return max(price[0] for price in prices), max(price[1] for price in prices)
 
 
 def _rows_during(
