@@ -390,7 +390,7 @@ class EngineAndModel(RuleBasedStateMachine):
             charges_utok=np.array(charges, np.int64),
             occurred_ms=self.now - np.array(agos, np.int64),
             named=np.array([session is not None for session in named]),
-            use=used.__getitem__,
+            uses=lambda events: [used[event] for event in events],
             session=named.__getitem__,
             tokens=np.array(tokens, np.int64),
         )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.orders import CATALOG, catalog_version, hold_order, order
 from tests.paper_line import Books, Journal, PaperLine, facts
-from tests.strategies import BOUNDS, MINUTE, NOON, Record, chunk_of, event, key_of
+from tests.strategies import BOUNDS, DAY, MINUTE, NOON, Record, chunk_of, event, key_of
 from tokenline.charging import journal as journal_module
 from tokenline.charging.fold import by_minute
 from tokenline.charging.replay import ChargedRange, replay
 from tokenline.quota.books import Balance
 from tokenline.quota.buckets import Bucket
+from tokenline.quota.decide import decide
+from tokenline.quota.usage import roll_rates
 
 law = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -25,6 +28,7 @@ subscribers = st.sampled_from(
 )
 models = st.sampled_from(["max", "max", "mini", "unheard-of"])
 sessions = st.sampled_from(["s1", "s2"])
+JUMPS_MS = (0, 500, 20_000, MINUTE, 3 * MINUTE)
 FIRST = [
     catalog_version(0, NOON, CATALOG),
     order(1, NOON, kind="open", account_id="a", plan="strict"),
@@ -43,11 +47,11 @@ ARRIVED = {
 
 
 @st.composite
-def logs(draw):
+def logs(draw, jumps=JUMPS_MS):
     """Return pieces of usage and commands in the order in which a worker takes them."""
     now_ms, usage, commands, pieces = NOON, 0, len(FIRST), []
     for _ in range(draw(st.integers(1, 12))):
-        now_ms += draw(st.sampled_from([0, 500, 20_000, MINUTE, 3 * MINUTE]))
+        now_ms += draw(st.sampled_from(jumps))
         if draw(st.booleans()):
             count = draw(st.integers(1, 6))
             pieces.append([draw(used(usage + i, now_ms)) for i in range(count)])
@@ -215,3 +219,21 @@ def test_what_buckets_paid_is_what_the_windows_cost(pieces):
     ]
     assert reasons.count("unknown_model") == len(unheard)
     assert set(itertools.chain(reasons)) <= {"unknown_model"}
+
+
+@law
+@given(logs((500, 20_000, 2 * MINUTE, DAY, 35 * DAY)))
+def test_an_answer_leaves_no_decision_untaken(pieces):
+    """Most answers are given without a look at the decision: looking would have found nothing."""
+    line = PaperLine(Journal(), Books())
+    line.command(FIRST)
+    for piece in pieces:
+        if isinstance(piece[0], Record):
+            line.charge(piece)
+            continue
+        line.command(piece)
+        state, asked = line.state, piece[0].fields
+        slot = state.cells.slot(f"{asked['tenant_id']}/{asked['account_id']}")
+        minute_ms = state.minute_ms or NOON // MINUTE * MINUTE
+        roll_rates(state.cells, np.array([slot]), minute_ms)
+        assert not decide(state.cells, np.array([slot]), minute_ms, state.epoch, books=state.books)

@@ -110,7 +110,7 @@ def charge_at_once(books, events, now):
             charges_utok=np.array([amount for _, amount in events], np.int64),
             occurred_ms=np.full(len(events), now),
             named=np.zeros(len(events), np.bool_),
-            use=lambda event: events[event][0],
+            uses=lambda asked: [events[event][0] for event in asked],
             session=lambda _: (0, 0),
             tokens=np.array([amount for _, amount in events], np.int64),
         ),

@@ -9,7 +9,7 @@ import pytest
 from streams.outputs import Outputs
 from streams.replies import replies_of
 from tests.limits import LIMITS_CATALOG
-from tests.orders import catalog_version, hold_order, order
+from tests.orders import CATALOG, catalog_version, hold_order, order
 from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
@@ -18,6 +18,7 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.terms import not_enforced, terms_at
 from tokenline.quota.books import Balance
+from tokenline.quota.cells import Cell
 from tokenline.quota.decide import Rule, State
 from tokenline.quota.terms import Use
 from tokenline.rating.book import CatalogBook
@@ -329,3 +330,31 @@ def test_a_step_of_many_subscribers_with_many_limits_fits_one_batch_of_the_journ
     assert back.limits.specs.specs == line.state.books.limits.specs.specs
     kid = Use("p", "max", names[77])
     assert back.limits.matching(0, kid) == line.state.books.limits.matching(0, kid)
+
+
+def asked(line, **fields):
+    offset = line._next()
+    return fold_commands(line.state, [hold_order(offset, line.now, **fields)], offset)
+
+
+def test_a_question_that_finds_a_hold_expired_decides_by_what_that_left():
+    line = Line("small", CATALOG)
+    mini = {"model": "mini", "max_tokens": 10_000}
+    assert not asked(line, session="1", **mini).decisions
+    line.now += 2 * MINUTE
+    step = asked(line, session="2", **mini)
+    # All that was granted is charged: nothing is left, and nothing held.
+    cut = step.decisions[-1]
+    assert (cut.state, cut.rule, cut.reason) == (State.CUT, Rule.BALANCE, "limit_reached")
+
+
+def test_a_question_after_the_minute_that_was_full_opens_the_account_again():
+    line = Line("limited", CATALOG)
+    for _ in range(2):
+        line.use(subscriber="", tokens=1)
+    assert line.state.cells.matrix[0, Cell.RULE] == Rule.MINUTE_REQUESTS
+    line.now += MINUTE
+    # Usage of whomever moves the minute.
+    fold_usage(line.state, chunk_of([record(line._next(), line.now, account_id="other")]))
+    step = asked(line, session="1", max_tokens=1)
+    assert [(one.state.name, one.reason) for one in step.decisions] == [("OPEN", "resumed")]

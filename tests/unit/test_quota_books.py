@@ -12,9 +12,9 @@ from tokenline.errors import Declined
 from tokenline.quota import orders
 from tokenline.quota.books import MOST_UTOK, Balance, Books
 from tokenline.quota.buckets import Bucket
-from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
+from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
 from tokenline.quota.charge import Rated, charge_chunk
-from tokenline.quota.decide import RATE_LIMITS, decide
+from tokenline.quota.decide import decide
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.terms import NOTHING, Grant, HoldExpiry, Mode, Source, Terms
 
@@ -33,7 +33,7 @@ def books_of(terms_of, linger_ms=DAY + 60_000):
     slot = cells.open("t/a")
     row = cells.matrix[slot]
     row[Cell.ZONE] = cells.zone_code("Asia/Shanghai")
-    row[Cell.MONTH_TOKENS_LIMIT] = row[RATE_LIMITS] = NO_LIMIT
+    row[LIMITS] = NO_LIMIT
     if isinstance(terms_of, Terms):
         return Books(cells, lambda _plan, _at: terms_of, linger_ms)
     find = (lambda plan, _: terms_of.get(plan)) if isinstance(terms_of, dict) else terms_of
@@ -84,7 +84,8 @@ def chunk(books, amounts, occurred_ms, now_ms):
             charges_utok=np.array(amounts, np.int64),
             occurred_ms=np.full(count, occurred_ms),
             named=np.zeros(count, np.bool_),
-            use=lambda _: NOTHING,
+            tokens=np.zeros(count, np.int64),
+            uses=lambda events: [NOTHING] * len(events),
             session=lambda _: ONE,
         ),
         now_ms,
@@ -449,7 +450,8 @@ def test_a_bucket_that_closes_within_a_chunk_pays_as_if_its_events_came_alone():
         charges_utok=np.array([10, 5]),
         occurred_ms=np.full(2, now),
         named=np.array([True, False]),
-        use=lambda _: NOTHING,
+        tokens=np.zeros(2, np.int64),
+        uses=lambda events: [NOTHING] * len(events),
         session=lambda _: ONE,
     )
     charge_chunk(books, events, now)

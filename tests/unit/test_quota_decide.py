@@ -7,7 +7,7 @@ import pytest
 
 from tests.strategies import DAY, HOUR, MINUTE, NOON
 from tokenline.metering.calendar import spans_at
-from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.cells import LIMITS, AccountCells, Cell
 from tokenline.quota.decide import Rule, State, decide
 from tokenline.quota.usage import Counted, add_usage, roll_rates
 
@@ -23,7 +23,7 @@ class Account:
         self.cells = AccountCells()
         self.cells.open("t/a")
         self.cells.zone_code(ZONE)
-        self.row[Cell.MONTH_TOKENS_LIMIT : Cell.DAY_REQUESTS_LIMIT + 1] = -1
+        self.row[LIMITS] = -1
         self.now, self.offset, self.epoch = NOW, 0, 1
         self.limit(**limits)
 

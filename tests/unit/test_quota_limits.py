@@ -14,7 +14,7 @@ from tests.strategies import DAY, HOUR, MINUTE
 from tokenline.metering.calendar import week_at
 from tokenline.quota import orders
 from tokenline.quota.books import Balance, Books
-from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.cells import LIMITS, AccountCells, Cell
 from tokenline.quota.counting import count_events
 from tokenline.quota.decide import decide
 from tokenline.quota.holds import HoldOrder
@@ -37,7 +37,7 @@ def books_with(*limits, zone="America/New_York", now, day=1, mode=Mode.STRICT):
     cells = AccountCells()
     slot = cells.open("t/a")
     cells.matrix[slot, Cell.ZONE] = cells.zone_code(zone)
-    cells.matrix[slot, Cell.MONTH_TOKENS_LIMIT : Cell.DAY_REQUESTS_LIMIT + 1] = -1
+    cells.matrix[slot, LIMITS] = -1
     terms = Terms(mode=mode, allowance_utok=10**12, prorated=False, limits=limits)
     books = Books(cells, lambda _plan, _at: terms, HOUR)
     orders.open_account(books, 0, "plan", day, now)

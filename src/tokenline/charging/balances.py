@@ -60,7 +60,6 @@ def charge_usage(
         tokens=numbers.totals,
         occurred_ms=int64_column(batch, "occurred_at"),
         named=_not_empty(held),
-        use=lambda event: Use(*(text[event].as_py() for text in texts)),
         uses=lambda events: _uses(texts, arrow_int64s(events)),
         session=lambda event: session_of(held[event].as_py()),
     )

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
 from tokenline.charging.show import shown
+from tokenline.charging.terms import grant_of
 from tokenline.charging.transfers import ARRIVING, arrive, send
 from tokenline.errors import BadData, Declined
 from tokenline.metering.calendar import zone_of
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.books import MOST_UTOK, Balance, Cause
-from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell
-from tokenline.quota.decide import RATE_LIMITS
+from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_holds import limit_name
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms, Use
+from tokenline.quota.terms import Grant, Scope, Source, Terms, Use
 from tokenline.rating.tariff import dearest
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
             return -1, OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms)
         slot = _new_slot(state.cells, key, str(fields["time_zone"]))
     if fields["kind"] == "show":
-        return slot, _show(state, slot, now_ms)
+        # Whoever folds commands has brought it up to the moment.
+        return slot, OrderAnswer(at_ms=now_ms, detail=json.dumps(shown(state, slot)))
     name = session_of(str(fields["command_id"]))
     answer = state.books.answers.find(slot, name)
     if answer is None:
@@ -79,14 +80,13 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
     return slot, answer
 
 
-def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, HoldAnswer]:
-    """Return the slot of the account (-1: there is none) and the answer.
+def carry_out_hold(state: PartitionState, slot: int | None, command: Commanded) -> HoldAnswer:
+    """Return the answer to a question of the account of `slot`, None where there is no such account.
 
     Raises:
         BadData: it is no question of a session; the text says what is wrong.
     """
     fields, now_ms = command.fields, state.move_clock(command.appended_ms)
-    slot = state.cells.slot(account_key_of(fields))
     if min(int(fields[name]) for name in _COUNTS) < 0:
         raise BadData("a question of a session has a count below zero")
     # What a caller or a faulty gateway names may be anything that a long holds.
@@ -97,16 +97,14 @@ def carry_out_hold(state: PartitionState, command: Commanded) -> tuple[int, Hold
         raise BadData("a question without a session could not be told from another's")
     row = -1 if slot is None else state.books.row(slot)
     if slot is None or row < 0:
-        refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
-        return -1, refused
+        return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
     # Usage of others may be folded ahead of what waits here: a session that renewed in time is in time.
     now_ms = max(command.appended_ms, state.books.get(row, Balance.LOOKED_AT))
     order = _hold_order(state, state.books.terms(row, now_ms), fields, now_ms)
     if order is None:
-        refused = HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)
-        return slot, refused
+        return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)
     answer = orders.hold(state.books, slot, order, now_ms)
-    return slot, replace(answer, limit_name=limit_name(state.books, answer))
+    return replace(answer, limit_name=limit_name(state.books, answer)) if answer.limit else answer
 
 
 def account_key_of(fields: Fields) -> str:
@@ -140,8 +138,7 @@ def _new_slot(cells: AccountCells, key: str, zone: str) -> int:
     slot = cells.open(key)
     row = cells.matrix[slot]
     row[Cell.ZONE] = cells.zone_code(zone)
-    row[Cell.MONTH_TOKENS_LIMIT] = NO_LIMIT
-    row[RATE_LIMITS] = NO_LIMIT
+    row[LIMITS] = NO_LIMIT
     return slot
 
 
@@ -159,11 +156,6 @@ def _answer(
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms)
     rest = state.books.get(state.books.row(slot), Balance.LEFT)
     return OrderAnswer(bucket=bucket, amount_utok=amount, rest_utok=rest, at_ms=now_ms)
-
-
-def _show(state: PartitionState, slot: int, now_ms: int) -> OrderAnswer:
-    orders.bring_up_to(state.books, slot, now_ms)
-    return OrderAnswer(at_ms=now_ms, detail=json.dumps(shown(state, slot)))
 
 
 def _open(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
@@ -206,7 +198,7 @@ def _change_cycle(state: PartitionState, slot: int, fields: Fields, now_ms: int)
 
 def _grant(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
     """Add what is named: a pack of the catalog, or an amount with its own terms."""
-    granted = _pack(state, fields, now_ms) if fields["pack"] else _amount(fields)
+    granted = _pack(state, fields, now_ms) if fields["pack"] else grant_of(fields, _source(fields))
     return orders.grant(state.books, slot, granted, now_ms), granted.amount_utok
 
 
@@ -257,19 +249,11 @@ def _pack(state: PartitionState, fields: Fields, now_ms: int) -> Grant:
     )
 
 
-def _amount(fields: Fields) -> Grant:
+def _source(fields: Fields) -> Source:
     source = _SOURCES.get(str(fields["source"]))
     if source is None:
         raise BadData(f"a grant cannot be of source {fields['source']!r}: {', '.join(_SOURCES)}")
-    return Grant(
-        amount_utok=int(fields["amount_utok"]),
-        source=source,
-        priority=int(fields["priority"]),
-        valid_from_ms=int(fields["valid_from"]),
-        valid_to_ms=int(fields["valid_to"]) or NEVER_MS,
-        scope=Scope(models=tuple(fields["models"]), subscribers=tuple(fields["subscribers"])),
-        transferable=bool(fields["transferable"]),
-    )
+    return source
 
 
 def _hold_order(

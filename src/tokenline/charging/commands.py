@@ -24,10 +24,12 @@ from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
 from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.cells import NO_LIMIT, Cell
-from tokenline.quota.decide import decide
+from tokenline.quota.decide import Decided, Rule, decide
 from tokenline.quota.hold_rows import Outcome, Reason
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.orders import bring_up_to
+from tokenline.quota.standing import rests_on
+from tokenline.quota.table import NONE
 from tokenline.quota.usage import roll_rates
 from tokenline.rating.catalog import Catalog
 
@@ -94,13 +96,27 @@ def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touc
         done = answer.outcome is Outcome.DONE and answer.at_ms == state.clock_ms
         (touched.told if done and not shows else touched.looked_at).add(slot)
     elif command.name == "hold_order":
-        slot, grant = carry_out_hold(state, command)
-        step.replies.append(Replied(command, grant))
-        touched.looked_at.add(slot)
+        _ask(state, step, command, touched)
     elif command.name == "catalog_version":
         step.replies.append(Replied(command, _take_catalog(state, command)))
     else:
         raise BadData(f"{command.name} does not belong on the commands topic")
+
+
+def _ask(state: PartitionState, step: Step, command: Commanded, touched: _Touched) -> None:
+    """Answer a session, and look at its account's decision anew where the answer may have changed it.
+
+    What a hold takes it takes from what is left, so most answers change nothing a decision rests on.
+    """
+    slot = state.cells.slot(account_key_of(command.fields))
+    row = NONE if slot is None else state.books.row(slot)
+    before = None if row == NONE else rests_on(state.books, row)
+    step.replies.append(Replied(command, carry_out_hold(state, slot, command)))
+    if slot is None or row == NONE:
+        return
+    rule = int(state.cells.matrix[slot, int(Cell.RULE)])
+    if rule != Rule.NONE or rests_on(state.books, row) != before:
+        touched.looked_at.add(slot)
 
 
 def _look(state: PartitionState, step: Step, command: Commanded) -> None:
@@ -132,11 +148,13 @@ def _decide(state: PartitionState, step: Step, touched: _Touched) -> None:
 
 
 def _decide_slots(state: PartitionState, step: Step, slots: Int64s, *, announce: bool) -> None:
-    minute_ms = state.minute_ms or step.as_of_ms // 60_000 * 60_000
-    roll_rates(state.cells, slots, minute_ms)
-    decided = decide(
-        state.cells, slots, minute_ms, state.epoch, books=state.books, announce=announce
-    )
+    decided: list[Decided] = []
+    if slots.size:
+        minute_ms = state.minute_ms or step.as_of_ms // 60_000 * 60_000
+        roll_rates(state.cells, slots, minute_ms)
+        decided = decide(
+            state.cells, slots, minute_ms, state.epoch, books=state.books, announce=announce
+        )
     step.decisions += limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     # The versions of subscribers' decisions are in the rows of their accounts.
     step.touched = np.union1d(step.touched, _slots(one.slot for one in step.decisions))
@@ -151,13 +169,9 @@ def _set_account(state: PartitionState, said: Commanded) -> int:
     zone = str(command["time_zone"])
     zone_of(zone)
     limits = {name: int(str(command[name])) for name in LIMIT_FIELDS}
-    key = f"{command['tenant_id']}/{command['account_id']}"
+    key = account_key_of(command)
     if wrong := next((name for name, value in limits.items() if value < NO_LIMIT), None):
         raise BadData(f"{key}: {wrong} is {limits[wrong]}; it is -1 for none, or 0 and more")
-    if not (command["tenant_id"] and command["account_id"]):
-        raise BadData("a command names no tenant_id or no account_id")
-    if "/" in str(command["tenant_id"]):
-        raise BadData(f"{key}: tenant_id has a slash, so the key could mean another account")
     slot = cells.open(key)
     # First what was due under the old limits and in the old zone.
     bring_up_to(state.books, slot, state.move_clock(said.appended_ms))

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenline.quota.cells import Cell
 from tokenline.quota.hold_rows import LIMITS_MAX
-from tokenline.quota.terms import HoldExpiry, LimitSpec, Mode, Per, Scope, Terms, Unit
+from tokenline.quota.terms import (
+    NEVER_MS,
+    Grant,
+    HoldExpiry,
+    LimitSpec,
+    Mode,
+    Per,
+    Scope,
+    Source,
+    Terms,
+    Unit,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tokenline.rating.book import CatalogBook
     from tokenline.rating.catalog import Catalog
@@ -32,6 +43,19 @@ _CEILINGS: dict[tuple[str, ...], Cell] = {
 
 
 SUBSCRIBER_CAP = LimitSpec(name="subscriber_tokens", unit=Unit.UTOK, per=Per.CYCLE, each=True)
+
+
+def grant_of(fields: Mapping[str, Any], source: Source) -> Grant:
+    """Return the bucket that an order names by an amount and its own terms."""
+    return Grant(
+        amount_utok=int(fields["amount_utok"]),
+        source=source,
+        priority=int(fields["priority"]),
+        valid_from_ms=int(fields["valid_from"]),
+        valid_to_ms=int(fields["valid_to"]) or NEVER_MS,
+        scope=Scope(models=tuple(fields["models"]), subscribers=tuple(fields["subscribers"])),
+        transferable=bool(fields["transferable"]),
+    )
 
 
 def terms_at(book: CatalogBook, plan: str, at_ms: int) -> Terms | None:

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
 from tokenline.charging.step import Sent
+from tokenline.charging.terms import grant_of
 from tokenline.errors import BadData, Declined
 from tokenline.quota import orders
 from tokenline.quota.answers import ARRIVALS, REMEMBERED_MS, OrderAnswer
 from tokenline.quota.books import Balance, Cause
 from tokenline.quota.hold_rows import Outcome, Reason
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source
+from tokenline.quota.terms import NEVER_MS, Grant, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ def arrive(state: PartitionState, key: str, fields: Fields, now_ms: int) -> tupl
 
 
 def _taken(state: PartitionState, slot: int, key: str, fields: Fields, now_ms: int) -> OrderAnswer:
-    granted, giver = _granted(fields), str(fields["from_account"])
+    granted, giver = grant_of(fields, Source.TRANSFER), str(fields["from_account"])
     take = orders.transfer_in if fields["kind"] == IN else orders.transfer_return
     cause = Cause(str(fields["transfer_id"]), giver, int(fields["from_entry"]))
     try:
@@ -139,16 +140,4 @@ def _sent(kind: str, tenant: str, said: Fields, granted: Grant, now_ms: int) -> 
             "transferable": int(kind == RETURN),
             "issued_at": now_ms,
         }
-    )
-
-
-def _granted(fields: Fields) -> Grant:
-    return Grant(
-        amount_utok=int(fields["amount_utok"]),
-        source=Source.TRANSFER,
-        priority=int(fields["priority"]),
-        valid_from_ms=int(fields["valid_from"]),
-        valid_to_ms=int(fields["valid_to"]) or NEVER_MS,
-        scope=Scope(models=tuple(fields["models"]), subscribers=tuple(fields["subscribers"])),
-        transferable=bool(fields["transferable"]),
     )

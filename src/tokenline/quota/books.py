@@ -204,12 +204,11 @@ class Books:
 
     def get(self, row: int, column: Balance) -> int:
         """Return one column of a balance."""
-        return int(self.balances.matrix[row, column])
+        return self.balances.get(row, column)
 
     def set(self, row: int, column: Balance, value: int) -> None:
         """Change one column of a balance."""
-        self.balances.matrix[row, column] = value
-        self.balances.touch(row)
+        self.balances.set(row, column, value)
 
     def zone(self, row: int) -> str:
         """Return the zone in which the account's cycles begin and end."""

@@ -100,7 +100,7 @@ class Buckets(Table):
         """Yield the rows of an account in burn order; the row in hand may be unlinked meanwhile."""
         row = first
         while row != NONE:
-            following = int(self._matrix[row, Bucket.NEXT])
+            following = self.get(row, Bucket.NEXT)
             yield row
             row = following
 
@@ -132,7 +132,7 @@ class Buckets(Table):
 
     def unlink(self, first: int, row: int) -> int:
         """Take a row out of a chain; return the chain's first."""
-        following = int(self._matrix[row, Bucket.NEXT])
+        following = self.get(row, Bucket.NEXT)
         self._matrix[row, Bucket.NEXT] = NONE
         self.touch(row)
         if row == first:
@@ -142,18 +142,9 @@ class Buckets(Table):
         self.touch(before)
         return first
 
-    def get(self, row: int, column: Bucket) -> int:
-        """Return one column of a bucket."""
-        return int(self._matrix[row, column])
-
-    def set(self, row: int, column: Bucket, value: int) -> None:
-        """Change one column of a bucket."""
-        self._matrix[row, column] = value
-        self.touch(row)
-
     def change(self, row: int, column: Bucket, amount: int) -> None:
         """Add `amount` to one column of a bucket."""
-        self._matrix[row, column] += amount
+        self._matrix[row, +column] += amount
         self.touch(row)
 
     def _rank(self, row: int) -> tuple[int, int, int, int]:
@@ -197,7 +188,5 @@ UNCOVERED = Grant(amount_utok=0, source=Source.UNCOVERED, valid_to_ms=NEVER_MS)
 
 
 def _covers(scope: Scope, use: Use) -> bool:
-    models = {f"{use.provider}/{use.model}", f"{use.provider}/*"}
-    return (not scope.models or not models.isdisjoint(scope.models)) and (
-        not scope.subscribers or use.subscriber in scope.subscribers
-    )
+    named = not scope.subscribers or use.subscriber in scope.subscribers
+    return named and use.among(scope.models)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenline.metering.calendar import Spans, spans_at
-from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, same_month
+from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell, same_month
 from tokenline.quota.decide import RATE_RULES, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MINUTE_MS = 60_000
-LIMITS = slice(Cell.MONTH_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 REQUESTS = (Rule.MINUTE_REQUESTS, Rule.HOUR_REQUESTS, Rule.DAY_REQUESTS)
 _STARTS = {"minute": Cell.MINUTE_START, "hour": Cell.HOUR_START, "day": Cell.DAY_START}
 
@@ -33,10 +32,9 @@ class CellLimit(NamedTuple):
 
 def cell_limits(cells: AccountCells, slot: int, now_ms: int) -> Iterator[CellLimit]:
     """Yield the limits of an account's tokens and requests a minute, hour, day and month."""
-    row = cells.matrix[slot]
-    if row[LIMITS].max() <= NO_LIMIT:
+    values: list[int] = cells.matrix[slot].tolist()
+    if max(values[LIMITS]) <= NO_LIMIT:
         return
-    values = row.tolist()
     spans = spans_at(cells.zones[values[Cell.ZONE]], now_ms // MINUTE_MS * MINUTE_MS)
     if values[Cell.MONTH_TOKENS_LIMIT] >= 0:
         used, ceiling = _month_tokens(values, spans), values[Cell.MONTH_TOKENS_LIMIT]

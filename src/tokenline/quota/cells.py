@@ -96,6 +96,10 @@ def by_zone(codes: Int64s) -> Iterator[tuple[int, slice | Int64s]]:
         yield code, np.flatnonzero(codes == code)
 
 
+# Of tokens and requests, whatever the window.
+LIMITS = slice(Cell.MONTH_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
+
+
 class AccountCells:
     """Hold the rows, their names and the zones they use."""
 

@@ -34,18 +34,17 @@ Bools = npt.NDArray[np.bool_]
 class Rated:
     """Hold rated events as columns of equal length, in offset order.
 
-    `named` says which name a session; `use` and `session` are asked only for events that are looked
-    at one by one, `uses` for those that limits count. Without `tokens` no event has any.
+    `named` says which name a session; `session` is asked only for those that are looked at one by one,
+    `uses` for them and for those that limits count.
     """
 
     slots: Int64s
     charges_utok: Int64s
     occurred_ms: Int64s
     named: Bools
-    use: Callable[[int], Use]
+    tokens: Int64s
+    uses: Callable[[Int64s], list[Use]]
     session: Callable[[int], Session]
-    tokens: Int64s | None = None
-    uses: Callable[[Int64s], list[Use]] | None = None
 
 
 def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
@@ -62,10 +61,11 @@ def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
     sums = np.add.reduceat(rated.charges_utok[order], starts)
     _charge_heads(books, accounts[quick], sums[quick])
     late, ends = 0, np.append(starts[1:], len(order))
+    each = order[np.repeat(~quick, ends - starts)]
+    uses = dict(zip(each.tolist(), rated.uses(each), strict=True)) if each.size else {}
     for at in np.flatnonzero(~quick).tolist():
-        late += _charge_each(
-            books, int(accounts[at]), rated, order[starts[at] : ends[at]].tolist(), now_ms
-        )
+        events = order[starts[at] : ends[at]].tolist()
+        late += _charge_each(books, int(accounts[at]), rated, events, uses, now_ms)
     _count(books, rated, order[books.balances.matrix[ordered, Balance.LIMITED] != 0], now_ms)
     return late
 
@@ -73,12 +73,8 @@ def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
 def _count(books: Books, rated: Rated, events: Int64s, now_ms: int) -> None:
     """Count the events of accounts that have limits beside their balance."""
     if events.size:
-        tokens = np.zeros(len(rated.slots), np.int64) if rated.tokens is None else rated.tokens
-        uses = (
-            [rated.use(at) for at in events.tolist()] if rated.uses is None else rated.uses(events)
-        )
-        whose = list(zip(rated.slots[events].tolist(), uses, strict=True))
-        count_events(books, whose, tokens[events], rated.charges_utok[events], now_ms)
+        whose = list(zip(rated.slots[events].tolist(), rated.uses(events), strict=True))
+        count_events(books, whose, rated.tokens[events], rated.charges_utok[events], now_ms)
 
 
 def _quick(
@@ -116,7 +112,14 @@ def _charge_heads(books: Books, accounts: Int64s, sums: Int64s) -> None:
     books.note_burns(balances[accounts, Balance.OWNER], numbers, sums)
 
 
-def _charge_each(books: Books, row: int, rated: Rated, events: list[int], now_ms: int) -> int:
+def _charge_each(
+    books: Books,
+    row: int,
+    rated: Rated,
+    events: list[int],
+    uses: dict[int, Use],
+    now_ms: int,
+) -> int:
     """Charge one account's events in their order; return how many named a session that had ended."""
     advance(books, row, now_ms)
     owner, late = books.get(row, Balance.OWNER), 0
@@ -126,7 +129,7 @@ def _charge_each(books: Books, row: int, rated: Rated, events: list[int], now_ms
             # An event may take the last that is held of a bucket that is over: it closes, as if alone.
             refresh(books, row, now_ms)
             advance(books, row, now_ms)
-        amount, use = int(rated.charges_utok[event]), rated.use(event)
+        amount, use = int(rated.charges_utok[event]), uses[event]
         hold = books.holds.find(owner, rated.session(event)) if rated.named[event] else None
         if hold is not None:
             late += draw(books, row, hold, use, amount, int(rated.occurred_ms[event]), now_ms)

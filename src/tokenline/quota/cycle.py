@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tokenline.metering.calendar import cycle_at, days_of
 from tokenline.quota.books import BOUNDLESS, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
-from tokenline.quota.cells import NO_LIMIT, Cell
+from tokenline.quota.cells import LIMITS, NO_LIMIT
 from tokenline.quota.counting import stand
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
@@ -21,7 +21,7 @@ from tokenline.quota.limit_holds import put_in_force
 from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MINUTE_MS = 60_000
 # What is shorter is no cycle, but what a move to another zone leaves of one.
@@ -80,7 +80,7 @@ def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
     books.set(row, Balance.THRESHOLDS, books.thresholds_code(terms.thresholds))
     books.set(row, Balance.STOPS, not terms.overage)
     limits = books.cells.matrix[books.get(row, Balance.OWNER)]
-    limits[Cell.MONTH_TOKENS_LIMIT : Cell.DAY_REQUESTS_LIMIT + 1] = NO_LIMIT
+    limits[LIMITS] = NO_LIMIT
     for cell, ceiling in terms.ceilings:
         limits[cell] = ceiling
     put_in_force(books, row, terms, now_ms)
@@ -129,17 +129,19 @@ def share_left(books: Books, row: int, now_ms: int) -> tuple[int, int]:
 
 def refresh(books: Books, row: int, now_ms: int) -> None:
     """Sum the buckets anew and find the one that pays for most of what is to come."""
-    buckets = books.buckets
     left = total = held = 0
     opens = _cycle_opens(books, row, now_ms)
     due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
-    for bucket in books.chain(row):
-        due = min(due, *_turns(books, row, bucket, now_ms), NEVER_MS)
-        opens = min(opens, _opens_at(books, row, bucket, now_ms))
-        if buckets.valid(bucket, now_ms):
-            left += buckets.rest(bucket)
-            total += buckets.get(bucket, Bucket.TOTAL)
-            held += buckets.get(bucket, Bucket.HELD)
+    chain = [(bucket, books.buckets.matrix[bucket].tolist()) for bucket in books.chain(row)]
+    for bucket, values in chain:
+        if values[Bucket.VALID_FROM] <= now_ms < values[Bucket.VALID_TO]:
+            left += values[Bucket.TOTAL] - values[Bucket.USED] - values[Bucket.HELD]
+            total += values[Bucket.TOTAL]
+            held += values[Bucket.HELD]
+            due = min(due, values[Bucket.VALID_TO])
+        else:
+            due = min(due, *_turns(books, row, bucket, now_ms), NEVER_MS)
+            opens = min(opens, _opens_at(books, row, bucket, now_ms))
     for column, value in (
         (Balance.DUE_AT, due),
         (Balance.LEFT, left),
@@ -149,26 +151,25 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
         (Balance.LOOKED_AT, now_ms),
     ):
         books.set(row, column, value)
-    _find_head(books, row, now_ms)
+    _find_head(books, row, chain, now_ms)
     stand(books, row, now_ms)
 
 
-def _find_head(books: Books, row: int, now_ms: int) -> None:
+def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], now_ms: int) -> None:
     """Note the bucket that pays for anything that occurs from now on, and for how long and how much.
 
     Buckets before it in the order that are over, or begin later, bound when that is so.
     """
-    buckets = books.buckets
     head, left, since, until = books.get(row, Balance.UNCOVERED), BOUNDLESS, 0, NEVER_MS
-    for bucket in books.chain(row):
-        start, end = buckets.get(bucket, Bucket.VALID_FROM), buckets.get(bucket, Bucket.VALID_TO)
+    for bucket, values in chain:
+        start, end = values[Bucket.VALID_FROM], values[Bucket.VALID_TO]
         if end <= now_ms:
             since = max(since, end)
         elif start > now_ms:
             until = min(until, start)
-        elif rest := buckets.rest(bucket):
+        elif rest := values[Bucket.TOTAL] - values[Bucket.USED] - values[Bucket.HELD]:
             # What only pays for some is looked at call by call.
-            head, left = bucket, 0 if buckets.get(bucket, Bucket.SCOPE) else rest
+            head, left = bucket, 0 if values[Bucket.SCOPE] else rest
             since, until = max(since, start), min(until, end)
             break
         else:

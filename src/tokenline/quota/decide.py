@@ -272,11 +272,7 @@ def _record(
     announce: bool,
 ) -> Iterator[Decided]:
     row = cells.matrix[slot]
-    told_here = _told_here(
-        row[Cell.THRESHOLD_MONTH : Cell.THRESHOLD_MONTH + 1],
-        now.start_ms[i : i + 1],
-        now.allowance_rule[i : i + 1],
-    )[0]
+    told_here = _told_here(row[Cell.THRESHOLD_MONTH], now.start_ms[i], now.allowance_rule[i])
     told = int(row[Cell.THRESHOLD_PERCENT]) if told_here else 0
     state, percent = State(int(now.state[i])), int(now.percent[i])
     was = State(int(row[Cell.STATE]))

@@ -163,7 +163,7 @@ class Hold:
         limits = [*self.limits, *[NONE] * (LIMITS_MAX - len(self.limits))]
         parts = _padded(self.parts[:PARTS_MAX], 3)
         split = _padded(answer.split, 2)
-        return [int(value) for value in (*scalars, *answers, *limits, *parts, *split)]
+        return [*scalars, *answers, *limits, *parts, *split]
 
     @classmethod
     def of(cls, row: int, values: list[int]) -> Hold:

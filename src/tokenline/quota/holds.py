@@ -208,10 +208,10 @@ def _grant(
 
 
 def _barred(books: Books, row: int) -> Reason:
-    status = Status(books.get(row, Balance.STATUS))
-    return {Status.SUSPENDED: Reason.SUSPENDED, Status.CLOSED: Reason.CLOSED}.get(
-        status, Reason.NONE
-    )
+    status = books.get(row, Balance.STATUS)
+    if status == Status.SUSPENDED:
+        return Reason.SUSPENDED
+    return Reason.CLOSED if status == Status.CLOSED else Reason.NONE
 
 
 def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int) -> int:

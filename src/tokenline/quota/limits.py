@@ -104,15 +104,6 @@ class Limits(Table):
         """Return what a row counts."""
         return self.specs[self.get(row, Limit.SPEC)]
 
-    def get(self, row: int, column: int) -> int:
-        """Return one column of a limit."""
-        return int(self._matrix[row, column])
-
-    def set(self, row: int, column: int, value: int) -> None:
-        """Change one column of a limit."""
-        self._matrix[row, column] = value
-        self.touch(row)
-
     def of_owner(self, owner: int) -> list[int]:
         """Return all rows of an account, ascending."""
         return sorted(self._by_owner.get(owner, ()))

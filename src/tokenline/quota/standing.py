@@ -14,6 +14,12 @@ Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
+_RESTS_ON = (
+    *(Balance.STATUS, Balance.STOPS, Balance.TOTAL, Balance.UNCOVERED_BASE, Balance.CYCLE_START),
+    *(Balance.THRESHOLDS, Balance.OPENS_AT, Balance.LIMIT_RESETS),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class BalanceStanding:
     """Hold a column an account; `known` says which have a balance, the others' numbers mean nothing.
@@ -33,6 +39,18 @@ class BalanceStanding:
     thresholds: Int64s
     opens_at_ms: Int64s
     limit_resets_ms: Int64s
+
+
+def rests_on(books: Books, row: int) -> tuple[int, ...]:
+    """Return what `standing_of` makes of one balance, but for the limit that cuts it.
+
+    Alike before and after an order, an account that nothing cuts stands as it stood: of time alone
+    only cut-offs end.
+    """
+    values: list[int] = books.balances.matrix[row].tolist()
+    beyond = books.buckets.get(values[Balance.UNCOVERED], Bucket.USED)
+    unused = values[Balance.LEFT] + values[Balance.HELD]
+    return (beyond, unused, *(values[column] for column in _RESTS_ON))
 
 
 def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:

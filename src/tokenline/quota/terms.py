@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenline.quota.cells import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 NEVER_MS = (1 << 63) - 1
 # Parts of an allowance, in percent, that are told when they are used: of accounts whose plan names no others.
@@ -62,6 +65,12 @@ class Use(NamedTuple):
     model: str = ""
     subscriber: str = ""
 
+    def among(self, models: Collection[str]) -> bool:
+        """Say whether its model is one of `models`, each `provider/model` or `provider/*`; none are all."""
+        if not models:
+            return True
+        return f"{self.provider}/{self.model}" in models or f"{self.provider}/*" in models
+
 
 NOTHING = Use()
 
@@ -111,8 +120,7 @@ class LimitSpec:
         """Say whether `use` counts into the limit."""
         if self.each and not (use.subscriber and self.subscriber in ("", use.subscriber)):
             return False
-        names = (f"{use.provider}/{use.model}", f"{use.provider}/*")
-        return not self.models or any(name in self.models for name in names)
+        return use.among(self.models)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +128,6 @@ class Terms:
     """Hold what a plan grants each cycle and how it is charged; times in ms.
 
     What a session asks is sized at the dearest price of the next `priced_ahead_ms`.
-    `ceilings` are pairs of a limit's cell and its value; limits that are not named are none.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none. `limits`
     are all others, each with its ceiling.
