@@ -7,9 +7,10 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ ATTACK_TOKENS = 5_000_000
 PLENTY_TOKENS = 1_000_000_000_000
 BASE_SPREAD = "skew_base"
 SPREADS = {BASE_SPREAD: "zipf", "hot_account": "hot", "subscribers": "subscribers"}
+
+
+Window = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,8 +184,13 @@ async def _gateway(room: Room) -> None:
             await orders.publish_catalog(catalog.version, catalog.effective_ms, catalog.to_json())
         names = gateway.grant_accounts()
         await gateway.open_accounts(settings, "plenty", names)
-        _tell_pair(room, "grant_latency_ms", await gateway.grants_ms(settings, names))
-        _tell_pair(room, "lease_admission_us", await gateway.admissions_us(settings, names[0]))
+        grants = []
+        for turn in range(LATENCY_TURNS):
+            warm_s = 0.0 if turn else gateway.WARM_S
+            grants.append(await _window(gateway.grants_ms(settings, names, warm_s)))
+        _tell_median(room, "grant_latency_ms", grants)
+        turns = [await _admissions(settings, names[0]) for _ in range(LATENCY_TURNS)]
+        _tell_median(room, "lease_admission_us", turns)
         room.result["overshoot_tokens"] = {}
         for mode in ("strict", "prepaid", "postpaid"):
             outcome = await run_attack(settings, Attack(mode=mode, tokens=ATTACK_TOKENS), {})
@@ -195,10 +204,43 @@ async def _gateway(room: Room) -> None:
                 room.result["spendable_share"] = round(outcome.spendable_share, 6)
 
 
-def _tell_pair(room: Room, name: str, found: list[float]) -> None:
-    pair = {"p50": _percentile(found, 50), "p99": _percentile(found, 99)}
-    room.result[name] = pair
-    room.console.print(f"  {name.replace('_', ' '):<34} p50 {pair['p50']}, p99 {pair['p99']}")
+async def _admissions(settings: Settings, account: str) -> Window:
+    with _host() as host:
+        found = await gateway.admissions(settings, account)
+    cpu_p99 = _percentile(found.cpu_us, 99)
+    return _window_of(found.took_us, host) | {"cpu_p99": cpu_p99}
+
+
+async def _window(measured: Awaitable[list[float]]) -> Window:
+    with _host() as host:
+        found = await measured
+    return _window_of(sorted(found), host)
+
+
+def _window_of(ordered: list[float], host: Host) -> Window:
+    return {
+        "p50": _percentile(ordered, 50),
+        "p99": _percentile(ordered, 99),
+        "samples": len(ordered),
+        "steal_percent": host.steal_percent,
+    }
+
+
+def _tell_median(room: Room, name: str, windows: list[Window]) -> None:
+    room.result[name] = told = _median(windows)
+    room.console.print(
+        f"  {name.replace('_', ' '):<34} p50 {told['p50']}, p99 {told['p99']}; {_each(windows)}"
+    )
+
+
+def _median(windows: list[Window]) -> dict[str, Any]:
+    """Return the window with the median p99, and all of them beside it."""
+    return sorted(windows, key=itemgetter("p99"))[len(windows) // 2] | {"windows": windows}
+
+
+def _each(windows: list[Window]) -> str:
+    each = ", ".join(f"{window['p99']} ({window['steal_percent']} %)" for window in windows)
+    return f"p99 of each window (taken by the host): {each}"
 
 
 async def _landing(room: Room) -> None:
@@ -229,34 +271,19 @@ async def _latency(room: Room) -> None:
     )
     room.result["decision_latency_ms"] = {}
     first = 0
-    windows: dict[int, list[dict[str, float]]] = {rate: [] for rate in LATENCY_RATES}
+    windows: dict[int, list[Window]] = {rate: [] for rate in LATENCY_RATES}
     with measure.worker("charging", settings, room.log("latency")) as process:
         process.await_ready(60)
         for rate in LATENCY_RATES * LATENCY_TURNS:
-            windows[rate].append(await _latency_window(settings, rate, first))
+            found = latency.latencies_ms(settings, rate, LATENCY_S, first)
+            windows[rate].append(await _window(found))
             first += probes[rate]
-    for rate, found in windows.items():
-        _tell_latency(room, rate, sorted(found, key=lambda window: window["p99"]))
-
-
-async def _latency_window(settings: Settings, rate: int, first: int) -> dict[str, float]:
-    with _host() as host:
-        found = sorted(await latency.latencies_ms(settings, rate, LATENCY_S, first))
-    p50, p99 = _percentile(found, 50), _percentile(found, 99)
-    return {"p50": p50, "p99": p99, "samples": len(found), "steal_percent": host.steal_percent}
-
-
-def _tell_latency(room: Room, rate: int, windows: list[dict[str, float]]) -> None:
-    told = windows[len(windows) // 2]
-    room.result["decision_latency_ms"][str(rate)] = {
-        **{name: told[name] for name in ("p50", "p99", "samples")},
-        "windows": windows,
-    }
-    each = ", ".join(f"{window['p99']} ({window['steal_percent']} %)" for window in windows)
-    room.console.print(
-        f"  event to decision at {rate:,}/s          p50 {told['p50']} ms, p99 {told['p99']} ms; "
-        f"p99 of each window (taken by the host): {each}"
-    )
+    for rate, measured in windows.items():
+        room.result["decision_latency_ms"][str(rate)] = told = _median(measured)
+        room.console.print(
+            f"  event to decision at {rate:,}/s          p50 {told['p50']} ms, p99 {told['p99']} ms; "
+            f"{_each(measured)}"
+        )
 
 
 async def _skew(room: Room) -> None:

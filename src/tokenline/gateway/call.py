@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenline.errors import CutOff, InvalidEvent
 from tokenline.event import Outcome, UsageEvent
@@ -18,32 +18,21 @@ from tokenline.event import Outcome, UsageEvent
 if TYPE_CHECKING:
     from tokenline.gateway.gateway import Gateway
     from tokenline.gateway.lease import Key, Reserved
-    from tokenline.gateway.prices import Price
+    from tokenline.gateway.prices import Mode, Rules
     from tokenline.wire.receipt import Receipt
     from tokenline.wire.view import Decision
 
-Mode = Literal["postpaid", "prepaid", "strict", "emergency"]
 # A prepaid call reserves so many tokens ahead of what it has answered.
 STEP_TOKENS = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(NamedTuple):
     """Hold what a gateway asked for; tokens."""
 
     key: Key
     prompt_tokens: int
     max_tokens: int
     within_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """Hold what of a plan a call needs when it ends."""
-
-    mode: Mode
-    abort: str
-    price: Price
 
 
 class Call:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from tokenline.clock import Clock, SystemClock
@@ -33,12 +33,12 @@ from tokenline.errors import (
     QuotaExceeded,
     SettingsError,
 )
-from tokenline.gateway.call import Asked, Call, Rules
+from tokenline.gateway.call import Asked, Call
 from tokenline.gateway.emergency import Emergency
 from tokenline.gateway.keeper import Keeper
 from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
-from tokenline.gateway.prices import Prices
-from tokenline.gateway.said import granted_of, need_of, refusal_of
+from tokenline.gateway.prices import Prices, Rules
+from tokenline.gateway.said import cut_off_of, granted_of, need_of, refusal_of
 from tokenline.settings import Settings
 from tokenline.wire.catalogs import Catalogs
 from tokenline.wire.emitter import Emitter
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tokenline.event import UsageEvent
-    from tokenline.rating.offers import Plan
     from tokenline.wire.receipt import Receipt
     from tokenline.wire.view import Decision
 
@@ -59,7 +58,6 @@ START_S = 60.0
 START_RETRY_S = 0.5
 CLOSE_S = 5.0
 MENDED_EVERY_S = 1.0
-POSTPAID_AHEAD_MS = 120_000
 
 
 @dataclass(slots=True)
@@ -212,8 +210,10 @@ class Gateway:
         if verdict.state == "cut" or (verdict.state == "unknown" and not verdict.stale):
             raise refusal_of(key, verdict)
         now_ms = self._clock.wall_ms()
-        plan = self._prices.plan(verdict.plan, now_ms)
-        rules = self._rules(plan, key, now_ms)
+        rules = self._prices.rules(verdict.plan, key.provider, key.model, now_ms)
+        if rules is None:
+            raise QuotaExceeded(key.account, "unknown_model", subscriber=key.subscriber)
+        plan = rules.plan
         if verdict.stale and (plan is None or plan.unreachable == "stop"):
             raise ChargingUnavailable(
                 f"{key.tenant}/{key.account}: charging has said nothing for {verdict.fresh_ms} ms"
@@ -225,13 +225,13 @@ class Gateway:
         if (held := self.keeper.try_reserve(key, need.full_utok)) is not None:
             return Call(self, asked, rules, held), False
         if verdict.stale:
-            return self._open_emergency(asked, rules, plan, need), False
+            return self._open_emergency(asked, rules, need), False
         try:
             held = await self.keeper.reserve(key, need, asked.within_s)
         except ChargingUnavailable:
             if plan is None or plan.unreachable != "emergency":
                 raise
-            return self._open_emergency(asked, rules, plan, need), True
+            return self._open_emergency(asked, rules, need), True
         return Call(self, asked, rules, held), True
 
     def check_running(self, key: Key) -> None:
@@ -239,14 +239,7 @@ class Gateway:
         verdict = self.guard.check(key.account, key.subscriber, key.tenant)
         if verdict.state == "cut":
             self.stats.cut += 1
-            raise CutOff(
-                key.account,
-                verdict.rule or verdict.reason,
-                subscriber=key.subscriber,
-                used=verdict.used,
-                limit=verdict.limit,
-                resets_at_ms=verdict.resets_at_ms,
-            )
+            raise cut_off_of(key, verdict)
 
     async def wait_cut(self, key: Key) -> Decision:
         """Return the decision that cuts the account or subscriber."""
@@ -291,19 +284,10 @@ class Gateway:
     def _on_catalog(self) -> None:
         self._prices.changed()
 
-    def _rules(self, plan: Plan | None, key: Key, now_ms: int) -> Rules:
-        ahead_ms = POSTPAID_AHEAD_MS if plan is None else plan.priced_ahead_s * 1000
-        price = self._prices.dearest(key.provider, key.model, ahead_ms, now_ms)
-        if price is None:
-            raise QuotaExceeded(key.account, "unknown_model", subscriber=key.subscriber)
-        if plan is None:
-            return Rules(mode="postpaid", abort="charge_reported", price=price)
-        return Rules(mode=plan.mode, abort=plan.abort, price=price)
-
-    def _open_emergency(self, asked: Asked, rules: Rules, plan: Plan | None, need: Need) -> Call:
+    def _open_emergency(self, asked: Asked, rules: Rules, need: Need) -> Call:
         """Serve from the emergency slice, as far as it goes."""
         key = asked.key
-        slice_utok = plan.emergency_utok if plan is not None else 0
+        slice_utok = 0 if rules.plan is None else rules.plan.emergency_utok
         if self._emergency is None or not self._emergency.take(
             key.tenant, key.account, need.full_utok, slice_utok
         ):
@@ -314,7 +298,7 @@ class Gateway:
         self.stats.emergency += 1
         self._emergency_calls += 1
         return Call(
-            self, asked, replace(rules, mode="strict"), Reserved(_EMERGENCY, need.full_utok)
+            self, asked, rules._replace(mode="strict"), Reserved(_EMERGENCY, need.full_utok)
         )
 
     async def _mend_slices(self) -> None:

@@ -27,8 +27,7 @@ class Key(NamedTuple):
     model: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
+class Need(NamedTuple):
     """Say what a call asks for, in µtok: `full_utok` its worst case, no less than `least_utok`."""
 
     full_utok: int
@@ -83,7 +82,6 @@ class Lease:
     good_until_s: float = 0.0
     scarce: bool = False
     over: bool = False
-    overshoot_utok: int = 0
     question: Question | None = None
     _next_seq: int = field(default=0, repr=False)
     # What calls may reserve up to while a question is out that gives something back.
@@ -104,7 +102,6 @@ class Lease:
         """Turn what a call reserved into what it used."""
         self.reserved_utok -= reserved_utok
         self.spent_utok += used_utok
-        self.overshoot_utok += max(0, used_utok - reserved_utok)
 
     def ask(
         self, now_s: float, need: Need | None, more_utok: int, *, give_back: bool = False

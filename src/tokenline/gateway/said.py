@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tokenline.errors import QuotaExceeded
+from tokenline.errors import CutOff, QuotaExceeded
 from tokenline.gateway.call import STEP_TOKENS
 from tokenline.gateway.lease import Granted, Need
 
@@ -45,13 +45,22 @@ def granted_of(reply: Reply) -> Granted:
 
 def refusal_of(key: Key, verdict: Verdict) -> QuotaExceeded:
     """Return the error that says what the guard knows of an account that may not go on."""
-    rule = verdict.rule or verdict.reason
-    return QuotaExceeded(
-        key.account,
-        rule,
-        subscriber=key.subscriber,
-        used=verdict.used,
-        limit=verdict.limit,
-        resets_at_ms=verdict.resets_at_ms,
-        top_up_utok=max(1, verdict.used - verdict.limit + 1) if rule == "balance" else 0,
-    )
+    short = (verdict.rule or verdict.reason) == "balance"
+    top_up_utok = max(1, verdict.used - verdict.limit + 1) if short else 0
+    return QuotaExceeded(**_known(key, verdict), top_up_utok=top_up_utok)
+
+
+def cut_off_of(key: Key, verdict: Verdict) -> CutOff:
+    """Return the error that ends a call whose account or subscriber was cut off."""
+    return CutOff(**_known(key, verdict))
+
+
+def _known(key: Key, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "account": key.account,
+        "reason": verdict.rule or verdict.reason,
+        "subscriber": key.subscriber,
+        "used": verdict.used,
+        "limit": verdict.limit,
+        "resets_at_ms": verdict.resets_at_ms,
+    }
