@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from streams.topics import raw_topic
+from streams.transport import LineApp, position_of
 from tokenline.clock import SystemClock
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
@@ -35,7 +36,6 @@ from tokenline.wire.topics import (
 if TYPE_CHECKING:
     from faust.types.tuples import TP
 
-    from streams.transport import LineApp
     from tokenline.landing.lander import Step
     from tokenline.settings import Settings
 
@@ -157,15 +157,12 @@ class LandingWorker:
 
     def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first offset not landed, and what lies behind it."""
-        found = {}
-        for tp in app.consumer.assignment():
-            acked = self.progress.acked.get((tp.topic, tp.partition))
-            # Faust's own memory of what was committed: before the first ack it is all there is.
-            next_offset = app.consumer._committed_offset.get(tp) if acked is None else acked
-            if next_offset is not None:
-                lag = max((app.consumer.highwater(tp) or 0) - next_offset, 0)
-                found[f"{tp.topic}/{tp.partition}"] = (next_offset, lag)
-        return found
+        acked = self.progress.acked
+        return {
+            f"{tp.topic}/{tp.partition}": position
+            for tp in app.consumer.assignment()
+            if (position := position_of(app, tp, acked.get((tp.topic, tp.partition)))) is not None
+        }
 
     def _usage_flow(self, partition: int) -> UsageFlow:
         if partition not in self._usage:

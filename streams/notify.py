@@ -16,6 +16,7 @@ from aiokafka.errors import CommitFailedError, KafkaError
 
 from streams.metrics import NotifyMetrics
 from streams.topics import raw_topic
+from streams.transport import LineApp, position_of
 from streams.webhooks import Deliveries, Job, Letter
 from tokenline.clock import SystemClock
 from tokenline.errors import BrokenLog, BrokerUnavailable, SettingsError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from faust.types.tuples import TP
 
-    from streams.transport import LineApp
     from tokenline.notify.signing import Secret
     from tokenline.settings import Settings
 
@@ -100,11 +100,9 @@ class EndpointFollower:
         """
         found = {}
         for tp in self.app.consumer.assignment():
-            next_offset = self._taken.get(tp, self.app.consumer._committed_offset.get(tp))
-            if next_offset is not None:
-                lag = max((self.app.consumer.highwater(tp) or 0) - next_offset, 0)
+            if position := position_of(self.app, tp, self._taken.get(tp)):
                 name = f"{self.deliveries.endpoint.name}/{tp.topic}/{tp.partition}"
-                found[name] = (next_offset, 0 if self.deliveries.full else lag)
+                found[name] = (position[0], 0 if self.deliveries.full else position[1])
         return found
 
     def _jobs(self, records: Sequence[Any], partition: int) -> Iterator[Job]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.packs import Message
@@ -24,13 +24,7 @@ def replies_of(codec: Codec, replies: Iterable[Replied]) -> Iterator[Message]:
     for replied in replies:
         asked = replied.command.fields
         if asked["reply_to"]:
-            fields = _said(replied.answer) | {
-                **{name: asked.get(name, "") for name in NAMES},
-                "seq": asked.get("seq", 0),
-                "cause_offset": replied.command.offset,
-            }
-            value = codec.encode("order_reply", fields)
-            yield Message(REPLIES, str(asked["reply_to"]).encode(), value)
+            yield _reply(codec, asked, replied.command.offset, _said(replied.answer))
 
 
 def refusals_of(codec: Codec, refusals: Iterable[Refused]) -> Iterator[Message]:
@@ -38,16 +32,19 @@ def refusals_of(codec: Codec, refusals: Iterable[Refused]) -> Iterator[Message]:
     for refused in refusals:
         asked = refused.command.fields if refused.command else {}
         if asked.get("reply_to"):
-            fields = {name: asked.get(name, "") for name in NAMES} | {
-                "seq": asked.get("seq", 0),
+            said = {
                 "outcome": "refused",
                 "reason": refused.reason,
                 "detail": refused.detail[:MOST_DETAIL_CHARS],
                 "as_of": refused.appended_ms,
-                "cause_offset": refused.offset,
             }
-            value = codec.encode("order_reply", fields)
-            yield Message(REPLIES, str(asked["reply_to"]).encode(), value)
+            yield _reply(codec, asked, refused.offset, said)
+
+
+def _reply(codec: Codec, asked: Mapping[str, Any], offset: int, said: dict[str, Any]) -> Message:
+    names = {name: asked.get(name, "") for name in NAMES}
+    fields = said | names | {"seq": asked.get("seq", 0), "cause_offset": offset}
+    return Message(REPLIES, str(asked["reply_to"]).encode(), codec.encode("order_reply", fields))
 
 
 def _said(answer: OrderAnswer | HoldAnswer) -> dict[str, Any]:

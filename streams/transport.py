@@ -220,6 +220,18 @@ class PassThrough(faust.Schema):
         return message.value
 
 
+def position_of(app: LineApp, tp: TP, done: int | None) -> tuple[int, int] | None:
+    """Return the first offset of a partition that is not done and what lies behind it; None: unknown.
+
+    `done` is what the caller knows; before its first ack Faust's memory of what was committed is all
+    there is.
+    """
+    next_offset = app.consumer._committed_offset.get(tp) if done is None else done
+    if next_offset is None:
+        return None
+    return next_offset, max((app.consumer.highwater(tp) or 0) - next_offset, 0)
+
+
 def tps_of(topic: str, assigned: Iterable[TP]) -> set[int]:
     """Return the partitions of `topic` among the assigned ones."""
     return {tp.partition for tp in assigned if tp.topic == topic}

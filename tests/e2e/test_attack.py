@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 
@@ -92,5 +91,4 @@ async def held_by(settings, accounts):
 
 
 async def held_of(orders, account):
-    reply = await orders.order(account, kind="show")
-    return sum(one["held_utok"] for one in json.loads(reply["detail"])["buckets"])
+    return sum(one["held_utok"] for one in (await orders.show(account))["buckets"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import tomllib
 
@@ -99,13 +98,9 @@ class Office:
     async def open(self, account, plan):
         await self.orders.order(account, kind="open", plan=plan, cycle_day=0)
 
-    async def shown(self, account):
-        reply = await self.orders.order(account, kind="show")
-        return json.loads(reply["detail"])
-
     async def used(self, account):
         """Return what is used of the plan's bucket and beyond it, and what is held, in tokens."""
-        found = await self.shown(account)
+        found = await self.orders.show(account)
         used = {one["bucket"]: one["used_utok"] // MILLION for one in found["buckets"]}
         return used[1], used[0], found["held_utok"] // MILLION
 

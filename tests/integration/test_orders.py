@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 
@@ -21,10 +20,11 @@ from tokenline.charging.replay import ChargedRange, replay
 from tokenline.errors import BadData
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
+from tokenline.wire.catalogs import read_catalogs
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.guard import Guard
 from tokenline.wire.kafka import client_options
-from tokenline.wire.orders import Orders, read_catalogs
+from tokenline.wire.orders import Orders
 from tokenline.wire.registry import open_registry
 
 MILLION = 1_000_000
@@ -49,16 +49,11 @@ def publish(orders, catalog=CATALOG):
     return orders.publish_catalog(catalog.version, catalog.effective_ms, catalog.to_json())
 
 
-async def shown(orders, account):
-    reply = await orders.order(account, kind="show")
-    return json.loads(reply["detail"])
-
-
 async def test_an_account_is_opened_used_up_cut_and_topped_up(settings, tmp_path):
     async with Line(settings, tmp_path) as line, Orders(settings) as orders:
         await line.started()
         assert len(await publish(orders)) == 2
-        assert await read_catalogs(settings) == [CATALOG.to_json()]
+        assert await read_catalogs(settings) == [CATALOG]
 
         opened = await orders.order("acme", kind="open", plan="strict", cycle_day=0)
         assert (opened["outcome"], opened["rest_utok"]) == ("done", 310 * MILLION)
@@ -78,7 +73,7 @@ async def test_an_account_is_opened_used_up_cut_and_topped_up(settings, tmp_path
             "cause_offset": granted["cause_offset"] + 1,
         }
         await line.until(lambda: line.books.decisions[-1]["state"] != "cut")
-        buckets = {one["bucket"]: one for one in (await shown(orders, "acme"))["buckets"]}
+        buckets = {one["bucket"]: one for one in (await orders.show("acme"))["buckets"]}
         assert {number: one["used_utok"] // MILLION for number, one in buckets.items()} == {
             0: 90,
             1: 310,
@@ -109,7 +104,7 @@ async def test_a_hold_keeps_its_units_until_its_usage_arrives(settings, tmp_path
         await line.until(
             lambda: any(one["hi_offset"] >= 0 for one in line.books.charged), what="charged"
         )
-        found = await shown(orders, "acme")
+        found = await orders.show("acme")
         assert (found["held_utok"], found["rest_utok"]) == (0, 260 * MILLION)
 
 
@@ -138,7 +133,7 @@ async def test_a_subscriber_at_its_cap_is_cut_alone_for_every_gateway(settings, 
 
             worker.kill()
             await line.started()
-            found = (await shown(orders, "home"))["limits"]
+            found = (await orders.show("home"))["limits"]
             caps = {one["subscriber"]: one for one in found if one["limit"] == "subscriber_tokens"}
             assert (caps["kid"]["used"], caps["kid"]["ceiling"]) == (60 * MILLION, 60 * MILLION)
             await orders.order("home", kind="change_plan", plan="strict")
@@ -225,7 +220,7 @@ async def spent_as(orders, used):
     """Return all accounts as they are shown, once each has spent what was used."""
     deadline = time.monotonic() + 30
     while True:
-        found = {account: await shown(orders, account) for account in ACCOUNTS}
+        found = {account: await orders.show(account) for account in ACCOUNTS}
         spent = {
             account: sum(one["used_utok"] for one in found[account]["buckets"]) // MILLION
             for account in ACCOUNTS

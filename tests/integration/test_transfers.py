@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 
 import charging_points
@@ -65,8 +64,7 @@ def transfer(orders, command_id, tokens, to=RECEIVER):
 
 async def moved_to(orders, account):
     """Return (models, tokens) of each bucket that an account has of transfers."""
-    reply = await orders.order(account, kind="show", timeout_s=60)
-    found = json.loads(reply["detail"])["buckets"]
+    found = (await orders.show(account, timeout_s=60))["buckets"]
     return sorted(
         (one["models"], one["total_utok"] // MILLION)
         for one in found
@@ -83,8 +81,7 @@ async def until_moved(orders, account, wanted):
 
 
 async def left_to_give(orders):
-    reply = await orders.order(GIVER, kind="show", timeout_s=60)
-    found = json.loads(reply["detail"])["buckets"]
+    found = (await orders.show(GIVER, timeout_s=60))["buckets"]
     return [one["total_utok"] // MILLION for one in found if one["source"] == "gift"]
 
 

@@ -50,8 +50,8 @@ input_tokens = 1
 output_tokens = 2
 """
 _PLAN = """
-[plans.{mode}]
-title = "{mode}"
+[plans.{name}]
+title = "{name}"
 fee = "1"
 tokens = {tokens}
 mode = "{mode}"
@@ -94,11 +94,9 @@ class Outcome:
 def catalog_of(tokens: int, *, plenty_tokens: int = 0) -> Catalog:
     """Return a catalog with a plan of each mode that stops at `tokens`, and one of plenty."""
     plans = [
-        _PLAN.format(mode="strict", tokens=plenty_tokens, validity=60).replace(
-            "plans.strict", "plans.plenty"
-        ),
-        *(_PLAN.format(mode=mode, tokens=tokens, validity=VALIDITY_S) for mode in MODES),
+        _PLAN.format(name=mode, mode=mode, tokens=tokens, validity=VALIDITY_S) for mode in MODES
     ]
+    plans.append(_PLAN.format(name="plenty", mode="strict", tokens=plenty_tokens, validity=60))
     text = _CATALOG.format(provider=PROVIDER, model=MODEL) + "".join(plans)
     return Catalog.model_validate(tomllib.loads(text))
 
@@ -200,25 +198,25 @@ async def run_attack(
         Unavailable: charging did not come back.
     """
     account = f"prey-{attack.mode}-{CLOCK.wall_ms()}"
-    async with Orders(settings) as orders:
-        await orders.order(account, kind="open", plan=attack.mode, cycle_day=0)
     gateways = Gateways(settings, account, attack)
     outcome = Outcome(attack.mode, attack.tokens)
-    try:
-        await asyncio.to_thread(gateways.start)
-        began_s = CLOCK.monotonic_s()
-        await _until_spent(settings, account, attack, outcome, gateways, killers)
-        outcome.seconds = round(CLOCK.monotonic_s() - began_s, 1)
-        await asyncio.to_thread(gateways.stop)
-    finally:
-        gateways.kill_all()
-    await _until_quiet(settings, account, outcome)
+    async with Orders(settings) as orders:
+        await orders.order(account, kind="open", plan=attack.mode, cycle_day=0)
+        try:
+            await asyncio.to_thread(gateways.start)
+            began_s = CLOCK.monotonic_s()
+            await _until_spent(orders, account, attack, outcome, gateways, killers)
+            outcome.seconds = round(CLOCK.monotonic_s() - began_s, 1)
+            await asyncio.to_thread(gateways.stop)
+        finally:
+            gateways.kill_all()
+        await _until_quiet(orders, account, outcome)
     outcome.counts = gateways.counts()
     return outcome
 
 
 async def _until_spent(
-    settings: Settings,
+    orders: Orders,
     account: str,
     attack: Attack,
     outcome: Outcome,
@@ -228,7 +226,7 @@ async def _until_spent(
     waiting = list(attack.kills)
     until_s = CLOCK.monotonic_s() + attack.within_s
     while CLOCK.monotonic_s() < until_s:
-        await _look(settings, account, outcome)
+        await _look(orders, account, outcome)
         share = outcome.spendable_share
         while waiting and share >= waiting[0][0]:
             victim = waiting.pop(0)[1]
@@ -240,26 +238,24 @@ async def _until_spent(
         await asyncio.sleep(LOOK_S)
 
 
-async def _until_quiet(settings: Settings, account: str, outcome: Outcome) -> None:
+async def _until_quiet(orders: Orders, account: str, outcome: Outcome) -> None:
     """Look until nothing is held and nothing changes any more."""
     until_s, before = CLOCK.monotonic_s() + 4 * VALIDITY_S, (-1, -1)
     while CLOCK.monotonic_s() < until_s:
         await asyncio.sleep(1.0)
-        await _look(settings, account, outcome)
+        await _look(orders, account, outcome)
         now = outcome.used_utok, outcome.overshoot_utok
         if now == before and not outcome.held_utok:
             return
         before = now
 
 
-async def _look(settings: Settings, account: str, outcome: Outcome) -> None:
+async def _look(orders: Orders, account: str, outcome: Outcome) -> None:
     """Note how the account stands; while charging is away it stands as before."""
     try:
-        async with Orders(settings) as orders:
-            reply = await orders.order(account, kind="show", timeout_s=20)
+        shown = await orders.show(account, timeout_s=20)
     except Unavailable:
         return
-    shown = json.loads(reply["detail"])
     buckets = {int(one["bucket"]): one for one in shown["buckets"]}
     outcome.used_utok = sum(int(one["used_utok"]) for number, one in buckets.items() if number)
     outcome.overshoot_utok = int(buckets[0]["used_utok"])

@@ -7,7 +7,6 @@ grant. What an account was cut by and when it went on is kept for the result.
 from __future__ import annotations
 
 import asyncio
-import json
 import tomllib
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -142,8 +141,7 @@ class Stories:
         notes = []
         async with Orders(self._settings) as orders:
             for story in self.stories.values():
-                reply = await orders.order(story.account, kind="show", timeout_s=SHOW_S)
-                self._note(story, json.loads(reply["detail"]), now_s)
+                self._note(story, await orders.show(story.account, timeout_s=SHOW_S), now_s)
                 if story.cut and not story.topped_up and now_s - story.cut_at_s >= CUT_S:
                     await orders.order(
                         story.account,

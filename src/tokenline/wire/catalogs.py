@@ -15,7 +15,7 @@ from tokenline.errors import BadData, BrokerUnavailable, Unavailable
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import Catalog
 from tokenline.wire.avro import Codec
-from tokenline.wire.kafka import client_options
+from tokenline.wire.kafka import start_reader
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.topics import CATALOG
 
@@ -57,10 +57,7 @@ class Catalogs:
     async def __aenter__(self) -> Self:
         """Read all versions."""
         try:
-            consumer = await self._open()
-            end = (await consumer.end_offsets([self._partition]))[self._partition]
-            while await consumer.position(self._partition) < end:
-                await self._read(consumer)
+            consumer = await self._read_all()
         except KafkaError as error:
             raise BrokerUnavailable(
                 f"Kafka at {self._settings.kafka_bootstrap}: {error!r}"
@@ -79,18 +76,20 @@ class Catalogs:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _open(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            **client_options(self._settings),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
+    async def _read_all(self) -> AIOKafkaConsumer:
+        """Read to the end and return the consumer, which stands there."""
+        consumer = await self._open()
         try:
-            await consumer.start()
+            end = (await consumer.end_offsets([self._partition]))[self._partition]
+            while await consumer.position(self._partition) < end:
+                await self._read(consumer)
         except BaseException:
             await consumer.stop()
             raise
-        consumer.assign([self._partition])
+        return consumer
+
+    async def _open(self) -> AIOKafkaConsumer:
+        consumer = await start_reader(self._settings, self._partition, auto_offset_reset="earliest")
         if self._position >= 0:
             consumer.seek(self._partition, self._position)
         return consumer
@@ -130,3 +129,13 @@ class Catalogs:
         except BadData as error:
             _log.error("catalog_refused", error=str(error))
             return False
+
+
+async def read_catalogs(settings: Settings, *, registry: Registry | None = None) -> list[Catalog]:
+    """Return every catalog that was published, oldest first.
+
+    Raises:
+        BrokerUnavailable: Kafka did not answer.
+    """
+    async with Catalogs(settings, registry=registry) as catalogs:
+        return list(catalogs.book.versions)

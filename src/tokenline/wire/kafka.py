@@ -6,6 +6,7 @@ import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.partitioner import murmur2
 
 from tokenline.errors import SettingsError
@@ -38,6 +39,26 @@ def client_options(settings: Settings) -> dict[str, Any]:
         options["sasl_plain_username"] = settings.kafka_username
         options["sasl_plain_password"] = settings.kafka_password
     return options
+
+
+async def start_reader(
+    settings: Settings,
+    tp: TopicPartition,
+    **options: Any,  # noqa: ANN401  those of aiokafka
+) -> AIOKafkaConsumer:
+    """Return a consumer of one partition that belongs to no group and commits nothing.
+
+    Raises:
+        KafkaError: the broker does not answer; nothing is left running.
+    """
+    consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False, **options)
+    try:
+        await consumer.start()
+    except BaseException:
+        await consumer.stop()
+        raise
+    consumer.assign([tp])
+    return consumer
 
 
 def account_key(tenant: str, account: str) -> bytes:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import uuid
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
@@ -28,6 +28,7 @@ from tokenline.wire.kafka import (
     account_key,
     client_options,
     partition_of,
+    start_reader,
     too_long_names,
 )
 from tokenline.wire.registry import Registry, open_registry
@@ -131,6 +132,20 @@ class Orders:
         said = _fit(known | fields)
         key, name = account_key(tenant, account), ("order", tenant, account, command_id, 0)
         return await self._ask(key, self._codec.encode("account_order", said), name, timeout_s)
+
+    async def show(
+        self, account: str, *, tenant: str = "default", timeout_s: float = 30.0
+    ) -> dict[str, Any]:
+        """Return all that charging knows of an account at this moment, amounts in µtok; raises as `order`.
+
+        Raises:
+            BadData: there is no such account.
+        """
+        reply = await self.order(account, kind="show", tenant=tenant, timeout_s=timeout_s)
+        if reply["outcome"] == "refused":
+            raise BadData(f"{tenant}/{account}: {reply['reason']}")
+        found: dict[str, Any] = json.loads(reply["detail"])
+        return found
 
     async def hold(
         self,
@@ -243,18 +258,12 @@ class Orders:
 
     async def _listen(self) -> AIOKafkaConsumer:
         """Return a consumer that stands where the last one was, at first at the end."""
-        consumer = AIOKafkaConsumer(
-            **client_options(self._settings),
-            enable_auto_commit=False,
+        consumer = await start_reader(
+            self._settings,
+            self._replies,
             auto_offset_reset="latest",
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
-        try:
-            await consumer.start()
-        except BaseException:
-            await consumer.stop()
-            raise
-        consumer.assign([self._replies])
         if self._position < 0:
             await consumer.seek_to_end(self._replies)
             self._position = await consumer.position(self._replies)
@@ -342,32 +351,3 @@ def _name_of(reply: Reply) -> Name:
     what = "order" if reply["command_id"] else "session"
     whose = str(reply["tenant_id"]), str(reply["account_id"])
     return what, *whose, str(reply["command_id"] or reply["session"]), int(reply["seq"])
-
-
-async def read_catalogs(settings: Settings, *, registry: Registry | None = None) -> list[str]:
-    """Return the JSON of every catalog published, oldest first.
-
-    Raises:
-        BrokerUnavailable: Kafka did not answer.
-    """
-    codec = Codec(registry or open_registry(settings))
-    consumer = AIOKafkaConsumer(
-        **client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest"
-    )
-    tp = TopicPartition(settings.topic(CATALOG), 0)
-    try:
-        async with consumer:
-            consumer.assign([tp])
-            end = (await consumer.end_offsets([tp]))[tp]
-            found: dict[int, str] = {}
-            while await consumer.position(tp) < end:
-                records = (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, [])
-                found.update(_catalogs(codec, [record.value for record in records]))
-    except KafkaError as error:
-        raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
-    return [found[version] for version in sorted(found)]
-
-
-def _catalogs(codec: Codec, values: Iterable[bytes | None]) -> dict[int, str]:
-    said = [codec.decode(value)[1] for value in values if value is not None]
-    return {int(str(one["version"])): str(one["catalog"]) for one in said}
