@@ -107,6 +107,8 @@ class Outputs:
             (topic, [(message.key, message.value) for message in group])
             for topic, group in by_topic
         ]
+        if len(sends) == 1:
+            return await self._begin_send(*sends[0])
         begun = await asyncio.gather(
             *(self._begin_send(topic, records) for topic, records in sends)
         )

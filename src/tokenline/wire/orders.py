@@ -48,7 +48,6 @@ FETCH_WAIT_MS = 10
 POLL_MS = 200
 # What moves between accounts: it credits units, so only who took them out may say it.
 CHARGING_ONLY = ("transfer_in", "transfer_return")
-LINGER_MS = 3  # orders that come together travel together
 RECONNECT_S = 0.5
 
 _log = structlog.get_logger(__name__)
@@ -81,10 +80,9 @@ class Orders:
         """Stand at the end of the replies: an answer cannot come before its order."""
         try:
             # Not idempotent, and none the worse: whatever arrives twice is answered alike. An
-            # idempotent producer that has lost its place is of no use any more.
-            self._producer = AIOKafkaProducer(
-                **client_options(self._settings), acks="all", linger_ms=LINGER_MS
-            )
+            # idempotent producer that has lost its place is of no use any more. It lingers for nothing:
+            # what comes while one request is out travels with the next.
+            self._producer = AIOKafkaProducer(**client_options(self._settings), acks="all")
             await self._producer.start()
             self._consumer = await self._listen()
         except KafkaError as error:
