@@ -31,6 +31,7 @@ from charging_oracle import (
 from tokenline.event import UsageEvent
 from tokenline.platform.processes import free_port
 from tokenline.platform.worker_process import WorkerProcess
+from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options, partition_of
 from tokenline.wire.topics import ensure_topics
 
@@ -38,6 +39,19 @@ FOLLOWED = ("usage", "charged", "windows", "decisions", "dead-letters", "command
 SETTLE_S = 30
 LIMITS = ("month", "minute", "hour", "day")
 THIS = str(Path(__file__).resolve())
+
+
+def line_settings(kafka, tmp_path, **fields):
+    """Return settings of a line of the test's own on the shared broker; charging needs no warehouse."""
+    return Settings(
+        kafka_bootstrap=kafka.bootstrap,
+        topic_prefix=f"{tmp_path.name}.",
+        charging_health_port=0,
+        session_timeout_ms=2000,
+        idle_flush_ms=200,
+        data_dir=tmp_path / "data",
+        **fields,
+    )
 
 
 def usage(account, *, gateway="gw-1", seq=0, tenant="default", **fields):

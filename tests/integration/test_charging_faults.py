@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import charging_points
 import pytest
-from charging_helpers import Line, Load, command, ended, prepared, ready
+from charging_helpers import Line, Load, command, ended, line_settings, prepared, ready
 
 from streams.state import JournalLog, journal_producer
 from tests.paper_line import facts
@@ -21,7 +21,6 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.step import Commanded
 from tokenline.errors import FencedOut
-from tokenline.settings import Settings
 from tokenline.wire.topics import ensure_topics
 
 BACK_WITHIN_S = 15
@@ -29,16 +28,7 @@ BACK_WITHIN_S = 15
 
 @pytest.fixture
 def settings(kafka, tmp_path):
-    """A line of the test's own on the shared broker; charging needs no warehouse."""
-    return Settings(
-        partitions=4,
-        kafka_bootstrap=kafka.bootstrap,
-        topic_prefix=f"{tmp_path.name}.",
-        charging_health_port=0,
-        session_timeout_ms=2000,
-        idle_flush_ms=200,
-        data_dir=tmp_path / "data",
-    )
+    return line_settings(kafka, tmp_path, partitions=4)
 
 
 async def test_kill_9_again_and_again_under_load(settings, tmp_path):

@@ -7,27 +7,26 @@ import os
 import time
 
 import pytest
-from charging_helpers import RUBBISH, Line, account_name, command, ended, frame, usage
+from charging_helpers import (
+    RUBBISH,
+    Line,
+    account_name,
+    command,
+    ended,
+    frame,
+    line_settings,
+    usage,
+)
 from charging_oracle import CODEC, key_of, last_decisions, verdicts
 
 from tokenline.platform.worker_process import ask_health
-from tokenline.settings import Settings
 
 HOUR_MS = 3_600_000
 
 
 @pytest.fixture
 def settings(kafka, tmp_path):
-    """A line of the test's own on the shared broker; charging needs no warehouse."""
-    return Settings(
-        partitions=4,
-        kafka_bootstrap=kafka.bootstrap,
-        topic_prefix=f"{tmp_path.name}.",
-        charging_health_port=0,
-        session_timeout_ms=2000,
-        idle_flush_ms=200,
-        data_dir=tmp_path / "data",
-    )
+    return line_settings(kafka, tmp_path, partitions=4)
 
 
 def reasons(line):

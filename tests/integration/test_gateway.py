@@ -7,12 +7,11 @@ import time
 import tomllib
 
 import pytest
-from charging_helpers import Line
+from charging_helpers import Line, line_settings
 
 from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded
 from tokenline.gateway.gateway import Gateway
 from tokenline.rating.catalog import Catalog
-from tokenline.settings import Settings
 from tokenline.wire.orders import Orders
 
 MILLION = 1_000_000
@@ -73,18 +72,8 @@ CALL = {"provider": "p", "model": "m", "prompt_tokens": 100, "max_tokens": 200}
 
 @pytest.fixture
 def settings(kafka, tmp_path):
-    """A line of the test's own on the shared broker."""
-    return Settings(
-        partitions=2,
-        kafka_bootstrap=kafka.bootstrap,
-        topic_prefix=f"{tmp_path.name}.",
-        charging_health_port=0,
-        session_timeout_ms=2000,
-        idle_flush_ms=200,
-        data_dir=tmp_path / "data",
-        gateway_id="gw",
-        lease_idle_ms=200,
-        guard_stale_ms=3000,
+    return line_settings(
+        kafka, tmp_path, partitions=2, gateway_id="gw", lease_idle_ms=200, guard_stale_ms=3000
     )
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from charging_helpers import Line, usage
+from charging_helpers import Line, line_settings, usage
 
 from streams.charging import ChargingWorker
 from streams.intake import decode_commands, decode_usage
@@ -18,7 +18,6 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.replay import ChargedRange, replay
 from tokenline.errors import BadData
-from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
 from tokenline.wire.catalogs import read_catalogs
 from tokenline.wire.columns import ColumnCodec
@@ -33,16 +32,7 @@ ACCOUNTS = [f"acct-{i}" for i in range(6)]
 
 @pytest.fixture
 def settings(kafka, tmp_path):
-    """A line of the test's own on the shared broker; charging needs no warehouse."""
-    return Settings(
-        partitions=2,
-        kafka_bootstrap=kafka.bootstrap,
-        topic_prefix=f"{tmp_path.name}.",
-        charging_health_port=0,
-        session_timeout_ms=2000,
-        idle_flush_ms=200,
-        data_dir=tmp_path / "data",
-    )
+    return line_settings(kafka, tmp_path, partitions=2)
 
 
 def publish(orders, catalog=CATALOG):

@@ -7,10 +7,9 @@ import time
 
 import charging_points
 import pytest
-from charging_helpers import Line, ended, ready
+from charging_helpers import Line, ended, line_settings, ready
 
 from tests.orders import CATALOG
-from tokenline.settings import Settings
 from tokenline.wire.kafka import account_key, partition_of
 from tokenline.wire.orders import Orders
 
@@ -30,16 +29,7 @@ NOBODY = RECEIVER + "-never"  # whichever partition: it has no account
 
 @pytest.fixture
 def settings(kafka, tmp_path):
-    """A line of the test's own on the shared broker; charging needs no warehouse."""
-    return Settings(
-        partitions=2,
-        kafka_bootstrap=kafka.bootstrap,
-        topic_prefix=f"{tmp_path.name}.",
-        charging_health_port=0,
-        session_timeout_ms=2000,
-        idle_flush_ms=200,
-        data_dir=tmp_path / "data",
-    )
+    return line_settings(kafka, tmp_path, partitions=2)
 
 
 async def begin(orders):

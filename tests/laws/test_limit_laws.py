@@ -9,13 +9,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import DAY, HOUR, MINUTE
-from tests.unit.test_quota_limits import at, books_with, spec
+from tests.unit.test_quota_limits import at, books_with, open_account, spec
 from tokenline.quota import orders
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import HoldOrder
-from tokenline.quota.limit_windows import rolled
+from tokenline.quota.limit_windows import (
+    LENGTHS_MS,
+    TOGETHER,
+    note_use,
+    roll,
+    roll_all,
+    rolled,
+)
 from tokenline.quota.limits import EACH, Limit
 from tokenline.quota.terms import Per, Unit, Use
 
@@ -124,3 +131,47 @@ def used_by_name(books, now):
         (limits.spec(row).name, limits.get(row, Limit.SUBSCRIBER), rolled(books, row, now)[9:])
         for row in limits.of_owner(0)
     )
+
+
+EVERY_WINDOW = tuple(
+    (spec(per, Unit.UTOK, f"{per.name}-{rolling}", rolling=rolling, each=each), 10**9)
+    for each in (False, True)
+    for rolling in (False, True)
+    for per in Per
+    if not rolling or per in LENGTHS_MS
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 7_000, MINUTE, HOUR // 12, HOUR, 3 * HOUR, DAY, 8 * DAY, 40 * DAY]),
+            st.sampled_from(["kid", "m", "dad"]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_rows_rolled_together_are_as_if_rolled_alone(turns):
+    """Whether or not the account was brought up to the moment: a cycle may end within a chunk."""
+    now = at("America/New_York", 2026, 10, 31, 22)
+    together, alone = (books_with(*EVERY_WINDOW, now=now) for _ in range(2))
+    for books in (together, alone):
+        open_account(books, "t/elsewhere", "Asia/Shanghai", now, day=9)
+    for wait, name, entered in turns:
+        now += wait
+        for books in (together, alone):
+            for slot in range(2):
+                if entered:
+                    orders.bring_up_to(books, slot, now)
+                books.limits.matching(slot, Use("p", "max", name))
+        rows = np.arange(len(together.limits))
+        assert len(rows) >= TOGETHER
+        roll_all(together, rows, now)
+        for row in rows.tolist():
+            roll(alone, row, now)
+        assert (together.limits.matrix == alone.limits.matrix).all()
+        for books in (together, alone):
+            note_use(books, rows, rows + 1)

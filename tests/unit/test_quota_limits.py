@@ -34,14 +34,19 @@ def at(zone, *when):
 
 
 def books_with(*limits, zone="America/New_York", now, day=1, mode=Mode.STRICT):
-    cells = AccountCells()
-    slot = cells.open("t/a")
+    terms = Terms(mode=mode, allowance_utok=10**12, prorated=False, limits=limits)
+    books = Books(AccountCells(), lambda _plan, _at: terms, HOUR)
+    open_account(books, "t/a", zone, now, day)
+    return books
+
+
+def open_account(books, key, zone, now, day=1):
+    cells = books.cells
+    slot = cells.open(key)
     cells.matrix[slot, Cell.ZONE] = cells.zone_code(zone)
     cells.matrix[slot, LIMITS] = -1
-    terms = Terms(mode=mode, allowance_utok=10**12, prorated=False, limits=limits)
-    books = Books(cells, lambda _plan, _at: terms, HOUR)
-    orders.open_account(books, 0, "plan", day, now)
-    return books
+    orders.open_account(books, slot, "plan", day, now)
+    return slot
 
 
 def spec(per, unit=Unit.REQUESTS, name="limit", **more):

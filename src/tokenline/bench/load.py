@@ -53,6 +53,18 @@ limits = [
     {{ tokens = 1_000_000_000_000, per = "hour" }},
     {{ tokens = 1_000_000_000_000, per = "day" }},
 ]
+
+[plans.pool]
+title = "Limits that are looked at event by event: a cap for each member, a week, a rolling day"
+fee = "1"
+tokens = 1_000_000_000_000
+mode = "prepaid"
+subscriber_tokens = 500_000_000_000
+limits = [
+    {{ utok = 1_000_000_000_000_000, per = "week" }},
+    {{ tokens = 1_000_000_000_000, per = "day", rolling = true }},
+    {{ requests = 1_000_000_000, per = "cycle", of = "subscriber" }},
+]
 """
 
 
@@ -76,31 +88,33 @@ def account_name(number: int) -> str:
 
 
 def catalog() -> Catalog:
-    """Return a catalog that rates every model of the load and has one plan, `bench`."""
+    """Return a catalog that rates every model of the load and has two plans, `bench` and `pool`."""
     rates = "".join(_RATE.format(*pair) for pair in zip(PROVIDERS, MODELS, strict=True))
     return Catalog.model_validate(tomllib.loads(_PLANS.format(rates)))
 
 
-async def produce_orders(settings: Settings, codec: Codec, accounts: int, now_ms: int) -> None:
-    """Put an order on the commands topic for each account, to open it on the plan `bench`."""
+async def produce_orders(
+    settings: Settings, codec: Codec, accounts: int, plan: str, now_ms: int
+) -> None:
+    """Put an order on the commands topic for each account, to open it on a plan."""
     producer = AIOKafkaProducer(**client_options(settings), acks="all", max_batch_size=1 << 20)
     async with producer:
         for first in range(0, accounts, ORDER_BATCH):
             some = range(first, min(first + ORDER_BATCH, accounts))
             frames = [
-                codec.encode("account_order", _opening(account_name(number), now_ms))
+                codec.encode("account_order", _opening(account_name(number), plan, now_ms))
                 for number in some
             ]
             keys = [account_key("default", account_name(number)) for number in some]
             await append(producer, settings, COMMANDS, keys, frames)
 
 
-def _opening(account: str, now_ms: int) -> dict[str, object]:
+def _opening(account: str, plan: str, now_ms: int) -> dict[str, object]:
     return {
         "account_id": account,
         "command_id": f"open-{account}",
         "kind": "open",
-        "plan": "bench",
+        "plan": plan,
         "issued_at": now_ms,
     }
 

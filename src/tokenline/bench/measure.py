@@ -70,8 +70,8 @@ async def prepare(settings: Settings, accounts: int, log: Path, *, month_tokens:
         await until(process, lambda: metric(process, names.DECISIONS) >= accounts)
 
 
-async def prepare_plans(settings: Settings, accounts: int, log: Path) -> None:
-    """Publish a catalog and open every account on its plan, so that a run begins with usage."""
+async def prepare_plans(settings: Settings, accounts: int, plan: str, log: Path) -> None:
+    """Publish a catalog and open every account on a plan, so that a run begins with usage."""
     await ensure_topics(settings)
     catalog = loads.catalog()
     codec = Codec(open_registry(settings))
@@ -79,7 +79,7 @@ async def prepare_plans(settings: Settings, accounts: int, log: Path) -> None:
         process.await_ready(60)
         async with Orders(settings) as orders:
             await orders.publish_catalog(catalog.version, catalog.effective_ms, catalog.to_json())
-        await loads.produce_orders(settings, codec, accounts, CLOCK.wall_ms())
+        await loads.produce_orders(settings, codec, accounts, plan, CLOCK.wall_ms())
         await until(process, lambda: metric(process, names.DECISIONS) >= accounts)
 
 

@@ -102,6 +102,7 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
         "gateway": _gateway,
         "charging": _charging,
         "plans": _plans,
+        "limits": _limits,
         "landing": _landing,
         "skew": _skew,
         "memory": _memory,
@@ -166,11 +167,19 @@ async def _charging(room: Room) -> None:
 
 async def _plans(room: Room) -> None:
     """Charge the same load with every account on a plan: rated, burnt from buckets, under limits."""
-    settings, options = room.line("bench-plans"), room.options
-    await measure.prepare_plans(settings, options.accounts, room.log("plans"))
+    room.tell("charging_plans_events_per_s", await _plan_rate(room, "plans", "bench"))
+
+
+async def _limits(room: Room) -> None:
+    """Charge it with limits of every other kind, which no bar is for: they are looked at one by one."""
+    room.tell("charging_limits_events_per_s", await _plan_rate(room, "limits", "pool"))
+
+
+async def _plan_rate(room: Room, part: str, plan: str) -> float:
+    settings, options = room.line(f"bench-{part}"), room.options
+    await measure.prepare_plans(settings, options.accounts, plan, room.log(part))
     await room.produce(settings, loads.Load(events=options.events, accounts=options.accounts))
-    rate = await measure.charging_rate(settings, options.events, room.log("plans"))
-    room.tell("charging_plans_events_per_s", rate.per_s)
+    return (await measure.charging_rate(settings, options.events, room.log(part))).per_s
 
 
 async def _gateway(room: Room) -> None:

@@ -63,7 +63,7 @@ def bench(
     only: Annotated[
         str,
         typer.Option(
-            help="comma-separated parts: latency, gateway, charging, plans, landing, skew, memory"
+            help="comma-separated parts: latency, gateway, charging, plans, limits, landing, skew, memory"
         ),
     ] = "",
 ) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from tokenline.metering.calendar import cycle_at, spans_at, week_at
 from tokenline.quota.books import Balance
+from tokenline.quota.cells import Cell
 from tokenline.quota.limits import SLICES, Limit
 from tokenline.quota.terms import NEVER_MS, Per
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from tokenline.quota.books import Books, Int64s
 
 MINUTE_MS = 60_000
+RING = slice(Limit.RING, Limit.RING + SLICES + 1)
+# Fewer rows are rolled one by one.
+TOGETHER = 8
 LENGTHS_MS = {
     Per.MINUTE: MINUTE_MS,
     Per.HOUR: 60 * MINUTE_MS,
@@ -54,7 +58,9 @@ def roll_all(books: Books, rows: Int64s, now_ms: int) -> None:
     if cycles.size:
         balances = books.balances.matrix[books.rows_of(found[cycles, Limit.OWNER])]
         due[cycles] |= found[cycles, Limit.END] != balances[:, Balance.CYCLE_END]
-    for row in rows[due].tolist():
+    rows = rows[due]
+    alone = rows if len(rows) < TOGETHER else _roll_together(books, rows, found[due], now_ms)
+    for row in alone.tolist():
         roll(books, row, now_ms)
 
 
@@ -115,6 +121,42 @@ def take_back(books: Books, row: int, amount: int, counted_ms: int) -> None:
         limits.set(row, column, values[column] - amount)
 
 
+def _roll_together(books: Books, rows: Int64s, found: Int64s, now_ms: int) -> Int64s:
+    """Roll rows that are due, a window of a zone at a time; return those that must be rolled alone.
+
+    Alone are slices of which some still count, and cycles that nobody has entered yet.
+    """
+    balances = books.balances.matrix[books.rows_of(found[:, Limit.OWNER])]
+    zones = books.cells.matrix[found[:, Limit.OWNER], Cell.ZONE]
+    rolling, cycle = found[:, Limit.ROLLING] != 0, found[:, Limit.PER] == Per.CYCLE
+    starts, ends = balances[:, Balance.CYCLE_START], balances[:, Balance.CYCLE_END]
+    plain = ~rolling & ~cycle
+    for per, zone in {*zip(found[plain, Limit.PER].tolist(), zones[plain].tolist(), strict=True)}:
+        here = plain & (found[:, Limit.PER] == per) & (zones == zone)
+        starts[here], ends[here] = _calendar(books.cells.zones[zone], Per(per), now_ms)
+    for per in set(found[rolling, Limit.PER].tolist()):
+        step = LENGTHS_MS[Per(per)] // SLICES
+        here = rolling & (found[:, Limit.PER] == per)
+        starts[here], ends[here] = now_ms // step * step, (now_ms // step + 1) * step
+    over = starts - found[:, Limit.START] > SLICES * (ends - starts)
+    together = np.where(rolling, over, ends > now_ms)
+    fresh = starts != found[:, Limit.START]
+    found[fresh, Limit.USED] = 0
+    found[:, Limit.START], found[:, Limit.END] = starts, ends
+    found[rolling, RING] = 0
+    books.limits.matrix[rows[together]] = found[together]
+    books.limits.touch_all(rows[together])
+    return rows[~together]
+
+
+def _calendar(zone: str, per: Per, now_ms: int) -> tuple[int, int]:
+    minute_ms = now_ms // MINUTE_MS * MINUTE_MS
+    if per is Per.WEEK:
+        return week_at(zone, minute_ms)
+    found: tuple[int, int] = getattr(spans_at(zone, minute_ms), per.name.lower())
+    return found
+
+
 def _roll_window(books: Books, values: list[int], now_ms: int) -> None:
     start, end = _window(books, values, now_ms)
     # An account that moves to another zone ends the window it has begun. A cycle that is over is
@@ -128,17 +170,14 @@ def _roll_window(books: Books, values: list[int], now_ms: int) -> None:
 
 def _window(books: Books, values: list[int], now_ms: int) -> tuple[int, int]:
     per, balance = Per(values[Limit.PER]), books.row(values[Limit.OWNER])
-    zone, minute_ms = books.zone(balance), now_ms // MINUTE_MS * MINUTE_MS
-    if per is Per.CYCLE:
-        end = books.get(balance, Balance.CYCLE_END)
-        if end > now_ms:
-            return books.get(balance, Balance.CYCLE_START), end
-        # A hold that expires is charged just before the next cycle is entered.
-        return cycle_at(zone, books.get(balance, Balance.CYCLE_DAY), minute_ms)
-    if per is Per.WEEK:
-        return week_at(zone, minute_ms)
-    found: tuple[int, int] = getattr(spans_at(zone, minute_ms), per.name.lower())
-    return found
+    if per is not Per.CYCLE:
+        return _calendar(books.zone(balance), per, now_ms)
+    end = books.get(balance, Balance.CYCLE_END)
+    if end > now_ms:
+        return books.get(balance, Balance.CYCLE_START), end
+    # A hold that expires is charged just before the next cycle is entered.
+    day = books.get(balance, Balance.CYCLE_DAY)
+    return cycle_at(books.zone(balance), day, now_ms // MINUTE_MS * MINUTE_MS)
 
 
 def _roll_slices(_: Books, values: list[int], now_ms: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ class Limit(IntEnum):
 
 
 WIDTH = Limit.RING + SLICES + 1
+NOTHING_COUNTED = (0,) * (WIDTH - Limit.START)
 
 
 class Specs:
@@ -82,6 +83,20 @@ class Specs:
         return found
 
 
+@dataclass(slots=True)
+class _Matching:
+    """Remember which rows an account's uses count into, told apart only by what its limits look at."""
+
+    by_model: bool
+    by_subscriber: bool
+    rows: dict[Use | str, tuple[int, ...]] = field(default_factory=dict)
+
+    def key(self, use: Use) -> Use | str:
+        if self.by_model:
+            return use
+        return use.subscriber if self.by_subscriber else ""
+
+
 class Limits(Table):
     """Hold the rows; the indexes are made again from them after a recovery.
 
@@ -98,7 +113,7 @@ class Limits(Table):
         self._of_account: dict[int, set[int]] = defaultdict(set)
         self._by_subscriber: dict[int, set[int]] = defaultdict(set)
         self._own: dict[tuple[int, int], int] = {}
-        self._matching: dict[int, dict[Use, tuple[int, ...]]] = {}
+        self._matching: dict[int, _Matching] = {}
 
     def spec(self, row: int) -> LimitSpec:
         """Return what a row counts."""
@@ -128,11 +143,18 @@ class Limits(Table):
 
     def matching(self, owner: int, use: Use) -> tuple[int, ...]:
         """Return the rows that `use` of an account counts into."""
-        known = self._matching.setdefault(owner, {})
-        found = known.get(use)
+        known = self._matching.get(owner)
+        if known is None:
+            known = self._matching[owner] = self._matching_of(owner)
+        key = known.key(use)
+        found = known.rows.get(key)
         if found is None:
-            found = known[use] = tuple(self._find(owner, use))
+            found = known.rows[key] = tuple(self._find(owner, use))
         return found
+
+    def _matching_of(self, owner: int) -> _Matching:
+        specs = [self.spec(row) for row in self._of_account.get(owner, ())]
+        return _Matching(any(spec.models for spec in specs), any(spec.each for spec in specs))
 
     def put_in_force(
         self, owner: int, wanted: Iterable[tuple[LimitSpec, int]], now_ms: int
@@ -216,12 +238,14 @@ class Limits(Table):
     def _add_row(self, owner: int, code: int, subscriber: int, ceiling: int) -> int:
         spec = self.specs[code]
         head = (owner, code, subscriber, ceiling, spec.unit, spec.per, spec.rolling)
-        row = self.add((*map(int, head), *[0] * (WIDTH - len(head))))
-        self._note(row)
+        row = self.add(head + NOTHING_COUNTED)
+        self._index(row, owner, code, subscriber)
         return row
 
     def _note(self, row: int) -> None:
-        owner, code, subscriber = self._matrix[row, : Limit.CEILING].tolist()
+        self._index(row, *self._matrix[row, : Limit.CEILING].tolist())
+
+    def _index(self, row: int, owner: int, code: int, subscriber: int) -> None:
         self._by_owner[owner].add(row)
         if subscriber < 0:
             self._of_account[owner].add(row)
