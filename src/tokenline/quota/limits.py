@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -83,10 +83,21 @@ class Specs:
         return found
 
 
+class _InForce(NamedTuple):
+    """Hold what of a row says which uses count into it; of a pattern, into a row made of it."""
+
+    row: int
+    code: int
+    subscriber: int
+    ceiling: int
+    spec: LimitSpec
+
+
 @dataclass(slots=True)
 class _Matching:
     """Remember which rows an account's uses count into, told apart only by what its limits look at."""
 
+    limits: tuple[_InForce, ...]
     by_model: bool
     by_subscriber: bool
     rows: dict[Use | str, tuple[int, ...]] = field(default_factory=dict)
@@ -149,12 +160,23 @@ class Limits(Table):
         key = known.key(use)
         found = known.rows.get(key)
         if found is None:
-            found = known.rows[key] = tuple(self._find(owner, use))
+            found = known.rows[key] = tuple(self._find(known.limits, owner, use))
         return found
 
     def _matching_of(self, owner: int) -> _Matching:
-        specs = [self.spec(row) for row in self._of_account.get(owner, ())]
-        return _Matching(any(spec.models for spec in specs), any(spec.each for spec in specs))
+        limits = tuple(
+            _InForce(
+                row,
+                self.get(row, Limit.SPEC),
+                self.get(row, Limit.SUBSCRIBER),
+                self.get(row, Limit.CEILING),
+                self.spec(row),
+            )
+            for row in sorted(self._of_account.get(owner, ()))
+            if self.in_force(row)
+        )
+        by_model = any(limit.spec.models for limit in limits)
+        return _Matching(limits, by_model, any(limit.spec.each for limit in limits))
 
     def put_in_force(
         self, owner: int, wanted: Iterable[tuple[LimitSpec, int]], now_ms: int
@@ -221,18 +243,17 @@ class Limits(Table):
         start, end = self.get(row, Limit.START), self.get(row, Limit.END)
         return end + (end - start) * SLICES if self.get(row, Limit.ROLLING) else end
 
-    def _find(self, owner: int, use: Use) -> Iterator[int]:
-        for row in sorted(self._of_account.get(owner, ())):
-            if self.in_force(row) and self.spec(row).covers(use):
-                each = self.get(row, Limit.SUBSCRIBER) == EACH
-                yield self._own_row(row, use.subscriber) if each else row
+    def _find(self, limits: Iterable[_InForce], owner: int, use: Use) -> Iterator[int]:
+        for limit in limits:
+            if limit.spec.covers(use):
+                each = limit.subscriber == EACH
+                yield self._own_row(limit, owner, use.subscriber) if each else limit.row
 
-    def _own_row(self, pattern: int, name: str) -> int:
-        owner, code = self.get(pattern, Limit.OWNER), self.get(pattern, Limit.SPEC)
+    def _own_row(self, pattern: _InForce, owner: int, name: str) -> int:
         subscriber = self.subscribers.row(owner, name)
-        found = self._own.get((code, subscriber))
+        found = self._own.get((pattern.code, subscriber))
         if found is None:
-            found = self._add_row(owner, code, subscriber, self.get(pattern, Limit.CEILING))
+            found = self._add_row(owner, pattern.code, subscriber, pattern.ceiling)
         return found
 
     def _add_row(self, owner: int, code: int, subscriber: int, ceiling: int) -> int:

@@ -126,7 +126,8 @@ class Told(Table):
 
     def cut(self, subscribers: list[int]) -> set[int]:
         """Return those of these that are cut as far as anybody was told."""
-        return {one for one in subscribers if self.find(one)[Telling.STATE]}
+        known = self._rows.keys() & subscribers
+        return {one for one in known if self.find(one)[Telling.STATE]}
 
     def index(self) -> None:
         """Find everything again when the rows were filled from a journal."""
