@@ -155,8 +155,8 @@ class Outputs:
         """Send each record to the partition of its key: an asker's, or another account's.
 
         Lines share these partitions, and a batch of one's own waits until the one before it is sent:
-        four lines that answer one gateway would stand in a row, 10 ms each (measured at 500 a second).
-        One by one the records of all lines travel in whatever batch leaves next.
+        lines that answer one gateway would wait for each other, 10 ms a step (measured at 500 answers
+        a second). One by one the records of all lines travel in whatever batch leaves next.
         """
         topic, partitions = self._settings.topic(stem), self._settings.partitions
         return [
