@@ -43,7 +43,7 @@ async def test_an_account_is_opened_used_up_cut_and_topped_up(settings, tmp_path
     async with Line(settings, tmp_path) as line, Orders(settings) as orders:
         await line.started()
         assert len(await publish(orders)) == 2
-        assert await read_catalogs(settings) == [CATALOG]
+        assert await read_catalogs(settings) == [CATALOG.to_json()]
 
         opened = await orders.order("acme", kind="open", plan="strict", cycle_day=0)
         assert (opened["outcome"], opened["rest_utok"]) == ("done", 310 * MILLION)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -358,3 +360,19 @@ def test_a_question_after_the_minute_that_was_full_opens_the_account_again():
     fold_usage(line.state, chunk_of([record(line._next(), line.now, account_id="other")]))
     step = asked(line, session="1", max_tokens=1)
     assert [(one.state.name, one.reason) for one in step.decisions] == [("OPEN", "resumed")]
+
+
+def test_a_question_finds_the_month_full_by_usage_that_came_ahead_of_it():
+    line = Line("strict", CATALOG)
+    line.order(kind="change_cycle", cycle_day=15)
+    border = int(datetime(2026, 11, 1, tzinfo=ZoneInfo("Asia/Shanghai")).timestamp()) * 1000
+    line.now = border - 20_000
+    offset = line._next()
+    said = command(offset, line.now, month_tokens=50, time_zone="Asia/Shanghai")
+    fold_commands(line.state, [said], offset)
+    # Counted into November while October lasts: the gateway's clock is ahead.
+    line.use(subscriber="", tokens=60, occurred_at=border + 20_000)
+    line.now = border + MINUTE
+    fold_usage(line.state, chunk_of([record(line._next(), line.now, account_id="other")]))
+    step = asked(line, session="1", max_tokens=1)
+    assert [(one.state, one.rule) for one in step.decisions] == [(State.CUT, Rule.MONTH_TOKENS)]

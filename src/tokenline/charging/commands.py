@@ -107,6 +107,7 @@ def _ask(state: PartitionState, step: Step, command: Commanded, touched: _Touche
     """Answer a session, and look at its account's decision anew where the answer may have changed it.
 
     What a hold takes it takes from what is left, so most answers change nothing a decision rests on.
+    Time alone ends a cut-off; and it makes one, where usage ahead of its month was counted before.
     """
     slot = state.cells.slot(account_key_of(command.fields))
     row = NONE if slot is None else state.books.row(slot)
@@ -114,8 +115,9 @@ def _ask(state: PartitionState, step: Step, command: Commanded, touched: _Touche
     step.replies.append(Replied(command, carry_out_hold(state, slot, command)))
     if slot is None or row == NONE:
         return
-    rule = int(state.cells.matrix[slot, int(Cell.RULE)])
-    if rule != Rule.NONE or rests_on(state.books, row) != before:
+    cells = state.cells.matrix[slot].tolist()
+    turns = cells[Cell.RULE] != Rule.NONE or cells[Cell.MONTH_TOKENS_LIMIT] != NO_LIMIT
+    if turns or rests_on(state.books, row) != before:
         touched.looked_at.add(slot)
 
 

@@ -146,10 +146,11 @@ def _print_changes(changes: list[Change], *, as_json: bool) -> None:
 
 
 def _newest(settings: Settings) -> Catalog | None:
+    from tokenline.rating.catalog import Catalog  # noqa: PLC0415
     from tokenline.wire.catalogs import read_catalogs  # noqa: PLC0415
 
-    found = asyncio.run(read_catalogs(settings))
-    return found[-1] if found else None
+    texts = asyncio.run(read_catalogs(settings))
+    return Catalog.from_json(texts[-1]) if texts else None
 
 
 def _summary(catalog: Catalog) -> dict[str, Any]:

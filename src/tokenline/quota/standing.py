@@ -44,8 +44,8 @@ class BalanceStanding:
 def rests_on(books: Books, row: int) -> tuple[int, ...]:
     """Return what `standing_of` makes of one balance, but for the limit that cuts it.
 
-    Alike before and after an order, an account that nothing cuts stands as it stood: of time alone
-    only cut-offs end.
+    Alike before and after an order, an account that nothing cuts stands as it stood, but for what the
+    months' tokens say.
     """
     values: list[int] = books.balances.matrix[row].tolist()
     beyond = books.buckets.get(values[Balance.UNCOVERED], Bucket.USED)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Self
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.errors import BadData, BrokerUnavailable, Unavailable
@@ -52,17 +52,18 @@ class Catalogs:
         self._partition = TopicPartition(settings.topic(CATALOG), 0)
         self._position = -1
         self._task: asyncio.Task[None] | None = None
+        self._consumer: AIOKafkaConsumer | None = None
         self.book = CatalogBook()
 
     async def __aenter__(self) -> Self:
         """Read all versions."""
         try:
-            consumer = await self._read_all()
+            await self._read_all()
         except KafkaError as error:
             raise BrokerUnavailable(
                 f"Kafka at {self._settings.kafka_bootstrap}: {error!r}"
             ) from error
-        self._task = asyncio.create_task(self._follow(consumer), name="tokenline-catalogs")
+        self._task = asyncio.create_task(self._follow(), name="tokenline-catalogs")
         return self
 
     async def __aexit__(
@@ -75,18 +76,25 @@ class Catalogs:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        # A task that is cancelled before its first turn has cleaned nothing up.
+        await self._close()
 
-    async def _read_all(self) -> AIOKafkaConsumer:
-        """Read to the end and return the consumer, which stands there."""
-        consumer = await self._open()
+    async def _read_all(self) -> None:
+        """Read to the end and stay there."""
+        consumer = self._consumer = await self._open()
         try:
             end = (await consumer.end_offsets([self._partition]))[self._partition]
             while await consumer.position(self._partition) < end:
                 await self._read(consumer)
         except BaseException:
-            await consumer.stop()
+            await self._close()
             raise
-        return consumer
+
+    async def _close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(KafkaError):
+                await consumer.stop()
 
     async def _open(self) -> AIOKafkaConsumer:
         consumer = await start_reader(self._settings, self._partition, auto_offset_reset="earliest")
@@ -94,20 +102,16 @@ class Catalogs:
             consumer.seek(self._partition, self._position)
         return consumer
 
-    async def _follow(self, consumer: AIOKafkaConsumer | None) -> None:
+    async def _follow(self) -> None:
         while True:
             try:
-                consumer = consumer or await self._open()
+                consumer = self._consumer = self._consumer or await self._open()
                 while True:
                     if await self._read(consumer) and self._on_new is not None:
                         self._on_new()
             except (KafkaError, Unavailable, OSError) as error:
                 _log.warning("catalogs_reconnect", error=repr(error), retry_s=RETRY_S)
-            finally:
-                if consumer is not None:
-                    with contextlib.suppress(KafkaError):
-                        await consumer.stop()
-                consumer = None
+            await self._close()
             await asyncio.sleep(RETRY_S)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> int:
@@ -131,11 +135,37 @@ class Catalogs:
             return False
 
 
-async def read_catalogs(settings: Settings, *, registry: Registry | None = None) -> list[Catalog]:
-    """Return every catalog that was published, oldest first.
+async def read_catalogs(settings: Settings, *, registry: Registry | None = None) -> list[str]:
+    """Return the JSON of every catalog published, oldest first; whoever reads it sees what is wrong.
 
     Raises:
         BrokerUnavailable: Kafka did not answer.
     """
-    async with Catalogs(settings, registry=registry) as catalogs:
-        return list(catalogs.book.versions)
+    codec, tp = (
+        Codec(registry or open_registry(settings)),
+        TopicPartition(settings.topic(CATALOG), 0),
+    )
+    found: dict[int, str] = {}
+    try:
+        consumer = await start_reader(settings, tp, auto_offset_reset="earliest")
+        async with contextlib.aclosing(_records_to_end(consumer, tp)) as records:
+            async for record in records:
+                if record.value is not None:
+                    said = codec.decode(record.value)[1]
+                    found[int(str(said["version"]))] = str(said["catalog"])
+    except KafkaError as error:
+        raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
+    return [found[version] for version in sorted(found)]
+
+
+async def _records_to_end(
+    consumer: AIOKafkaConsumer, tp: TopicPartition
+) -> AsyncGenerator[ConsumerRecord, None]:
+    """Yield what is there now, and stop the consumer."""
+    try:
+        end = (await consumer.end_offsets([tp]))[tp]
+        while await consumer.position(tp) < end:
+            for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, []):
+                yield record
+    finally:
+        await consumer.stop()
