@@ -641,6 +641,6 @@ class EngineAndModel(RuleBasedStateMachine):
 
 
 EngineAndModel.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, print_blob=True
+    max_examples=250, stateful_step_count=50, deadline=None, print_blob=True
 )
 TestEngineAgainstModel = EngineAndModel.TestCase

@@ -203,7 +203,7 @@ HAPPENS = (
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_leases_spend_what_there_is_and_no_more(seed):
     # The order is drawn evenly from the seed: hypothesis' own choices rarely give a lease time to live.
