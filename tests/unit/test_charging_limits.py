@@ -50,10 +50,12 @@ class Line:
         offset = self._next()
         return fold_commands(self.state, [order(offset, self.now, **fields)], offset)
 
-    def hold(self, **fields):
+    def ask(self, **fields):
         offset = self._next()
-        step = fold_commands(self.state, [hold_order(offset, self.now, **fields)], offset)
-        return step.replies[0].answer
+        return fold_commands(self.state, [hold_order(offset, self.now, **fields)], offset)
+
+    def hold(self, **fields):
+        return self.ask(**fields).replies[0].answer
 
     def use(self, subscriber="kid", tokens=0, model="max", **fields):
         offset = self._next()
@@ -334,17 +336,12 @@ def test_a_step_of_many_subscribers_with_many_limits_fits_one_batch_of_the_journ
     assert back.limits.matching(0, kid) == line.state.books.limits.matching(0, kid)
 
 
-def asked(line, **fields):
-    offset = line._next()
-    return fold_commands(line.state, [hold_order(offset, line.now, **fields)], offset)
-
-
 def test_a_question_that_finds_a_hold_expired_decides_by_what_that_left():
     line = Line("small", CATALOG)
     mini = {"model": "mini", "max_tokens": 10_000}
-    assert not asked(line, session="1", **mini).decisions
+    assert not line.ask(session="1", **mini).decisions
     line.now += 2 * MINUTE
-    step = asked(line, session="2", **mini)
+    step = line.ask(session="2", **mini)
     # All that was granted is charged: nothing is left, and nothing held.
     cut = step.decisions[-1]
     assert (cut.state, cut.rule, cut.reason) == (State.CUT, Rule.BALANCE, "limit_reached")
@@ -358,7 +355,7 @@ def test_a_question_after_the_minute_that_was_full_opens_the_account_again():
     line.now += MINUTE
     # Usage of whomever moves the minute.
     fold_usage(line.state, chunk_of([record(line._next(), line.now, account_id="other")]))
-    step = asked(line, session="1", max_tokens=1)
+    step = line.ask(session="1", max_tokens=1)
     assert [(one.state.name, one.reason) for one in step.decisions] == [("OPEN", "resumed")]
 
 
@@ -374,5 +371,5 @@ def test_a_question_finds_the_month_full_by_usage_that_came_ahead_of_it():
     line.use(subscriber="", tokens=60, occurred_at=border + 20_000)
     line.now = border + MINUTE
     fold_usage(line.state, chunk_of([record(line._next(), line.now, account_id="other")]))
-    step = asked(line, session="1", max_tokens=1)
+    step = line.ask(session="1", max_tokens=1)
     assert [(one.state, one.rule) for one in step.decisions] == [(State.CUT, Rule.MONTH_TOKENS)]

@@ -80,8 +80,8 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
     return slot, answer
 
 
-def carry_out_hold(state: PartitionState, slot: int | None, command: Commanded) -> HoldAnswer:
-    """Return the answer to a question of the account of `slot`, None where there is no such account.
+def carry_out_hold(state: PartitionState, slot: int, command: Commanded) -> HoldAnswer:
+    """Return the answer to a question of the account of `slot`, NONE where there is no such account.
 
     Raises:
         BadData: it is no question of a session; the text says what is wrong.
@@ -95,8 +95,8 @@ def carry_out_hold(state: PartitionState, slot: int | None, command: Commanded) 
         raise BadData(f"a session cannot ask {fields['action']!r}; known: {', '.join(_ACTIONS)}")
     if not fields["session"]:
         raise BadData("a question without a session could not be told from another's")
-    row = -1 if slot is None else state.books.row(slot)
-    if slot is None or row < 0:
+    row = state.books.row(slot)
+    if row == NONE:
         return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
     # Usage of others may be folded ahead of what waits here: a session that renewed in time is in time.
     now_ms = max(command.appended_ms, state.books.get(row, Balance.LOOKED_AT))

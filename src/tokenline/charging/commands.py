@@ -109,11 +109,12 @@ def _ask(state: PartitionState, step: Step, command: Commanded, touched: _Touche
     What a hold takes it takes from what is left, so most answers change nothing a decision rests on.
     Time alone ends a cut-off; and it makes one, where usage ahead of its month was counted before.
     """
-    slot = state.cells.slot(account_key_of(command.fields))
-    row = NONE if slot is None else state.books.row(slot)
+    known = state.cells.slot(account_key_of(command.fields))
+    slot = NONE if known is None else known
+    row = state.books.row(slot)
     before = None if row == NONE else rests_on(state.books, row)
     step.replies.append(Replied(command, carry_out_hold(state, slot, command)))
-    if slot is None or row == NONE:
+    if row == NONE:
         return
     cells = state.cells.matrix[slot].tolist()
     turns = cells[Cell.RULE] != Rule.NONE or cells[Cell.MONTH_TOKENS_LIMIT] != NO_LIMIT

@@ -18,7 +18,8 @@ from tokenline.event import Outcome, UsageEvent
 if TYPE_CHECKING:
     from tokenline.gateway.gateway import Gateway
     from tokenline.gateway.lease import Key, Reserved
-    from tokenline.gateway.prices import Mode, Rules
+    from tokenline.gateway.prices import Rules
+    from tokenline.rating.offers import Mode
     from tokenline.wire.receipt import Receipt
     from tokenline.wire.view import Decision
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from tokenline.rating.book import CatalogBook
-from tokenline.rating.offers import Plan
+from tokenline.rating.offers import Mode, Plan
 from tokenline.rating.tariff import charge_of, dearest
 
 CACHED_MS = 10_000
 NO_PLAN_AHEAD_MS = 120_000
-
-Mode = Literal["postpaid", "prepaid", "strict"]
 
 
 class Price(NamedTuple):

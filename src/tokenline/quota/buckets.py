@@ -106,8 +106,7 @@ class Buckets(Table):
 
     def rest(self, row: int) -> int:
         """Return what is neither used nor held, in µtok."""
-        total, used, held = self._matrix[row, Bucket.TOTAL : Bucket.SCOPE].tolist()
-        return int(total - used - held)
+        return rest_of(self._matrix[row].tolist())
 
     def valid(self, row: int, at_ms: int) -> bool:
         """Say whether a bucket pays for what occurred at `at_ms`."""
@@ -155,6 +154,11 @@ class Buckets(Table):
             values[Bucket.GRANTED_AT],
             values[Bucket.NUMBER],
         )
+
+
+def rest_of(values: list[int]) -> int:
+    """Return the same of a row's columns."""
+    return values[Bucket.TOTAL] - values[Bucket.USED] - values[Bucket.HELD]
 
 
 def bucket_values(

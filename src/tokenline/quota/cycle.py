@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokenline.metering.calendar import cycle_at, days_of
 from tokenline.quota.books import BOUNDLESS, Balance, Books, ChangeKind, Status
-from tokenline.quota.buckets import Bucket
+from tokenline.quota.buckets import Bucket, rest_of
 from tokenline.quota.cells import LIMITS, NO_LIMIT
 from tokenline.quota.counting import stand
 from tokenline.quota.hold_rows import HoldStatus
@@ -135,7 +135,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     chain = [(bucket, books.buckets.matrix[bucket].tolist()) for bucket in books.chain(row)]
     for bucket, values in chain:
         if values[Bucket.VALID_FROM] <= now_ms < values[Bucket.VALID_TO]:
-            left += values[Bucket.TOTAL] - values[Bucket.USED] - values[Bucket.HELD]
+            left += rest_of(values)
             total += values[Bucket.TOTAL]
             held += values[Bucket.HELD]
             due = min(due, values[Bucket.VALID_TO])
@@ -167,7 +167,7 @@ def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], n
             since = max(since, end)
         elif start > now_ms:
             until = min(until, start)
-        elif rest := values[Bucket.TOTAL] - values[Bucket.USED] - values[Bucket.HELD]:
+        elif rest := rest_of(values):
             # What only pays for some is looked at call by call.
             head, left = bucket, 0 if values[Bucket.SCOPE] else rest
             since, until = max(since, start), min(until, end)

@@ -18,6 +18,7 @@ Nano = Annotated[int, Field(ge=0, le=YUAN_MAX * NANO)]
 Priority = Annotated[int, Field(ge=0, le=1_000_000)]
 Ceiling = Annotated[int, Field(ge=0, le=10**15)]
 # What becomes of a hold that nobody settled: what was reported so far is charged, nothing, or all of it.
+Mode = Literal["postpaid", "prepaid", "strict"]
 HoldEnd = Literal["charge_reported", "release", "charge_granted"]
 Per = Literal["minute", "hour", "day", "week", "month", "cycle"]
 _ROLLING = ("minute", "hour", "day", "week")
@@ -91,7 +92,7 @@ class Plan(Part):
     title: Name
     fee_nano: Nano
     tokens: Tokens
-    mode: Literal["postpaid", "prepaid", "strict"]
+    mode: Mode
     used_up: Literal["stop", "overage"] = "stop"
     overage_nano: Nano | None = None
     rollover_tokens: Tokens = 0

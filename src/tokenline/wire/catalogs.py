@@ -81,11 +81,10 @@ class Catalogs:
 
     async def _read_all(self) -> None:
         """Read to the end and stay there."""
-        consumer = self._consumer = await self._open()
+        self._consumer = await self._open()
         try:
-            end = (await consumer.end_offsets([self._partition]))[self._partition]
-            while await consumer.position(self._partition) < end:
-                await self._read(consumer)
+            async for record in _records_to_end(self._consumer, self._partition):
+                self._take(record)
         except BaseException:
             await self._close()
             raise
@@ -119,15 +118,14 @@ class Catalogs:
         found = (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(
             self._partition, []
         )
-        new = 0
-        for record in found:
-            new += self._take(record.value)
-            self._position = record.offset + 1
+        return sum(map(self._take, found))
+
+    def _take(self, record: ConsumerRecord) -> bool:
+        new = record.value is not None and self._add(record.value)
+        self._position = record.offset + 1
         return new
 
-    def _take(self, value: bytes | None) -> bool:
-        if value is None:
-            return False
+    def _add(self, value: bytes) -> bool:
         try:
             return self.book.add(Catalog.from_json(str(self._codec.decode(value)[1]["catalog"])))
         except BadData as error:
@@ -148,11 +146,13 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
     found: dict[int, str] = {}
     try:
         consumer = await start_reader(settings, tp, auto_offset_reset="earliest")
-        async with contextlib.aclosing(_records_to_end(consumer, tp)) as records:
-            async for record in records:
+        try:
+            async for record in _records_to_end(consumer, tp):
                 if record.value is not None:
                     said = codec.decode(record.value)[1]
                     found[int(str(said["version"]))] = str(said["catalog"])
+        finally:
+            await consumer.stop()
     except KafkaError as error:
         raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
     return [found[version] for version in sorted(found)]
@@ -161,11 +161,8 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
 async def _records_to_end(
     consumer: AIOKafkaConsumer, tp: TopicPartition
 ) -> AsyncGenerator[ConsumerRecord, None]:
-    """Yield what is there now, and stop the consumer."""
-    try:
-        end = (await consumer.end_offsets([tp]))[tp]
-        while await consumer.position(tp) < end:
-            for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, []):
-                yield record
-    finally:
-        await consumer.stop()
+    """Yield what is there now."""
+    end = (await consumer.end_offsets([tp]))[tp]
+    while await consumer.position(tp) < end:
+        for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, []):
+            yield record
