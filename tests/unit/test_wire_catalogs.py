@@ -1,22 +1,29 @@
-"""Whoever reads catalogs leaves no consumer behind."""
+"""Whoever reads catalogs leaves no consumer behind, and hears of each version."""
 
 from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from tokenline.errors import BrokerUnavailable
+from tests.unit.test_rating_book import catalog
+from tokenline.errors import BrokerUnavailable, RegistryUnavailable
 from tokenline.settings import Settings
 from tokenline.wire import catalogs
+from tokenline.wire.avro import Codec
 from tokenline.wire.catalogs import Catalogs, read_catalogs
+from tokenline.wire.registry import FileRegistry
 
 
-class EmptyTopic:
-    """Be a consumer of a topic without records; `fails` when it is asked for its end."""
+class Topic:
+    """Be a consumer whose topic is empty at first; `fails` when it is asked for its end."""
 
     def __init__(self, *, fails=False):
         self.fails = fails
         self.stopped = 0
+        self.arrived = []
 
     async def end_offsets(self, partitions):
         if self.fails:
@@ -26,13 +33,20 @@ class EmptyTopic:
     async def position(self, _):
         return 0
 
+    def seek(self, _, offset):
+        self.arrived = [record for record in self.arrived if record.offset >= offset]
+
+    async def getmany(self, tp, **_):
+        await asyncio.sleep(0)
+        return {tp: list(self.arrived)}
+
     async def stop(self):
         self.stopped += 1
 
 
 @pytest.fixture
 def topic(monkeypatch):
-    found = EmptyTopic()
+    found = Topic()
 
     async def start_reader(*_, **__):
         return found
@@ -63,3 +77,24 @@ async def test_reading_once_stops_its_consumer(topic, fails):
     else:
         assert await read_catalogs(Settings()) == []
     assert topic.stopped == 1
+
+
+async def test_a_version_is_told_of_although_the_record_after_it_cannot_be_read_yet(topic):
+    registry, told = FileRegistry(), asyncio.Event()
+    fields = {"version": 1, "effective_at": 0}
+    frame = Codec(registry).encode("catalog_version", fields | {"catalog": catalog(1).to_json()})
+    topic.arrived = [record(0, frame), record(1, frame[:1] + b"\0\0\1\0" + frame[5:])]
+
+    class Away(FileRegistry):
+        def name(self, schema_id):
+            if schema_id == 256:
+                raise RegistryUnavailable("away")
+            return super().name(schema_id)
+
+    async with Catalogs(Settings(), on_new=told.set, registry=Away()) as read:
+        await asyncio.wait_for(told.wait(), 5)
+        assert read.book.at(catalog(1).effective_ms).version == 1
+
+
+def record(offset, value):
+    return SimpleNamespace(offset=offset, value=value)

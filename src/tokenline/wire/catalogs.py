@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 class Catalogs:
     """Hold every version published; an async context manager whose start returns when all are read.
 
-    `on_new` is called for each version that comes later. The topic is compacted and small.
+    `on_new` is called for each version once it is in the book. The topic is compacted and small.
 
     Raises:
         BrokerUnavailable: at the start, when Kafka does not answer.
@@ -106,24 +106,23 @@ class Catalogs:
             try:
                 consumer = self._consumer = self._consumer or await self._open()
                 while True:
-                    if await self._read(consumer) and self._on_new is not None:
-                        self._on_new()
+                    await self._read(consumer)
             except (KafkaError, Unavailable, OSError) as error:
                 _log.warning("catalogs_reconnect", error=repr(error), retry_s=RETRY_S)
             await self._close()
             await asyncio.sleep(RETRY_S)
 
-    async def _read(self, consumer: AIOKafkaConsumer) -> int:
-        """Take in what has come; return how many versions were new."""
-        found = (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(
-            self._partition, []
-        )
-        return sum(map(self._take, found))
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        found = await consumer.getmany(self._partition, timeout_ms=POLL_MS)
+        for record in found.get(self._partition, []):
+            self._take(record)
 
-    def _take(self, record: ConsumerRecord) -> bool:
+    def _take(self, record: ConsumerRecord) -> None:
+        """Tell of a new version at once: the record after it may not be readable yet."""
         new = record.value is not None and self._add(record.value)
         self._position = record.offset + 1
-        return new
+        if new and self._on_new is not None:
+            self._on_new()
 
     def _add(self, value: bytes) -> bool:
         try:
