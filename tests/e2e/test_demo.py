@@ -4,9 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tokenline.platform.processes import wait_for
 
 TOKENLINE = Path(sys.executable).parent / "tokenline"
 KEYS = {
@@ -74,3 +79,42 @@ def test_kill_9_of_each_part_under_load_loses_nothing(tmp_path):
     assert result["conservation"] is True
     assert len(result["kills"]) == 7
     assert result["totals"]["ledger"] > 200
+    assert result["totals"]["charged_utok"] > 0
+    orders = result["orders"]
+    assert orders["orders"] == 7 * 5
+    assert orders["answered_otherwise"] == 0
+    assert orders["granted_tokens"] == orders["paid_tokens"] > 0
+    assert orders["overshoot_tokens"]["story-agent"] == 0
+    assert orders["held_tokens"] == 0
+    assert result["proven"] is True
+
+
+@pytest.mark.timeout(120)
+def test_a_proof_that_is_told_to_end_leaves_nothing_behind(tmp_path):
+    mark = str(uuid.uuid4())
+    with subprocess.Popen(
+        [TOKENLINE, "prove"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "MARK_OF_A_TEST": mark},
+    ) as proof:
+        assert wait_for(
+            lambda: "tokenline.demo.gateway" in words(mark) or proof.poll(), timeout_s=60
+        )
+        proof.terminate()
+        told = proof.communicate(timeout=60)[1]
+    assert told.strip() == "tokenline: stopped"
+    assert proof.returncode == 130
+    assert wait_for(lambda: not words(mark), timeout_s=10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def words(mark):
+    """Return the words of all commands that run with the mark in their environment."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if mark in process.environ().values():
+                found.update(process.cmdline())
+    return found

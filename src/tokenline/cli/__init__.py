@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -11,6 +13,9 @@ import typer
 from tokenline.cli import account, ask, catalog, migrate, send, stack, trial, webhooks
 from tokenline.cli.common import err
 from tokenline.errors import TokenlineError
+
+# As shells have it: 128 and the number of SIGINT. Typer returns it for a Ctrl-C in a command.
+INTERRUPTED = 130
 
 app = typer.Typer(
     help="tokenline: the usage line for AI tokens (词元). Start with: tokenline demo",
@@ -28,23 +33,36 @@ app.add_typer(account.app, name="account")
 app.add_typer(webhooks.app, name="webhooks")
 
 
+@app.callback()
+def _begin(context: typer.Context) -> None:
+    """Keep what aiokafka logs off a person's terminal: what matters of it arrives as an error of ours."""
+    if context.invoked_subcommand != "worker":
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL + 1)
+
+
 def main() -> NoReturn:
     """Run the command; a user's mistake gives one line and a non-zero exit, never a traceback."""
     code: object = 0
+    # A supervisor's SIGTERM ends a command as Ctrl-C does: what it has started and stored goes with it.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         # Without click's own ending, `typer.Exit(1)` comes back as a value.
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            _end("stopped", INTERRUPTED)
     except TokenlineError as error:
         _end(f"{error}", 1)
-    except typer.Abort:
-        _end("stopped", 130)
-    except KeyboardInterrupt:
-        _end("stopped", 130)
+    except (typer.Abort, KeyboardInterrupt):
+        _end("stopped", INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:  # noqa: BLE001  the CLI's edge: click has its own errors and their codes
         _end_click(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _end(text: str, code: int) -> NoReturn:

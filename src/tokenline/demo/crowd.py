@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from tokenline.errors import PlatformError
+from tokenline.platform.processes import tied
 
 if TYPE_CHECKING:
     from tokenline.demo.run import DemoOptions
@@ -124,12 +125,15 @@ class Crowd:
         self._listeners.append(listener)
 
     def _start(self, name: str, log: IO[str]) -> subprocess.Popen[str]:
+        """Start one that ends with us; call it on the main thread only, which outlives the crowd."""
         return subprocess.Popen(
-            [sys.executable, "-m", "tokenline.demo.gateway", name, *self._argv],
+            tied([sys.executable, "-m", "tokenline.demo.gateway", name, *self._argv]),
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            # A Ctrl-C on the terminal is for the demo alone.
+            start_new_session=True,
         )
 
     def _listen(self, name: str, lines: IO[str] | None) -> None:

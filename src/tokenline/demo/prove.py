@@ -6,6 +6,7 @@ import asyncio
 import random
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from rich.console import Console
 from tokenline.accounts.apply import apply_accounts
 from tokenline.clock import SystemClock
 from tokenline.demo.crowd import Crowd
+from tokenline.demo.payments import STRICT, Payments, granted_tokens
 from tokenline.demo.plans import sample_accounts
 from tokenline.demo.run import GATEWAYS, DemoOptions
+from tokenline.demo.stories import open_stories
 from tokenline.errors import PlatformError
 from tokenline.landing.reconcile import reconcile, render
 from tokenline.platform.stack import Stack
@@ -63,16 +66,20 @@ def run_prove(options: ProveOptions, console: Console) -> dict[str, Any]:
 
 def _rounds(options: ProveOptions, stack: Stack, console: Console) -> dict[str, Any]:
     asyncio.run(apply_accounts(stack.settings, sample_accounts(options.accounts).commands()))
+    asyncio.run(open_stories(stack.settings))
+    payments = Payments(stack.settings)
     rng, clock = random.Random(options.seed), SystemClock()
     kills: list[dict[str, Any]] = []
     load = DemoOptions(seconds=86_400, rate=options.rate, accounts=options.accounts, keep=False)
-    with Crowd(stack.settings, GATEWAYS, load) as crowd:
+    with Crowd(stack.settings, GATEWAYS, load) as crowd, ThreadPoolExecutor(1) as desk:
         for number in range(1, options.rounds + 1):
             crowd.wait(options.pause_s * (0.5 + rng.random()))
             victim = VICTIMS[(number - 1) % len(VICTIMS)]
             began_s = clock.monotonic_s()
+            paid = desk.submit(payments.pay, number)
             name = crowd.kill_one(rng) if victim == "gateway" else _kill(stack, victim)
             back_s = round(clock.monotonic_s() - began_s, 1)
+            paid.result()
             kills.append({"round": number, "killed": name, "back_s": back_s})
             sent = crowd.counts().get("emitted", 0)
             console.print(
@@ -80,9 +87,32 @@ def _rounds(options: ProveOptions, stack: Stack, console: Console) -> dict[str, 
             )
         crowd.wait(options.pause_s)
         crowd.stop_calling()
+    orders = payments.result()
     report = reconcile(stack.settings, RECONCILE_WAIT_S)
     console.print(render(report))
-    return {"kills": kills, "conservation": report.ok, "totals": report.totals}
+    orders["granted_tokens"] = granted_tokens(stack.settings)
+    console.print(
+        f"{orders['orders']} orders under fire, asked twice: {orders['answered_otherwise']} answered otherwise; "
+        f"{orders['paid_tokens']:,} tokens paid for, {orders['granted_tokens']:,} granted; strict account "
+        f"{orders['overshoot_tokens'][STRICT]:,} beyond its balance"
+    )
+    return {
+        "kills": kills,
+        "conservation": report.ok,
+        "totals": report.totals,
+        "orders": orders,
+        "proven": report.ok and _kept(orders),
+    }
+
+
+def _kept(orders: dict[str, Any]) -> bool:
+    """Say whether every order was carried out once, and the strict account kept to what it had."""
+    return (
+        not orders["answered_otherwise"]
+        and not orders["held_tokens"]
+        and not orders["overshoot_tokens"][STRICT]
+        and orders["granted_tokens"] == orders["paid_tokens"]
+    )
 
 
 def _kill(stack: Stack, name: str) -> str:

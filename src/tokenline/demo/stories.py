@@ -24,8 +24,10 @@ SHOW_S = 5.0
 FEW_TOKENS = 500
 PACK = "mobile-400k"
 MILLION = 1_000_000
+# Of the plans below: a hold ends by its policy after twice that.
+VALIDITY_S = 10
 
-_HEAD = """
+_HEAD = f"""
 version = 1
 effective_from = 2026-01-01T00:00:00+08:00
 time_zone = "Asia/Shanghai"
@@ -38,7 +40,7 @@ fee = "1"
 tokens = 15_000
 mode = "strict"
 proration = "full"
-hold_validity_s = 10
+hold_validity_s = {VALIDITY_S}
 
 [plans.person]
 title = "Personal, prepaid"
@@ -46,7 +48,7 @@ fee = "1"
 tokens = 15_000
 mode = "prepaid"
 proration = "full"
-hold_validity_s = 10
+hold_validity_s = {VALIDITY_S}
 
 [plans.developer]
 title = "Developer, postpaid, stops when used up"
@@ -62,7 +64,7 @@ tokens = 30_000
 mode = "prepaid"
 proration = "full"
 subscriber_tokens = 12_000
-hold_validity_s = 10
+hold_validity_s = {VALIDITY_S}
 
 [packs.mobile-400k]
 title = "400,000 tokens for 1 yuan"
@@ -155,14 +157,19 @@ class Stories:
         return "; ".join(notes)
 
     def _note(self, story: Story, shown: dict[str, Any], now_s: float) -> None:
-        used = {int(one["bucket"]): int(one["used_utok"]) for one in shown["buckets"]}
-        story.used_tokens = sum(used.values()) // MILLION
-        story.overshoot_tokens = -(-used[0] // MILLION)
+        story.used_tokens = sum(int(one["used_utok"]) for one in shown["buckets"]) // MILLION
+        story.overshoot_tokens = overshoot_tokens(shown)
         cut = shown["state"] == "cut" or _spent(shown)
         if cut and not story.cut:
             story.cut, story.cut_at_s = True, now_s
             story.cut_by = shown["why"] or "balance"
         story.resumed |= story.topped_up and not cut
+
+
+def overshoot_tokens(shown: dict[str, Any]) -> int:
+    """Return what no bucket of an account covered, in tokens begun."""
+    used = {int(one["bucket"]): int(one["used_utok"]) for one in shown["buckets"]}
+    return -(-used[0] // MILLION)
 
 
 def _spent(shown: dict[str, Any]) -> bool:

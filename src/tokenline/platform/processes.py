@@ -66,13 +66,18 @@ _spawner_lock = threading.Lock()
 def _popen(argv: Sequence[str], env: Mapping[str, str] | None, log: int) -> _Child:
     """Start in a session of its own: a Ctrl-C on the terminal is for the supervisor alone."""
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), *argv],
+        tied(argv),
         env=None if env is None else dict(env),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
     )
+
+
+def tied(argv: Sequence[str]) -> list[str]:
+    """Return the command that runs `argv` and ends when the thread that starts it does (see `_Spawner`)."""
+    return [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), *argv]
 
 
 def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> _Child:
