@@ -46,7 +46,7 @@ def retry_after_ms(header: str, now_ms: int) -> int:
         return min(int(text[:10]) * MS, RETRY_AFTER_MAX_MS)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     until_ms = (aware - datetime(1970, 1, 1, tzinfo=UTC)) // _MILLISECOND
