@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -25,6 +25,7 @@ from tokenline.notify import Secret, sign, verify
 from tokenline.notify.backoff import RETRY_AFTER_MAX_MS, Answer, answer_of, retry_after_ms, wait_ms
 from tokenline.notify.endpoints import read_webhooks
 from tokenline.notify.notification import Kind, notification_of
+from tokenline.quota.terms import LAST_MS
 
 # The vector with which the specification's own libraries are tested.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -145,6 +146,16 @@ def test_the_body_has_whole_numbers_and_times_in_utc():
     data = said["data"]
     assert (data["used"], data["limit"]) == (15_000_000_000_001, 15_000_000_000_000)
     assert (data["window_start"], data["resets_at"]) == ("2026-09-21T14:13:20.000Z", None)
+
+
+@given(moment_ms=st.integers(-(1 << 63), (1 << 63) - 1))
+@example(moment_ms=LAST_MS)
+@example(moment_ms=LAST_MS + 1)
+def test_a_moment_beyond_the_calendar_is_told_as_its_last_or_first(moment_ms):
+    said = json.loads(notification_of(decision(resets_at=moment_ms or 1, as_of=moment_ms)).body)
+    assert datetime.fromisoformat(said["timestamp"]).tzinfo == UTC
+    if moment_ms >= LAST_MS:
+        assert said["data"]["resets_at"] == "9999-12-31T23:59:59.999Z"
 
 
 def test_a_decision_has_one_id_for_ever_and_no_other_has_it():

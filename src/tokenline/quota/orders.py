@@ -28,7 +28,7 @@ from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
 from tokenline.quota.limit_windows import move_cycle_end
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import Grant, Source, Terms, Use
+from tokenline.quota.terms import LAST_MS, NEVER_MS, Grant, Source, Terms, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     with _working(books, slot, now_ms) as row:
         if not 0 < granted.amount_utok <= books.room(row) or granted.valid_to_ms <= now_ms:
             raise Declined(Reason.BAD_AMOUNT)
-        if granted.valid_from_ms >= granted.valid_to_ms:
+        if not _is_time(granted):
             raise Declined(Reason.BAD_AMOUNT)
         bucket = books.add_bucket(row, granted, ChangeKind.GRANT, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
@@ -253,6 +253,13 @@ def _working(books: Books, slot: int, now_ms: int, *, closed: bool = False) -> I
         raise Declined(Reason.CLOSED)
     yield row
     refresh(books, row, now_ms)
+
+
+def _is_time(granted: Grant) -> bool:
+    """Say whether a grant's days are some that a calendar has: they are told, as the end of a cut-off."""
+    since_ms, until_ms = granted.valid_from_ms, granted.valid_to_ms
+    ends = until_ms <= LAST_MS or until_ms == NEVER_MS
+    return 0 <= since_ms <= LAST_MS and since_ms < until_ms and ends
 
 
 def _require(books: Books, row: int, status: Status, reason: Reason) -> None:
