@@ -215,7 +215,7 @@ class ModelAccount:
         return self.numbers
 
     def grant_plan(self, utok: Fraction | int, since: int, debt: Fraction = ZERO) -> None:
-        if utok > 0:
+        if utok > 0 or debt:
             terms = self.terms()
             gives = Fraction(int(utok), MILLION)
             amount = max(ZERO, gives - debt)

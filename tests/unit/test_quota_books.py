@@ -227,6 +227,17 @@ def test_what_an_earlier_plan_used_is_not_taken_from_a_later_one():
     assert moved(books, "a", "2026-11-21T09:00") == [100, 200, 100]
 
 
+@pytest.mark.parametrize("between", ["none", "whole"])
+def test_no_plan_in_between_wipes_out_what_was_used_beyond_a_share(between):
+    plans = PLANS | {"none": Terms(), "whole": Terms(allowance_utok=70, prorated=False)}
+    books = opened(plans)
+    use(books, 300, at("2026-11-01T09:00"))
+    before = moved(books, between, "2026-11-11T09:00")
+    after = moved(books, "a", "2026-11-11T10:00")
+    # 200 of the 300 were for days after the tenth: nothing is left of the 200 that these would give.
+    assert sum(after) - sum(before) == (0 if between == "none" else -70)
+
+
 def test_an_account_opened_within_a_cycle_shares_the_days_it_has():
     books = opened(PLANS, "2026-11-16T09:00")
     assert moved(books, "a", "2026-11-21T09:00") == [50, 100]

@@ -97,10 +97,11 @@ def grant_allowance(
 ) -> None:
     """Grant the plan's bucket of the present cycle, for its days from `since_ms` on; 0: all of them.
 
-    What earlier plans used beyond their days is taken off; a bucket of nothing remembers it.
+    What earlier plans used beyond their days is taken off; a bucket of nothing remembers it, also where
+    the plan gives nothing: else a plan without an allowance would wipe it out.
     """
-    amount_utok = min(amount_utok, books.room(row))
-    if amount_utok <= 0:
+    amount_utok = max(0, min(amount_utok, books.room(row)))
+    if not (amount_utok or debt_utok):
         return
     since_ms = since_ms or books.get(row, Balance.CYCLE_START)
     grant = Grant(

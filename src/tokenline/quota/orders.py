@@ -165,7 +165,7 @@ def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
 
     Prorated: the old allowance keeps the share of the days before today, the new one grants the share
     of the others, less what was used beyond the old share. Not prorated: the old one ends, the new
-    one is granted whole.
+    one is granted whole; what was used beyond is remembered for the next prorated one of the cycle.
     """
     with _working(books, slot, now_ms) as row:
         terms = _terms(books, plan, now_ms)
@@ -177,7 +177,11 @@ def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
         books.set(row, Balance.PLAN, books.plan_code(plan))
         take_terms(books, row, terms, now_ms)
         share = _share(books, row, terms, now_ms)
-        grant_allowance(books, row, terms, share, now_ms, now_ms, over)
+        if terms.prorated:
+            grant_allowance(books, row, terms, share, now_ms, now_ms, over)
+        else:
+            grant_allowance(books, row, terms, share, now_ms, now_ms)
+            grant_allowance(books, row, terms, 0, now_ms, now_ms, over)
 
 
 def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
@@ -286,15 +290,14 @@ def _allowances(books: Books, row: int, now_ms: int) -> list[int]:
 
 
 def _cut_share(books: Books, row: int, bucket: int, now_ms: int, *, whole: bool) -> int:
-    """Leave an allowance its share of the days before today; return what was used beyond it."""
+    """Leave an allowance its share of the days before today, or end it whole; return what was used beyond."""
     buckets = books.buckets
     total = buckets.get(bucket, Bucket.TOTAL)
     taken = total - buckets.rest(bucket)
-    share = (
-        taken if whole else _given(books, row, bucket, now_ms) - buckets.get(bucket, Bucket.DEBT)
-    )
+    share = _given(books, row, bucket, now_ms) - buckets.get(bucket, Bucket.DEBT)
+    kept = taken if whole else max(taken, share)
     buckets.set(bucket, Bucket.COVERS_TO, now_ms)
-    books.reduce(row, bucket, ChangeKind.PLAN_CHANGE, total - max(taken, share), now_ms)
+    books.reduce(row, bucket, ChangeKind.PLAN_CHANGE, total - kept, now_ms)
     return max(0, taken - share)
 
 
