@@ -101,8 +101,6 @@ def carry_out_hold(state: PartitionState, slot: int, command: Commanded) -> Hold
     # Usage of others may be folded ahead of what waits here: a session that renewed in time is in time.
     now_ms = max(command.appended_ms, state.books.get(row, Balance.LOOKED_AT))
     order = _hold_order(state, state.books.terms(row, now_ms), fields, now_ms)
-    if order is None:
-        return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)
     answer = orders.hold(state.books, slot, order, now_ms)
     return replace(answer, limit_name=limit_name(state.books, answer)) if answer.limit else answer
 
@@ -256,19 +254,16 @@ def _source(fields: Fields) -> Source:
     return source
 
 
-def _hold_order(
-    state: PartitionState, terms: Terms, fields: Fields, now_ms: int
-) -> HoldOrder | None:
-    """Return what is asked in µtok, at the dearest price while its call may last; None: no such model."""
+def _hold_order(state: PartitionState, terms: Terms, fields: Fields, now_ms: int) -> HoldOrder:
+    """Return what is asked in µtok, at the dearest price while its call may last."""
     settles = str(fields["action"]) in _ENDS
     use = Use(*(str(fields[name]) for name in ("provider", "model", "subscriber_id")))
-    prices = (
+    found = (
         (0, 0)
         if settles
         else dearest(state.catalogs, use.provider, use.model, now_ms, terms.priced_ahead_ms)
     )
-    if prices is None:
-        return None
+    prices = found or (0, 0)
     prompt = int(fields["prompt_tokens"]) * prices[0]
     worst = prompt + int(fields["max_tokens"]) * prices[1]
     # One token of an answer, or a call is not worth making.
@@ -288,11 +283,13 @@ def _hold_order(
         wanted_utok=min(worst, MOST_UTOK),
         needed_utok=min(needed, MOST_UTOK),
         first_utok=int(fields["first_utok"]) if lease else 0,
-        keep_utok=int(fields["keep_utok"]) if lease else 0,
+        # A call that runs on what has no price any more goes on by the price it was held at.
+        keep_utok=int(fields["keep_utok"]) if lease else 0 if found else MOST_UTOK,
         prompt_utok=min(prompt, MOST_UTOK),
         output_utok=prices[1],
         prompt_tokens=int(fields["prompt_tokens"]),
         max_tokens=int(fields["max_tokens"]),
         settles=settles,
+        unpriced=found is None,
         catalog_version=0 if catalog is None else catalog.version,
     )

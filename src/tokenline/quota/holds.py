@@ -42,7 +42,7 @@ class HoldOrder:
     run and the one that waits; only the rest, for calls to come, is shared out when it is scarce. Of
     what it holds `keep_utok` stays whatever is answered: calls run on it. `prompt_utok` and
     `output_utok` (a token) turn what was granted into `max_tokens`. `settles` ends the session: nothing
-    more is wanted.
+    more is wanted. What is `unpriced`, because no catalog has a rate for the model, is granted nothing.
     """
 
     session: Session
@@ -59,6 +59,7 @@ class HoldOrder:
     prompt_tokens: int = 0
     max_tokens: int = 0
     settles: bool = False
+    unpriced: bool = False
     catalog_version: int = 0
 
 
@@ -167,7 +168,9 @@ def _grant(
     ahead = max(hold.reported_utok, hold.used_utok) - order.reported_utok
     kept = max(0, min(order.keep_utok - ahead, hold.held_utok - owed))
     bound = bind(books, row, hold, order, order.needed_utok - ahead, now_ms)
-    reason = _barred(books, row) or (Reason.NONE if bound.reached is None else Reason.LIMIT_REACHED)
+    reason = _barred(books, row, order)
+    if not reason and bound.reached is not None:
+        reason = Reason.LIMIT_REACHED
     wanted = min(_slice(books, row, hold, order, ahead), bound.room_utok)
     wanted = 0 if reason else max(0, wanted)
     target = owed + max(kept, wanted)
@@ -207,7 +210,9 @@ def _grant(
     return said(bound, answer) if reason is Reason.LIMIT_REACHED else answer
 
 
-def _barred(books: Books, row: int) -> Reason:
+def _barred(books: Books, row: int, order: HoldOrder) -> Reason:
+    if order.unpriced:
+        return Reason.UNKNOWN_MODEL
     status = books.get(row, Balance.STATUS)
     if status == Status.SUSPENDED:
         return Reason.SUSPENDED
