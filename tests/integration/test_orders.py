@@ -110,7 +110,7 @@ async def test_a_subscriber_at_its_cap_is_cut_alone_for_every_gateway(settings, 
             assert first["granted_utok"] == 20 * MILLION
             second = await orders.hold("home", "call-2", 0, **held)
             assert (second["reason"], second["limit_name"]) == (
-                "limit_reached",
+                "limit_held",
                 "subscriber_rolling_minute_utok",
             )
             await line.send([usage("home", model="max", subscriber_id="kid", input_tokens=60)])

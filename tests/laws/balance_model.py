@@ -322,7 +322,7 @@ class ModelAccount:
         room, most, reached = self.limits.bind(one, order, int(needed * MILLION), now)
         reason, asked = {"active": "none"}.get(self.status, self.status), wanted
         if reason == "none" and reached:
-            reason = "limit_reached"
+            reason = reached
         if order.lease:
             others = [each for each in self.holds.values() if each is not one or each.expires]
             count = sum(each.lease and each.status == "open" for each in others)
@@ -330,9 +330,8 @@ class ModelAccount:
                 (self.rest(each) for each in self.buckets.values() if each.start <= now < each.end),
                 ZERO,
             )
-            fair = Fraction(
-                int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count)), MILLION
-            )
+            balance = int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count))
+            fair = Fraction(min(balance, room // 2), MILLION)
             wanted = max(needed, min(wanted, max(first, fair)))
         wanted = min(wanted, Fraction(room, MILLION))
         kept = max(ZERO, min(keep, sum(before.values(), ZERO) - owed))

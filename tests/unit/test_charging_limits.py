@@ -100,12 +100,22 @@ def test_a_cap_binds_what_its_subscriber_may_hold_and_the_pool_binds_all(family)
     assert (son.reason.name, son.limit_name) == ("BALANCE_HELD", "")
 
 
+def test_a_lease_takes_a_part_of_a_cap_and_what_is_left_too_little_is_waited_for(family):
+    asked = {"subscriber_id": "kid", "max_tokens": 1, "lease": True, "wanted_utok": 90 * MILLION}
+    granted = [family.hold(session=name, **asked).granted_utok for name in "abc"]
+    assert granted == [15 * MILLION, 15 * MILLION // 2, 15 * MILLION // 4]
+    large = {"subscriber_id": "kid", "prompt_tokens": 28, "max_tokens": 1}
+    assert family.hold(session="d", **large).reason.name == "LIMIT_HELD"
+    family.use(tokens=1)
+    assert family.hold(session="e", **large).reason.name == "LIMIT_REACHED"
+
+
 def test_what_is_held_counts_against_the_cap_and_the_refusal_names_it(family):
     family.hold(session="1", subscriber_id="kid", max_tokens=10)
     family.use(tokens=9)
     asked = {"session": "2", "subscriber_id": "kid", "prompt_tokens": 1, "max_tokens": 10}
     refused = family.hold(**asked)
-    assert refused.reason.name == "LIMIT_REACHED"
+    assert refused.reason.name == "LIMIT_HELD"
     assert (refused.limit_name, refused.limit_used) == ("subscriber_tokens", 29 * MILLION)
     assert refused.limit_value == 30 * MILLION
     assert refused.resets_at_ms == family.state.books.get(0, Balance.CYCLE_END)

@@ -170,8 +170,8 @@ def _grant(
     bound = bind(books, row, hold, order, order.needed_utok - ahead, now_ms)
     reason = _barred(books, row, order)
     if not reason and bound.reached is not None:
-        reason = Reason.LIMIT_REACHED
-    wanted = min(_slice(books, row, hold, order, ahead), bound.room_utok)
+        reason = Reason.LIMIT_HELD if bound.waits else Reason.LIMIT_REACHED
+    wanted = min(_slice(books, row, hold, order, ahead, bound.room_utok), bound.room_utok)
     wanted = 0 if reason else max(0, wanted)
     target = owed + max(kept, wanted)
     _resize(
@@ -207,7 +207,7 @@ def _grant(
             if (more := part.amount_utok - before.get(part.number, 0)) > 0
         )[:PARTS_MAX],
     )
-    return said(bound, answer) if reason is Reason.LIMIT_REACHED else answer
+    return said(bound, answer) if reason in (Reason.LIMIT_HELD, Reason.LIMIT_REACHED) else answer
 
 
 def _barred(books: Books, row: int, order: HoldOrder) -> Reason:
@@ -219,19 +219,19 @@ def _barred(books: Books, row: int, order: HoldOrder) -> Reason:
     return Reason.CLOSED if status == Status.CLOSED else Reason.NONE
 
 
-def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int) -> int:
-    """Return how much to grant: all that is wanted, and of a scarce balance only a fair part.
+def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int, room_utok: int) -> int:
+    """Return how much to grant: all that is wanted, and of a scarce balance or limit only a fair part.
 
-    Many leases must not lock away from each other what little is left (RFC 8506 5.1.2).
+    Many leases must not lock away from each other what little is left (RFC 8506 5.1.2). How many share
+    a limit nobody counts: each takes a part of what the others have left of it.
     """
     wanted = order.wanted_utok - ahead
     if not order.lease:
         return wanted
     left = max(0, books.get(row, Balance.LEFT)) + hold.held_utok
     sharers = LEASE_SHARE * max(1, books.holds.leases(hold.owner))
-    return max(
-        order.needed_utok - ahead, min(wanted, max(order.first_utok - ahead, left // sharers))
-    )
+    fair = min(left // sharers, room_utok // LEASE_SHARE)
+    return max(order.needed_utok - ahead, min(wanted, max(order.first_utok - ahead, fair)))
 
 
 def _shortage(books: Books, row: int, use: Use, more_utok: int, now_ms: int) -> Reason:
