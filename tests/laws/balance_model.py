@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tests.laws.limit_model import ModelLimits
-from tokenline.quota.terms import HoldExpiry, Source
+from tokenline.quota.terms import NEVER_MS, HoldExpiry, Source
 
 MILLION = 1_000_000
 ZERO = Fraction(0)
@@ -111,6 +111,9 @@ class ModelAccount:
     def rest(self, bucket: ModelBucket) -> Fraction:
         return bucket.total - bucket.used - self.held(bucket.number)
 
+    def named(self, bucket: ModelBucket) -> bool:
+        return any(bucket.number in one.parts for one in self.holds.values())
+
     def in_order(self) -> list[ModelBucket]:
         def rank(one: ModelBucket) -> Any:
             return one.priority, one.end, one.granted_at, one.number
@@ -139,6 +142,9 @@ class ModelAccount:
         for bucket in self.in_order():
             self.close_bucket(bucket, now)
         if self.end <= now:
+            for bucket in self.in_order():
+                if bucket.end == NEVER_MS and not self.rest(bucket) and not self.named(bucket):
+                    del self.buckets[bucket.number]
             this = cycle(self.zone, self.day, now)
             last = cycle(self.zone, self.day, this[0] - 1)
             # Usage of a cycle in which nobody asked may still come.
@@ -153,8 +159,7 @@ class ModelAccount:
             self.grant_plan(self.terms().allowance_utok, self.start)
 
     def close_bucket(self, bucket: ModelBucket, now: int) -> None:
-        named = any(bucket.number in one.parts for one in self.holds.values())
-        if bucket.end + self.linger > now or named:
+        if bucket.end + self.linger > now or self.named(bucket):
             return
         rest, kept = self.rest(bucket), ZERO
         end = self.end

@@ -238,6 +238,18 @@ def test_no_plan_in_between_wipes_out_what_was_used_beyond_a_share(between):
     assert sum(after) - sum(before) == (0 if between == "none" else -70)
 
 
+def test_a_pack_without_an_end_that_is_used_up_is_forgotten_with_its_cycle():
+    books = opened(Terms())
+    for day in (2, 3):
+        orders.grant(
+            books, 0, Grant(amount_utok=5, source=Source.PACK), at(f"2026-11-0{day}T09:00")
+        )
+    use(books, 7, at("2026-11-04T09:00"))
+    assert [one[2:4] for one in rows(books)] == [(5, 5), (5, 2)]
+    orders.bring_up_to(books, 0, at("2026-12-01T00:01"))
+    assert [one[2:4] for one in rows(books)] == [(5, 2)]
+
+
 def test_an_account_opened_within_a_cycle_shares_the_days_it_has():
     books = opened(PLANS, "2026-11-16T09:00")
     assert moved(books, "a", "2026-11-21T09:00") == [50, 100]

@@ -35,6 +35,7 @@ def advance(books: Books, row: int, now_ms: int) -> None:
     _close_holds(books, row, now_ms)
     _close_buckets(books, row, now_ms)
     if books.get(row, Balance.CYCLE_END) <= now_ms:
+        _drop_used_up(books, row)
         minute_ms = now_ms // MINUTE_MS * MINUTE_MS
         start_ms = cycle_at(books.zone(row), books.get(row, Balance.CYCLE_DAY), minute_ms)[0]
         missed_ms = start_ms - MINUTE_MS
@@ -243,6 +244,17 @@ def _close_buckets(books: Books, row: int, now_ms: int) -> None:
     for bucket in books.chain(row):
         if _closes_at(books, bucket) <= now_ms and _is_closable(books, row, bucket):
             _close_bucket(books, row, bucket, now_ms)
+
+
+def _drop_used_up(books: Books, row: int) -> None:
+    """Forget what never ends and is used up: each pack bought would make every order slower for ever.
+
+    Once a cycle, so that it can be seen and adjusted until then.
+    """
+    for bucket in books.chain(row):
+        endless = books.buckets.get(bucket, Bucket.VALID_TO) == NEVER_MS
+        if endless and not books.buckets.rest(bucket) and _is_closable(books, row, bucket):
+            books.drop_bucket(row, bucket)
 
 
 def _is_closable(books: Books, row: int, bucket: int) -> bool:
