@@ -250,6 +250,17 @@ def test_a_pack_without_an_end_that_is_used_up_is_forgotten_with_its_cycle():
     assert [one[2:4] for one in rows(books)] == [(5, 2)]
 
 
+def test_a_refusal_says_how_the_balance_stands_and_when_there_is_more():
+    books = opened(Terms(mode=Mode.STRICT, allowance_utok=100))
+    now = at("2026-11-01T09:00")
+    use(books, 30, now)
+    ask(books, now, wanted_utok=60)
+    refused = ask(books, now, session=(9, 9), wanted_utok=90, needed_utok=90)
+    assert (refused.reason.name, refused.limit_name) == ("BALANCE_USED_UP", "")
+    assert (refused.limit_used, refused.limit_value) == (90, 100)
+    assert refused.resets_at_ms == at("2026-12-01T00:00")
+
+
 def test_an_account_opened_within_a_cycle_shares_the_days_it_has():
     books = opened(PLANS, "2026-11-16T09:00")
     assert moved(books, "a", "2026-11-21T09:00") == [50, 100]

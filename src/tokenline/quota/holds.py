@@ -13,7 +13,7 @@ have used until their events are here. RFC 8506 5.1.1, 5.4, 8.2, 13.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenline.quota.books import MOST_UTOK, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, Part
@@ -28,7 +28,7 @@ from tokenline.quota.hold_rows import (
     Session,
 )
 from tokenline.quota.limit_holds import bind, keep, said
-from tokenline.quota.terms import NOTHING, HoldExpiry, Terms, Use
+from tokenline.quota.terms import NEVER_MS, NOTHING, HoldExpiry, Terms, Use
 
 LEASE_SHARE = 2
 THRESHOLD_PERCENT = 20
@@ -207,6 +207,8 @@ def _grant(
             if (more := part.amount_utok - before.get(part.number, 0)) > 0
         )[:PARTS_MAX],
     )
+    if reason in (Reason.BALANCE_HELD, Reason.BALANCE_USED_UP):
+        return _with_balance(books, row, answer)
     return said(bound, answer) if reason in (Reason.LIMIT_HELD, Reason.LIMIT_REACHED) else answer
 
 
@@ -239,6 +241,17 @@ def _shortage(books: Books, row: int, use: Use, more_utok: int, now_ms: int) -> 
     payers, buckets = books.payers(row, use, now_ms), books.buckets
     found = sum(buckets.rest(bucket) + buckets.get(bucket, Bucket.HELD) for bucket in payers)
     return Reason.BALANCE_HELD if found >= more_utok else Reason.BALANCE_USED_UP
+
+
+def _with_balance(books: Books, row: int, answer: HoldAnswer) -> HoldAnswer:
+    """Return a refusal that says how the balance stands, as it does of a limit."""
+    total, opens_ms = books.get(row, Balance.TOTAL), books.get(row, Balance.OPENS_AT)
+    return replace(
+        answer,
+        limit_used=total - books.get(row, Balance.LEFT),
+        limit_value=total,
+        resets_at_ms=0 if opens_ms == NEVER_MS else opens_ms,
+    )
 
 
 def _rest(books: Books, row: int, use: Use, now_ms: int) -> int:
