@@ -269,6 +269,20 @@ def test_no_more_limits_in_utok_than_a_hold_can_keep_are_put_in_force():
     assert len(terms_at(book, "limited", NOON).limits) == 8
 
 
+def test_limits_that_name_a_subscriber_count_for_that_one_alone():
+    said = json.loads(LIMITS_CATALOG.to_json())
+    said["plans"]["limited"]["limits"] = [
+        {"utok": MILLION, "per": "cycle", "of": "subscriber", "subscriber": f"key-{number}"}
+        for number in range(10)
+    ]
+    catalog = Catalog.from_json(json.dumps(said))
+    assert not_enforced(catalog) == []
+    line = Line("limited", catalog)
+    for number in range(10):
+        held = line.hold(session=str(number), subscriber_id=f"key-{number}", prompt_tokens=2)
+        assert (held.reason.name, held.limit_value) == ("LIMIT_REACHED", MILLION)
+
+
 def test_a_pack_that_is_not_shared_pays_for_the_subscribers_named_and_no_other(family):
     family.order(kind="grant", pack="own", subscribers=["kid"])
     family.use(tokens=5, subscriber="kid")
