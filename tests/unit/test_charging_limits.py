@@ -143,7 +143,7 @@ def test_a_subscriber_at_its_cap_is_cut_alone_and_opened_by_another_plan(family)
     assert told(family.use(tokens=1)) == []
     account, kid = family.order(kind="change_plan", plan="loose").decisions
     assert (account.subscriber, account.state) == ("", State.OPEN)
-    assert (kid.subscriber, kid.state, kid.reason) == ("kid", State.OPEN, "window_reset")
+    assert (kid.subscriber, kid.state, kid.reason) == ("kid", State.OPEN, "resumed")
     assert [account.version, kid.version] == [decided.version + 1, decided.version + 2]
 
 

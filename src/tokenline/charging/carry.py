@@ -9,13 +9,12 @@ not remembered, there is nothing to remember it by: the same order may be carrie
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
-from tokenline.charging.show import shown
+from tokenline.charging.show import shown_text
 from tokenline.charging.terms import grant_of
 from tokenline.charging.transfers import ARRIVING, arrive, send
 from tokenline.errors import BadData, Declined
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 Fields = Mapping[str, Any]
+# Scopes are kept for ever, and all of them are in one record of the journal.
+SCOPE_NAMES_MAX, SCOPE_CHARS_MAX = 1000, 16_000
 _ENDS = ("settle", "release")
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
@@ -71,7 +72,7 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
         slot = _new_slot(state.cells, key, str(fields["time_zone"]))
     if fields["kind"] == "show":
         # Whoever folds commands has brought it up to the moment.
-        return slot, OrderAnswer(at_ms=now_ms, detail=json.dumps(shown(state, slot)))
+        return slot, OrderAnswer(at_ms=now_ms, detail=shown_text(state, slot))
     name = session_of(str(fields["command_id"]))
     answer = state.books.answers.find(slot, name)
     if answer is None:
@@ -196,8 +197,17 @@ def _change_cycle(state: PartitionState, slot: int, fields: Fields, now_ms: int)
 
 def _grant(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
     """Add what is named: a pack of the catalog, or an amount with its own terms."""
+    _check_scope(fields)
     granted = _pack(state, fields, now_ms) if fields["pack"] else grant_of(fields, _source(fields))
     return orders.grant(state.books, slot, granted, now_ms), granted.amount_utok
+
+
+def _check_scope(fields: Fields) -> None:
+    names = [*fields["models"], *fields["subscribers"]]
+    if len(names) > SCOPE_NAMES_MAX or sum(map(len, names)) > SCOPE_CHARS_MAX:
+        raise BadData(
+            f"a grant may name {SCOPE_NAMES_MAX} models and subscribers, of {SCOPE_CHARS_MAX} characters"
+        )
 
 
 def _adjust(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:

@@ -19,6 +19,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from tokenline.quota.terms import LAST_DATE_MS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -88,8 +90,8 @@ def message_id_of(decision: Mapping[str, object]) -> str:
 
 
 def iso_of(moment_ms: int) -> str:
-    """Return a moment as ISO 8601 in UTC, to the millisecond."""
-    moment = _EPOCH + timedelta(milliseconds=moment_ms)
+    """Return a moment as ISO 8601 in UTC, to the millisecond; after the year 9999 its last."""
+    moment = _EPOCH + timedelta(milliseconds=max(0, min(moment_ms, LAST_DATE_MS)))
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

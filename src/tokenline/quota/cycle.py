@@ -146,8 +146,9 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
             opens = min(opens, _opens_at(books, row, bucket, now_ms))
     for column, value in (
         (Balance.DUE_AT, due),
-        (Balance.LEFT, left),
-        (Balance.TOTAL, total),
+        # Returned transfers are taken however much there is: their sum may be more than a cell holds.
+        (Balance.LEFT, min(left, BOUNDLESS)),
+        (Balance.TOTAL, min(total, BOUNDLESS)),
         (Balance.HELD, held),
         (Balance.OPENS_AT, opens),
         (Balance.LOOKED_AT, now_ms),

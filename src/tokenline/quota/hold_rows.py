@@ -73,6 +73,7 @@ class Reason(IntEnum):
     BAD_RECEIVER = 17
     EXPIRED = 18
     LIMIT_HELD = 19
+    TOO_MANY_SCOPES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

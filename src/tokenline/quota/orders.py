@@ -28,7 +28,7 @@ from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
 from tokenline.quota.limit_windows import move_cycle_end
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import Grant, Source, Terms, Use
+from tokenline.quota.terms import LAST_DATE_MS, NEVER_MS, Grant, Source, Terms, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,10 +95,18 @@ def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     with _working(books, slot, now_ms) as row:
         if not 0 < granted.amount_utok <= books.room(row) or granted.valid_to_ms <= now_ms:
             raise Declined(Reason.BAD_AMOUNT)
-        if granted.valid_from_ms >= granted.valid_to_ms:
+        if granted.valid_from_ms >= granted.valid_to_ms or _beyond_calendars(granted):
             raise Declined(Reason.BAD_AMOUNT)
+        if not books.scopes.has_room(granted.scope):
+            raise Declined(Reason.TOO_MANY_SCOPES)
         bucket = books.add_bucket(row, granted, ChangeKind.GRANT, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
+
+
+def _beyond_calendars(granted: Grant) -> bool:
+    """Say whether a moment has no date: a time in microseconds, say."""
+    ends_ms = 0 if granted.valid_to_ms == NEVER_MS else granted.valid_to_ms
+    return max(granted.valid_from_ms, ends_ms) > LAST_DATE_MS
 
 
 def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) -> None:
@@ -137,11 +145,15 @@ def transfer_in(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     A suspended account receives as it may be topped up.
 
     Raises:
-        Declined: there is no such balance, it is closed, or the part is over; it must be returned.
+        Declined: there is no such balance, it is closed or full, or the part is over; it must be returned.
     """
     with _working(books, slot, now_ms) as row:
         if granted.valid_to_ms <= now_ms:
             raise Declined(Reason.EXPIRED)
+        if granted.amount_utok > books.room(row):
+            raise Declined(Reason.BAD_AMOUNT)
+        if not books.scopes.has_room(granted.scope):
+            raise Declined(Reason.TOO_MANY_SCOPES)
         bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_IN, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
 

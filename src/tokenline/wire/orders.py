@@ -24,12 +24,12 @@ from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BadData, BrokerUnavailable, Unavailable
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import (
-    MOST_NAME_CHARS,
+    UNUSABLE,
     account_key,
     client_options,
     partition_of,
     start_reader,
-    too_long_names,
+    unusable_names,
 )
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.topics import CATALOG, COMMANDS, REPLIES
@@ -338,10 +338,10 @@ def _fit(fields: Reply) -> Reply:
     """Return an order that a worker can answer.
 
     Raises:
-        BadData: a name in it is too long.
+        BadData: a name in it is too long or has a NUL.
     """
-    if long := too_long_names(fields):
-        raise BadData(f"longer than {MOST_NAME_CHARS} characters: {', '.join(long)}")
+    if unusable := unusable_names(fields):
+        raise BadData(UNUSABLE + ", ".join(unusable))
     return fields
 
 
