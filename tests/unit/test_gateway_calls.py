@@ -8,7 +8,8 @@ import pytest
 
 from tests.orders import CATALOG
 from tests.strategies import DAY, MINUTE, NOON
-from tokenline.errors import ChargingUnavailable
+from tokenline.errors import ChargingUnavailable, CutOff, InvalidEvent, OutboxFull
+from tokenline.gateway.emergency import Emergency
 from tokenline.gateway.gateway import Gateway
 from tokenline.gateway.lease import Granted
 from tokenline.gateway.prices import CACHED_MOST, Prices
@@ -45,13 +46,13 @@ class Stand:
         self.gateway.emitter.emit_nowait = self.emit
         self.says("strict")
 
-    def says(self, plan, heard_ms=NOON + DAY):
-        """Let the guard hear of account `a`, and how fresh that is."""
+    def says(self, plan):
+        """Let the guard hear of account `a`; what it hears is fresh for a day."""
         said = {"tenant_id": "default", "account_id": "a", "subscriber_id": "", "plan": plan}
         counts = dict.fromkeys(("used", "resets_at", "as_of", "epoch", "version"), 0)
         said |= {"state": "open", "rule": "", "reason": "account_set", "limit": -1} | counts
         self.gateway.guard._view.apply_decision(0, said, NOON)
-        self.gateway.guard._view.apply_heartbeat(0, 0, heard_ms)
+        self.gateway.guard._view.apply_heartbeat(0, 0, NOON + DAY)
 
     def publish(self, catalog):
         self.gateway._catalogs.book.add(catalog)
@@ -153,3 +154,93 @@ def test_what_callers_name_does_not_pile_up():
     for number in range(CACHED_MOST + 10):
         assert prices.rules("strict", "p", f"nobody's {number}", NOON) is None
     assert len(prices._cached) <= CACHED_MOST
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"subscriber": "user\t7"},
+        {"subscriber": "u" * 257},
+        {"account": ""},
+        {"tenant": "a/b"},
+        {"prompt_tokens": -1},
+        {"prompt_tokens": 2**40},
+        {"max_tokens": 1.5},
+    ],
+)
+async def test_a_call_that_no_event_could_tell_of_is_not_admitted(stand, wrong):
+    stand.publish(CATALOG)
+    with pytest.raises(InvalidEvent):
+        async with stand.gateway.admit(**CALL | wrong):
+            pass
+    assert not stand.questions
+
+
+async def test_an_answer_is_no_longer_than_an_event_may_say(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL | {"max_tokens": 2**63 - 1}) as call:
+        assert call.max_tokens == 1_000_000_000
+        call.finish({"input_tokens": 10})
+
+
+@pytest.mark.parametrize("outage", [OutboxFull("no room"), OSError(28, "no space left")])
+async def test_a_call_whose_usage_cannot_be_kept_holds_nothing_for_ever(stand, outage):
+    stand.publish(CATALOG)
+    stand.outage = outage
+
+    async def serve():
+        async with stand.gateway.admit(**CALL) as call:
+            await call.progress(output_tokens=20)
+            call.finish({"input_tokens": 10, "output_tokens": 20})
+
+    with pytest.raises(type(outage)):
+        await serve()
+    # Reported as spent, so that the line charges it when it closes the hold.
+    assert (stand.lease.reserved_utok, stand.lease.spent_utok) == (0, 50 * MILLION)
+    assert not stand.sent
+
+
+async def test_there_is_room_for_the_event_of_a_call_that_asks_again(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL) as call:
+        stand.outage = OutboxFull("no room")
+        with pytest.raises(OutboxFull):
+            call.finish({"input_tokens": 10})
+        stand.outage = None
+        call.finish({"input_tokens": 10})
+    assert [event.input_tokens for event in stand.sent] == [10]
+    assert (stand.lease.reserved_utok, stand.lease.spent_utok) == (0, 10 * MILLION)
+
+
+async def test_an_emergency_call_whose_usage_cannot_be_kept_has_ended(stand, tmp_path):
+    patient = CATALOG.plans["strict"].model_copy(
+        update={"unreachable": "emergency", "emergency_tokens": 200}
+    )
+    stand.publish(version_of(1, NOON - DAY, plans={"strict": patient}))
+    stand.gateway._emergency = Emergency(tmp_path / "slices.sqlite")
+    stand.clock.ms += 2 * DAY  # so long since anything was heard
+    stand.outage = OutboxFull("no room")
+    with pytest.raises(OutboxFull):
+        async with stand.gateway.admit(**CALL):
+            pass
+    assert stand.gateway._emergency_calls == 0
+    assert stand.gateway._emergency.used_utok("default", "a") == 10 * MILLION
+
+
+async def test_a_strict_call_is_told_when_the_line_has_closed_its_lease(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL) as call:
+        stand.clock.ms += 2 * MINUTE - 1
+        await call.progress(output_tokens=1)
+        stand.clock.ms += 1
+        with pytest.raises(CutOff, match="lease_ended"):
+            await call.progress(output_tokens=2)
+        call.finish({"input_tokens": 10, "output_tokens": 2}, outcome="cut_off")
+
+
+async def test_a_strict_call_is_told_when_the_line_has_closed_its_lease_before(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL) as call:
+        stand.lease.over = True
+        with pytest.raises(CutOff, match="lease_ended"):
+            await call.progress(output_tokens=2)

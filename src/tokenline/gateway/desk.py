@@ -236,10 +236,9 @@ class Desk:
         self._note(answer, question)
 
     def _lapses_s(self, question: Question) -> float:
-        """Return when a question is put no more: the line closes a hold after twice its validity."""
-        if not self.lease.validity_s:
-            return question.asked_at_s + UNKNOWN_VALIDITY_S
-        return self.lease.good_until_s + self.lease.validity_s
+        """Return when a question is put no more: the lease has lapsed, or may never have been."""
+        known = self.lease.validity_s
+        return self.lease.lapses_s if known else question.asked_at_s + UNKNOWN_VALIDITY_S
 
     def _note(self, answer: Granted, question: Question) -> None:
         self._answered, self._rest_utok = True, answer.rest_utok

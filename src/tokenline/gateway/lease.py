@@ -14,6 +14,7 @@ how much is counted. No clock, no Kafka: moments are monotonic seconds of the ca
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 
@@ -86,6 +87,11 @@ class Lease:
     _next_seq: int = field(default=0, repr=False)
     # What calls may reserve up to while a question is out that gives something back.
     _bound_utok: int | None = field(default=None, repr=False)
+
+    @property
+    def lapses_s(self) -> float:
+        """When the line closes it if it hears no more of it: after twice its validity."""
+        return self.good_until_s + self.validity_s if self.validity_s else inf
 
     def room_at(self, now_s: float) -> int:
         """Return what the next call may reserve now; nothing once the lease is not good any more."""
