@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
 
+from tokenline.charging.terms import SUBSCRIBER_CAP
 from tokenline.clock import SystemClock
 from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
 from tokenline.gateway.keeper import Keeper
@@ -23,9 +25,13 @@ KEY = Key("t", "a", "", "p", "m")
 class Line:
     """Be the charging worker: one account, and a way to be out of reach."""
 
-    def __init__(self, allowance, validity_ms=60_000):
+    def __init__(self, allowance, validity_ms=60_000, limits=()):
         terms = Terms(
-            mode=Mode.STRICT, allowance_utok=allowance, prorated=False, hold_validity_ms=validity_ms
+            mode=Mode.STRICT,
+            allowance_utok=allowance,
+            prorated=False,
+            hold_validity_ms=validity_ms,
+            limits=limits,
         )
         cells = AccountCells()
         slot = cells.open("t/a")
@@ -48,7 +54,7 @@ class Line:
         order = HoldOrder(
             session=(hash((key, session)) >> 2, 1),
             seq=question.seq,
-            use=Use(*key[3:]),
+            use=Use(key.provider, key.model, key.subscriber),
             lease=True,
             reported_utok=question.reported_utok,
             wanted_utok=question.wanted_utok,
@@ -218,3 +224,81 @@ async def test_a_running_call_is_extended_from_its_own_lease():
         await keeper.extend(KEY, held, need(100), 0.3)
     keeper.finish(KEY, held, 200)
     await keeper.close(1.0)
+
+
+async def running_beside(line, amount):
+    """Let a call of another gateway hold so much and no more."""
+    other = line.keeper()
+    await other.reserve(KEY, need(amount), 1.0)
+    await asyncio.sleep(0.5)
+    return other
+
+
+async def test_a_small_call_passes_a_large_one_that_must_wait():
+    line = Line(310)
+    other, keeper = await running_beside(line, 230), line.keeper()
+    large = asyncio.create_task(keeper.reserve(KEY, need(150), 1.0))
+    await asyncio.sleep(0.1)
+    for _ in range(3):
+        held = await keeper.reserve(KEY, need(10, 3), 0.2)
+        assert held.amount_utok == 10
+        keeper.finish(KEY, held, 0)
+    with pytest.raises(QuotaExceeded, match="balance_held"):
+        await large
+    await asyncio.gather(keeper.close(1.0), other.close(0.1))
+
+
+async def test_what_comes_back_adds_up_for_a_large_call_that_was_passed():
+    line = Line(100)
+    keeper = line.keeper()
+    passed = 0
+
+    async def small_calls():
+        nonlocal passed
+        while True:
+            held = await keeper.reserve(KEY, need(25), 5.0)
+            await asyncio.sleep(0.05)
+            keeper.finish(KEY, held, 0)
+            passed += not large.done()
+
+    others = [asyncio.create_task(small_calls()) for _ in range(8)]
+    large = asyncio.create_task(keeper.reserve(KEY, need(80), 1.6))
+    assert (await large).amount_utok == 80
+    assert passed
+    for task in others:
+        task.cancel()
+    await keeper.close(1.0)
+
+
+async def test_a_row_of_calls_that_are_too_large_does_not_shut_out_small_ones():
+    line = Line(310)
+    other, keeper = await running_beside(line, 230), line.keeper()
+
+    async def large_calls(from_s):
+        await asyncio.sleep(from_s)
+        while True:
+            with contextlib.suppress(QuotaExceeded):
+                await keeper.reserve(KEY, need(150), 1.0)
+
+    # There is always one that has waited for long.
+    row = [asyncio.create_task(large_calls(from_s)) for from_s in (0, 0.3, 0.6)]
+    await asyncio.sleep(0.9)
+    for _ in range(6):
+        keeper.finish(KEY, await keeper.reserve(KEY, need(10), 0.7), 0)
+        await asyncio.sleep(0.1)
+    for task in row:
+        task.cancel()
+    await asyncio.gather(*row, return_exceptions=True)
+    await asyncio.gather(keeper.close(1.0), other.close(0.1))
+
+
+async def test_who_needs_more_than_a_limit_leaves_is_refused_alone():
+    line = Line(10_000, limits=((SUBSCRIBER_CAP, 300),))
+    keeper, key = line.keeper(), KEY._replace(subscriber="kid")
+    large = asyncio.create_task(keeper.reserve(key, need(400), 3.0))
+    small = [asyncio.create_task(keeper.reserve(key, need(100), 3.0)) for _ in range(2)]
+    for one in small:
+        assert (await one).amount_utok == 100
+    with pytest.raises(QuotaExceeded):
+        await large
+    await keeper.close(0.1)

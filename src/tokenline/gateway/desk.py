@@ -7,7 +7,14 @@ for a while. What decides how much is asked for:
     scarce   what the calls in line need; nothing idle is kept, so others can have it
 
     refused, but others hold some   asked again soon: what they hold comes back
-    refused, and nothing is held    the calls in line are refused
+    refused, and nothing is held    the calls in line are refused that need as much or more
+
+Who is served: the line in its order, calls that run before those that have not begun. A call for which
+there is too little lets smaller ones pass for the first half of the time it waits. In the second half
+none begins that stands behind it, so what comes back adds up for it; only calls that run still go
+before it, and they end. If it leaves in vain, others may pass for as long as was saved up for it, so a
+row of calls that are too large does not shut out the small ones either. That is among the calls of
+one gateway: the line knows no order among gateways, and gives to who asks when there is something.
 """
 
 from __future__ import annotations
@@ -16,8 +23,9 @@ import asyncio
 import contextlib
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
@@ -36,17 +44,21 @@ UNKNOWN_VALIDITY_S = 60.0
 SLICE_MAX_UTOK = 10**17
 WAITS = frozenset(("balance_held",))
 SPENDABLE = frozenset(("balance_held", "balance_used_up"))
+# Who needs less may be granted it nevertheless.
+BY_AMOUNT = SPENDABLE | {"limit_reached"}
 
 Ask = Callable[[Key, str, Question], Awaitable[Granted]]
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """Stand in line: what a call needs, and of which lease if it runs."""
+    """Stand in line: what a call needs, how long it waits, and of which lease if it runs."""
 
     need: Need
     done: asyncio.Future[Reserved]
+    within_s: float
     lease: Lease | None = None
+    passed_until_s: float = 0.0
 
 
 class Desk:
@@ -62,6 +74,8 @@ class Desk:
         self._asked_s = self._clock.monotonic_s() - SOON_S
         self._used_s = self._clock.monotonic_s()
         self._retry_s = 0.0
+        self._refused_utok = 0
+        self._pass_until_s = 0.0
         self._answered = False
         self._rest_utok = 0
         self._wake = asyncio.Event()
@@ -82,6 +96,7 @@ class Desk:
 
     def enter(self, waiter: Waiter) -> None:
         """Stand in line; a call that runs goes before those that have not begun."""
+        waiter.passed_until_s = self._clock.monotonic_s() + waiter.within_s / 2
         if waiter.lease is None:
             self.waiters.append(waiter)
         else:
@@ -92,6 +107,11 @@ class Desk:
 
     def leave(self, waiter: Waiter) -> Reserved | None:
         """Leave the line; return what was given meanwhile."""
+        now_s = self._clock.monotonic_s()
+        if any(one is waiter and self._saves_for(one, now_s) for one in self._in_turn(now_s)):
+            saved_s = now_s - max(waiter.passed_until_s, self._pass_until_s)
+            self._pass_until_s = now_s + saved_s
+            self._wake.set()
         with contextlib.suppress(ValueError):
             self.waiters.remove(waiter)
         done = waiter.done
@@ -171,12 +191,14 @@ class Desk:
         return (0 if lease.scarce else self._slice_utok) if renews else None
 
     def _question_of_waiters(self, now_s: float) -> Question | None:
-        if now_s < self._asked_s + self._retry_s:
+        """Ask for all in line: it helps when it suffices for the smallest whose turn it is."""
+        least = min(waiter.need.least_utok for waiter in self._in_turn(now_s))
+        if now_s < self._asked_s + self._retry_s and least >= self._refused_utok:
             return None
         if self.lease.over:
             self.lease = Lease(str(uuid.uuid4()))
             self._keeper.stats.sessions += 1
-        need = self.waiters[0].need
+        need = Need(full_utok=self.waiters[0].need.full_utok, least_utok=least)
         more = sum(waiter.need.full_utok for waiter in self.waiters)
         if not self.lease.scarce:
             more += self._slice(now_s)
@@ -247,17 +269,22 @@ class Desk:
             return
         self._keeper.stats.refused += 1
         self._retry_s = min(max(self._retry_s * 2, RETRY_MIN_S), RETRY_MAX_S)
-        if answer.reason in WAITS:
-            return
-        for waiter in list(self.waiters):
-            if not waiter.done.done() and (
-                answer.reason not in SPENDABLE or waiter.need.least_utok >= question.least_utok
-            ):
-                waiter.done.set_exception(self._refusal(waiter.need, answer.reason, answer))
-                self.waiters.remove(waiter)
+        self._refused_utok = question.least_utok if answer.reason in BY_AMOUNT else 0
+        if answer.reason not in WAITS:
+            refusal = partial(self._refusal, reason=answer.reason, answer=answer)
+            self._turn_away(self._refused_utok, refusal)
+
+    def _turn_away(self, least_utok: int, error_of: Callable[[Need], Exception]) -> None:
+        """Refuse the calls in line that need as much or more."""
+        for waiter in [one for one in self.waiters if one.need.least_utok >= least_utok]:
+            self.waiters.remove(waiter)
+            if not waiter.done.done():
+                waiter.done.set_exception(error_of(waiter.need))
 
     def _refusal(self, need: Need, reason: str, answer: Granted | None = None) -> QuotaExceeded:
-        short = max(1, need.least_utok - self._rest_utok) if reason in SPENDABLE else 0
+        short = max(0, need.least_utok - self._rest_utok) if reason in SPENDABLE else 0
+        if reason == "balance_used_up":
+            short = max(1, short)
         return QuotaExceeded(
             self._key.account,
             (answer.limit_name if answer else "") or reason,
@@ -271,16 +298,29 @@ class Desk:
     def _serve(self) -> None:
         """Give to the calls in line, in their order, as far as there is room."""
         now_s = self._clock.monotonic_s()
-        while self.waiters:
-            waiter, room = self.waiters[0], self.lease.room_at(now_s)
+        room = self.lease.room_at(now_s)
+        for waiter in tuple(self.waiters):
+            need = waiter.need
+            given = min(need.full_utok, room)
+            enough = given == need.full_utok or (self.lease.scarce and given >= need.least_utok)
             if waiter.done.done():
-                self.waiters.popleft()
-                continue
-            given = min(waiter.need.full_utok, room)
-            short = given < waiter.need.full_utok
-            if given < waiter.need.least_utok or (short and not self.lease.scarce):
+                self.waiters.remove(waiter)
+            elif enough:
+                self.lease.reserve(given)
+                room -= given
+                self._used_s = now_s
+                waiter.done.set_result(Reserved(self.lease, given))
+                self.waiters.remove(waiter)
+            elif self._saves_for(waiter, now_s):
                 break
-            self.lease.reserve(given)
-            self._used_s = now_s
-            waiter.done.set_result(Reserved(self.lease, given))
-            self.waiters.popleft()
+
+    def _in_turn(self, now_s: float) -> Iterator[Waiter]:
+        """Yield those in line who may be served, as far as there is room."""
+        for waiter in self.waiters:
+            yield waiter
+            if self._saves_for(waiter, now_s):
+                return
+
+    def _saves_for(self, waiter: Waiter, now_s: float) -> bool:
+        """Say whether nobody behind this one may pass it any more."""
+        return now_s >= max(waiter.passed_until_s, self._pass_until_s)

@@ -53,7 +53,7 @@ class Keeper:
             QuotaExceeded: the line refuses it, or others hold what is left and kept it all the time.
             ChargingUnavailable: the line did not answer within the time.
         """
-        return await self._wait(key, Waiter(need, _future()), within_s)
+        return await self._wait(key, Waiter(need, _future(), within_s))
 
     async def extend(self, key: Key, held: Reserved, need: Need, within_s: float) -> bool:
         """Add `need` to what a call that runs has reserved; False when its lease has ended.
@@ -65,7 +65,7 @@ class Keeper:
             return False
         more = desk.try_reserve(need.full_utok)
         if more is None:
-            more = await self._wait(key, Waiter(need, _future(), held.lease), within_s)
+            more = await self._wait(key, Waiter(need, _future(), within_s, held.lease))
         if more.lease is not held.lease:
             self.finish(key, more, 0)
             return False
@@ -90,14 +90,14 @@ class Keeper:
         await asyncio.gather(*(desk.task for desk in desks), return_exceptions=True)
         self._desks.clear()
 
-    async def _wait(self, key: Key, waiter: Waiter, within_s: float) -> Reserved:
+    async def _wait(self, key: Key, waiter: Waiter) -> Reserved:
         desk = self._desks.get(key)
         if desk is None:
             desk = self._desks[key] = Desk(self, key)
         desk.enter(waiter)
         try:
             # Not `wait_for`: before Python 3.12 it may swallow a cancellation.
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(waiter.within_s):
                 return await waiter.done
         except BaseException as error:
             if (given := desk.leave(waiter)) is not None:
