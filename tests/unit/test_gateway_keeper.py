@@ -10,9 +10,9 @@ import pytest
 
 from tokenline.charging.terms import SUBSCRIBER_CAP
 from tokenline.clock import SystemClock
-from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
+from tokenline.errors import BadData, ChargingUnavailable, QuotaExceeded, Unavailable
 from tokenline.gateway.keeper import Keeper
-from tokenline.gateway.lease import Granted, Key, Need
+from tokenline.gateway.lease import MOST_UTOK, Granted, Key, Need, Reserved
 from tokenline.quota import orders
 from tokenline.quota.books import Balance, Books
 from tokenline.quota.cells import AccountCells, Cell
@@ -40,6 +40,8 @@ class Line:
         self.away = asyncio.Event()
         self.settled = asyncio.Event()
         self.asked = 0
+        self.questions = []
+        self.refuses = ""
         orders.open_account(self.books, 0, "strict", 0, self.now_ms)
 
     @property
@@ -48,9 +50,20 @@ class Line:
 
     async def ask(self, key, session, question):
         self.asked += 1
+        self.questions.append(question)
         await asyncio.sleep(0.002)
         if self.away.is_set():
             raise Unavailable("nobody is there")
+        if self.refuses:
+            return Granted(
+                reason=self.refuses,
+                granted_utok=0,
+                threshold_utok=0,
+                validity_ms=0,
+                final=False,
+                late=False,
+                rest_utok=0,
+            )
         order = HoldOrder(
             session=(hash((key, session)) >> 2, 1),
             seq=question.seq,
@@ -301,4 +314,63 @@ async def test_who_needs_more_than_a_limit_leaves_is_refused_alone():
         assert (await one).amount_utok == 100
     with pytest.raises(QuotaExceeded):
         await large
+    await keeper.close(0.1)
+
+
+async def test_amounts_beyond_all_accounts_spoil_nothing():
+    line = Line(1000)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    calls = [keeper.reserve(KEY, need(2**70, 100), 1.0) for _ in range(3)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    granted = [one.amount_utok for one in answers if isinstance(one, Reserved)]
+    assert granted
+    assert sum(granted) <= 900
+    sent = ("reserved_utok", "first_utok", "keep_utok", "wanted_utok", "reported_utok")
+    assert max(getattr(one, name) for one in line.questions for name in sent) <= MOST_UTOK
+    keeper.finish(KEY, held, 100)
+    await keeper.close(0.1)
+
+
+async def test_a_question_that_cannot_be_put_refuses_who_asked_it():
+    line = Line(1000)
+
+    async def ask(key, session, question):
+        if question.least_utok > 500:
+            raise BadData("this does not fit")
+        return await line.ask(key, session, question)
+
+    keeper = Keeper(ask, SystemClock())
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    with pytest.raises(BadData, match="does not fit"):
+        await keeper.reserve(KEY, need(600), 1.0)
+    assert await keeper.extend(KEY, held, need(200), 1.0)
+    keeper.finish(KEY, held, 0)
+    await keeper.close(1.0)
+
+
+async def test_a_refusal_is_no_reason_to_ask_without_a_pause():
+    line = Line(1000, validity_ms=800)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    await keeper.reserve(KEY, need(1000, 100), 1.0)
+    line.refuses = "unknown_model"
+    asked = line.asked
+    await asyncio.sleep(1.2)
+    assert asked < line.asked < asked + 8
+    # It was not told that the lease is closed; that may be once it has lapsed.
+    assert not held.lease.over
+    await asyncio.sleep(1.0)
+    assert held.lease.over
+    assert not len(keeper)
+
+
+async def test_a_lease_that_gave_back_what_lay_idle_does_not_grab_it_again():
+    line = Line(310)
+    keeper = line.keeper()
+    await keeper.reserve(KEY, need(150), 1.0)
+    await asyncio.sleep(0.5)
+    asked = line.asked
+    await asyncio.sleep(1.0)
+    assert line.asked <= asked + 1
     await keeper.close(0.1)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
+from tokenline.errors import BadData, ChargingUnavailable, QuotaExceeded, Unavailable
 from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
 
 if TYPE_CHECKING:
@@ -186,9 +186,13 @@ class Desk:
             return 0
         if not lease.scarce and lease.room_at(now_s) < lease.threshold_utok:
             return self._slice(now_s)
-        # In time: a hold that nobody renews is closed by its policy.
-        renews = now_s >= lease.good_until_s - lease.validity_s / 2
+        renews = now_s >= self._renew_s()
         return (0 if lease.scarce else self._slice_utok) if renews else None
+
+    def _renew_s(self) -> float:
+        """Return when to renew the lease: in time, or a hold is closed by its policy; not at once again."""
+        lease = self.lease
+        return max(lease.good_until_s - lease.validity_s / 2, self._asked_s + self._retry_s)
 
     def _question_of_waiters(self, now_s: float) -> Question | None:
         """Ask for all in line: it helps when it suffices for the smallest whose turn it is."""
@@ -230,9 +234,7 @@ class Desk:
         else:
             # A call that ends wakes nobody: that would cost each call a turn of this task.
             idle_from_s = now_s if lease.reserved_utok else self._used_s
-            until_s = min(
-                lease.good_until_s - lease.validity_s / 2, idle_from_s + self._patience_s()
-            )
+            until_s = min(self._renew_s(), idle_from_s + self._patience_s())
             if lease.scarce and lease.room_at(now_s):
                 until_s = min(until_s, self._asked_s + SCARCE_IDLE_S)
         with contextlib.suppress(TimeoutError):
@@ -253,9 +255,18 @@ class Desk:
                 self.lease.over, self.lease.question = True, None
             await asyncio.sleep(RETRY_MAX_S)
             return
+        except BadData as error:
+            self._give_up(question, error)
+            return
         stats.grant_ms.append((self._clock.monotonic_s() - began_s) * 1000)
         self.lease.take(answer)
         self._note(answer, question)
+
+    def _give_up(self, question: Question, error: BadData) -> None:
+        """Forget a question that cannot be put; who asks for less may still get it."""
+        self.lease.withdraw()
+        self._retry_s, self._refused_utok = RETRY_MAX_S, question.least_utok
+        self._turn_away(question.least_utok, lambda _: error)
 
     def _lapses_s(self, question: Question) -> float:
         """Return when a question is put no more: the lease has lapsed, or may never have been."""
@@ -270,6 +281,9 @@ class Desk:
         self._keeper.stats.refused += 1
         self._retry_s = min(max(self._retry_s * 2, RETRY_MIN_S), RETRY_MAX_S)
         self._refused_utok = question.least_utok if answer.reason in BY_AMOUNT else 0
+        if self.lease.reserved_utok and self._clock.monotonic_s() > self.lease.lapses_s:
+            # Refused without a word of what calls run on: nothing was renewed, so it is closed by now.
+            self.lease.over = True
         if answer.reason not in WAITS:
             refusal = partial(self._refusal, reason=answer.reason, answer=answer)
             self._turn_away(self._refused_utok, refusal)

@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+# More than any account can have: an amount beyond it asks for no more, and may not fit the wire.
+MOST_UTOK = 10**18
+
 
 class Key(NamedTuple):
     """Name what a lease pays for."""
@@ -127,10 +130,10 @@ class Lease:
             asked_at_s=now_s,
             least_utok=least,
             reported_utok=self.spent_utok,
-            reserved_utok=self.reserved_utok + least,
-            first_utok=self.reserved_utok + (need.full_utok if need else 0),
+            reserved_utok=min(self.reserved_utok + least, MOST_UTOK),
+            first_utok=min(self.reserved_utok + (need.full_utok if need else 0), MOST_UTOK),
             keep_utok=kept,
-            wanted_utok=max(kept, self.reserved_utok + more_utok),
+            wanted_utok=max(kept, min(self.reserved_utok + more_utok, MOST_UTOK)),
         )
         self._next_seq += 1
         return self.question
@@ -144,19 +147,26 @@ class Lease:
         self._next_seq += 1
         return self.question
 
+    def withdraw(self) -> None:
+        """Forget the question that is out: it could not be put."""
+        self.question = self._bound_utok = None
+
     def take(self, answer: Granted) -> None:
         """Take in the answer to the question that is out."""
         question = self.question
         assert question is not None  # noqa: S101  # there is no answer without a question
-        self.question = self._bound_utok = None
-        unused = answer.reason != "none" and not (answer.granted_utok or self.spent_utok)
+        self.withdraw()
+        refused = answer.reason != "none"
+        unused = refused and not (answer.granted_utok or self.spent_utok or self.reserved_utok)
         if answer.late or answer.reason == "stale_seq" or unused:
             # The line has closed it, or never opened it: the next question needs a new session.
             self.over, self.scarce = True, True
             return
         self.ceiling_utok = question.reported_utok + answer.granted_utok
         self.threshold_utok = answer.threshold_utok
-        self.scarce = answer.final or answer.reason != "none"
+        if refused or question.wanted_utok > question.keep_utok:
+            # Who only gave something back got all it wanted, and knows no more than before.
+            self.scarce = refused or answer.final or question.wanted_utok >= MOST_UTOK
         if answer.validity_ms:
             self.validity_s = answer.validity_ms / 1000
             # Counted from the asking: the line counts from later, so it never ends before us.
