@@ -33,7 +33,7 @@ from tokenline.errors import (
     QuotaExceeded,
     SettingsError,
 )
-from tokenline.gateway.call import Asked, Call
+from tokenline.gateway.call import Asked, Call, check_counts, check_names
 from tokenline.gateway.emergency import Emergency
 from tokenline.gateway.keeper import Keeper
 from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
@@ -174,7 +174,11 @@ class Gateway:
         """Return a context manager that gives the `Call`, or raises that it may not be.
 
         `prompt_tokens` is the most the prompt can be, `max_tokens` the most the answer may be. It waits
-        at most `within_ms` (default `TOKENLINE_ADMIT_WAIT_MS`) for units that others hold.
+        at most `within_ms` (default `TOKENLINE_ADMIT_WAIT_MS`) for units that others hold. An answer may
+        not be longer than one event may say, whatever is asked.
+
+        Raises:
+            InvalidEvent: no event may have such a name or count; the text says which.
 
         Raises, when entered:
             QuotaExceeded: the account may not go on; it says why, and what would help.
@@ -182,10 +186,13 @@ class Gateway:
         """
         wait_ms = self._settings.admit_wait_ms if within_ms is None else within_ms
         key = Key(tenant, account, subscriber, provider, model)
+        check_names(key)
+        most = self._settings.max_tokens_per_event
+        check_counts(prompt_tokens, max_tokens, most)
         asked = Asked(
             key=key,
             prompt_tokens=prompt_tokens,
-            max_tokens=max_tokens,
+            max_tokens=min(max_tokens, most),
             within_s=wait_ms / 1000,
         )
         return Admission(self, asked)
@@ -259,6 +266,11 @@ class Gateway:
                 top_up_utok=error.top_up_utok,
             ) from error
 
+    def is_held(self, held: Reserved) -> bool:
+        """Say whether the line holds what a call reserved, as far as this gateway can know."""
+        lease = held.lease
+        return not lease.over and self._clock.monotonic_s() < lease.lapses_s
+
     def emit(self, event: UsageEvent) -> asyncio.Future[Receipt]:
         """Keep an event and hand it over; see `Emitter.emit_nowait`."""
         return self.emitter.emit_nowait(event)
@@ -271,6 +283,10 @@ class Gateway:
             key.provider, key.model, event.kinds(), event.occurred_at
         )
         self.stats.overshoot_utok += max(0, used_utok - held.amount_utok)
+        self.end(key, held, used_utok)
+
+    def end(self, key: Key, held: Reserved, used_utok: int) -> None:
+        """Turn what a call reserved into what it used, whether an event tells of it or not."""
         if held.lease is _EMERGENCY and self._emergency is not None:
             self._emergency_calls -= 1
             self._emergency.correct(key.tenant, key.account, used_utok - held.amount_utok)
