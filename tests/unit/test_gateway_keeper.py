@@ -374,3 +374,19 @@ async def test_a_lease_that_gave_back_what_lay_idle_does_not_grab_it_again():
     await asyncio.sleep(1.0)
     assert line.asked <= asked + 1
     await keeper.close(0.1)
+
+
+async def test_what_others_hold_of_a_limit_is_waited_for():
+    """It was refused at once, as if the cap were used up until the cycle's end."""
+    line = Line(1_000_000, limits=((SUBSCRIBER_CAP, 1000),))
+    first, second = line.keeper(idle_s=0.2), line.keeper()
+    kid = KEY._replace(subscriber="kid")
+    held = await first.reserve(kid, need(900), 1.0)
+    with pytest.raises(QuotaExceeded, match="limit_held"):
+        await second.reserve(kid, need(300), 0.1)
+    asked = asyncio.create_task(second.reserve(kid, need(300), 5.0))
+    await asyncio.sleep(0.05)
+    first.finish(kid, held, 10)
+    assert (await asked).amount_utok == 300
+    for keeper in (first, second):
+        await keeper.close(1.0)

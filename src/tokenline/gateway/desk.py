@@ -42,10 +42,10 @@ RETRY_MAX_S = 0.5
 SCARCE_IDLE_S = 0.2
 UNKNOWN_VALIDITY_S = 60.0
 SLICE_MAX_UTOK = 10**17
-WAITS = frozenset(("balance_held",))
+WAITS = frozenset(("balance_held", "limit_held"))
 SPENDABLE = frozenset(("balance_held", "balance_used_up"))
 # Who needs less may be granted it nevertheless.
-BY_AMOUNT = SPENDABLE | {"limit_reached"}
+BY_AMOUNT = SPENDABLE | {"limit_reached", "limit_held"}
 
 Ask = Callable[[Key, str, Question], Awaitable[Granted]]
 
@@ -77,6 +77,7 @@ class Desk:
         self._refused_utok = 0
         self._pass_until_s = 0.0
         self._answered = False
+        self._held_by: Granted | None = None
         self._rest_utok = 0
         self._wake = asyncio.Event()
         self._closing = False
@@ -131,7 +132,8 @@ class Desk:
         """Say why a call waited in vain."""
         if self._answered:
             # What there is is held: by this gateway's own calls, or by others.
-            return self._refusal(need, "balance_held")
+            held = self._held_by
+            return self._refusal(need, held.reason if held else "balance_held", held)
         return ChargingUnavailable(
             f"{self._key.tenant}/{self._key.account}: charging did not answer in time"
         )
@@ -275,6 +277,7 @@ class Desk:
 
     def _note(self, answer: Granted, question: Question) -> None:
         self._answered, self._rest_utok = True, answer.rest_utok
+        self._held_by = answer if answer.reason in WAITS else None
         if question.action == "settle" or answer.reason == "none" or answer.late:
             self._retry_s = 0.0
             return
