@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from tests.orders import CATALOG
 from tests.strategies import DAY, MINUTE, NOON
-from tokenline.errors import ChargingUnavailable, CutOff, InvalidEvent, OutboxFull
+from tokenline.errors import ChargingUnavailable, CutOff, InvalidEvent, OutboxFull, QuotaExceeded
 from tokenline.gateway.emergency import Emergency
 from tokenline.gateway.gateway import Gateway
-from tokenline.gateway.lease import Granted
+from tokenline.gateway.lease import MOST_UTOK, Granted, Key, Lease, Need
 from tokenline.gateway.prices import CACHED_MOST, Prices
 from tokenline.rating.book import CatalogBook
 from tokenline.settings import Settings
@@ -44,13 +45,16 @@ class Stand:
         self.gateway = Gateway(settings, clock=self.clock)
         self.gateway.keeper._ask = self.ask
         self.gateway.emitter.emit_nowait = self.emit
+        self.scarce_utok, self.refusal = MOST_UTOK, {}
         self.says("strict")
 
-    def says(self, plan):
+    def says(self, plan, **fields):
         """Let the guard hear of account `a`; what it hears is fresh for a day."""
         said = {"tenant_id": "default", "account_id": "a", "subscriber_id": "", "plan": plan}
         counts = dict.fromkeys(("used", "resets_at", "as_of", "epoch", "version"), 0)
-        said |= {"state": "open", "rule": "", "reason": "account_set", "limit": -1} | counts
+        said |= (
+            {"state": "open", "rule": "", "reason": "account_set", "limit": -1} | counts | fields
+        )
         self.gateway.guard._view.apply_decision(0, said, NOON)
         self.gateway.guard._view.apply_heartbeat(0, 0, NOON + DAY)
 
@@ -61,15 +65,18 @@ class Stand:
     async def ask(self, key, session, question):
         self.questions.append((key, session, question))
         await asyncio.sleep(0)
-        return Granted(
+        granted = Granted(
             reason="none",
-            granted_utok=question.wanted_utok,
+            granted_utok=min(question.wanted_utok, self.scarce_utok),
             threshold_utok=0,
             validity_ms=MINUTE,
-            final=False,
+            final=question.wanted_utok > self.scarce_utok,
             late=False,
             rest_utok=0,
         )
+        if self.refusal:
+            return replace(granted, granted_utok=question.keep_utok, **self.refusal)
+        return granted
 
     def emit(self, event):
         if self.outage is not None:
@@ -244,3 +251,88 @@ async def test_a_strict_call_is_told_when_the_line_has_closed_its_lease_before(s
         stand.lease.over = True
         with pytest.raises(CutOff, match="lease_ended"):
             await call.progress(output_tokens=2)
+
+
+async def test_a_question_names_whose_call_it_is_and_of_which_model(stand):
+    asked = {}
+
+    class Office:
+        async def hold(self, account, *_, **fields):
+            asked.update(fields, account=account)
+            raise ChargingUnavailable("away")
+
+    stand.gateway._orders = Office()
+    key = Key("t", "a", "kid", "p", "max")
+    question = Lease("s").ask(0.0, Need(full_utok=9, least_utok=5), 9)
+    with pytest.raises(ChargingUnavailable):
+        await stand.gateway._ask(key, "s", question)
+    names = ("tenant", "account", "subscriber_id", "provider", "model")
+    assert tuple(asked[name] for name in names) == tuple(key)
+
+
+async def test_a_subscriber_that_is_cut_is_refused_alone_and_stopped_while_it_answers(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL, subscriber="kid") as call:
+        stand.says("strict", subscriber_id="kid", state="cut", reason="limit_reached", version=1)
+        with pytest.raises(CutOff, match="kid"):
+            await call.progress(output_tokens=1)
+        call.finish({"input_tokens": 10}, outcome="cut_off")
+    with pytest.raises(QuotaExceeded, match="kid"):
+        async with stand.gateway.admit(**CALL, subscriber="kid"):
+            pass
+    async with stand.gateway.admit(**CALL, subscriber="mother") as other:
+        other.finish({"input_tokens": 10})
+
+
+@pytest.mark.parametrize(
+    ("policy", "usage"),
+    [("charge_reported", (10, 20)), ("charge_granted", (10, 45)), ("release", (0, 0))],
+)
+async def test_who_leaves_without_finish_is_settled_by_the_plans_policy(stand, policy, usage):
+    plan = CATALOG.plans["strict"].model_copy(update={"abort": policy})
+    stand.publish(version_of(1, NOON - DAY, plans={"strict": plan}))
+    async with stand.gateway.admit(**CALL) as call:
+        await call.progress(output_tokens=20)
+    (event,) = stand.sent
+    assert (event.input_tokens, event.output_tokens) == usage
+    assert (event.usage_source, event.outcome) == ("estimated", "client_abort")
+    with pytest.raises(InvalidEvent, match="has ended"):
+        call.finish({"input_tokens": 10})
+
+
+PREPAID = CALL | {"model": "mini", "prompt_tokens": 1000, "max_tokens": 4000}
+
+
+async def test_a_prepaid_call_that_does_not_stream_is_held_whole(stand):
+    """It held 256 tokens of its answer and could use all of them, again and again."""
+    stand.publish(CATALOG)
+    stand.says("small")
+    async with stand.gateway.admit(**PREPAID, streams=False) as call:
+        assert (call.mode, call.max_tokens, call.clamped) == ("prepaid", 4000, False)
+        assert call.reserved_utok == 1000 * MILLION // 10 + 4000 * MILLION // 4
+        call.finish({"input_tokens": 10})
+    async with stand.gateway.admit(**PREPAID) as call:
+        assert call.reserved_utok == 1000 * MILLION // 10 + 256 * MILLION // 4
+        call.finish({"input_tokens": 10})
+
+
+async def test_what_a_prepaid_call_that_does_not_stream_may_answer_is_what_is_held(stand):
+    stand.publish(CATALOG)
+    stand.says("small")
+    stand.scarce_utok = 300 * MILLION
+    async with stand.gateway.admit(**PREPAID, streams=False) as call:
+        assert (call.max_tokens, call.clamped) == (800, True)
+        call.finish({"input_tokens": 10})
+
+
+async def test_a_call_that_is_cut_by_a_limit_hears_which_and_until_when(stand):
+    stand.publish(CATALOG)
+    stand.says("small")
+    stand.scarce_utok = 170 * MILLION
+    async with stand.gateway.admit(**PREPAID) as call:
+        stand.refusal = {"reason": "limit_reached", "limit_name": "subscriber_tokens"}
+        stand.refusal |= {"limit_used": 7, "limit_value": 8, "resets_at_ms": NOON + DAY}
+        with pytest.raises(CutOff, match="subscriber_tokens") as cut:
+            await call.progress(output_tokens=2000)
+        call.finish({"input_tokens": 10}, outcome="cut_off")
+    assert (cut.value.used, cut.value.limit, cut.value.resets_at_ms) == (7, 8, NOON + DAY)

@@ -37,6 +37,7 @@ class Asked(NamedTuple):
     prompt_tokens: int
     max_tokens: int
     within_s: float
+    streams: bool = True
 
 
 @lru_cache(maxsize=KNOWN_KEYS)
@@ -77,7 +78,8 @@ def check_counts(prompt_tokens: int, max_tokens: int, most: int) -> None:
 class Call:
     """Be handed out by `Gateway.admit`; one call, one `finish`.
 
-    `max_tokens` is what to send upstream: never more than what is held for the call in strict mode.
+    `max_tokens` is what to send upstream: never more than what is held for the call in strict mode, nor
+    in prepaid mode when it does not stream.
     """
 
     def __init__(self, gateway: Gateway, asked: Asked, rules: Rules, held: Reserved | None) -> None:
@@ -89,7 +91,10 @@ class Call:
         self.finished = False
         self.clamped = False
         self.max_tokens = asked.max_tokens
-        if held is not None and rules.mode == "strict":
+        # A prepaid call that tells nothing while it answers could use any amount that nobody holds.
+        if held is not None and (
+            rules.mode == "strict" or (rules.mode == "prepaid" and not asked.streams)
+        ):
             self._clamp(held.amount_utok)
 
     @property

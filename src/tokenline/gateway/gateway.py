@@ -170,12 +170,17 @@ class Gateway:
         subscriber: str = "",
         tenant: str = "default",
         within_ms: int | None = None,
+        streams: bool = True,
     ) -> Admission:
         """Return a context manager that gives the `Call`, or raises that it may not be.
 
         `prompt_tokens` is the most the prompt can be, `max_tokens` the most the answer may be. It waits
         at most `within_ms` (default `TOKENLINE_ADMIT_WAIT_MS`) for units that others hold. An answer may
         not be longer than one event may say, whatever is asked.
+
+        A prepaid call is held in steps as `progress` tells how far it is. Say `streams=False` where nobody
+        will call `progress`: then it is held whole, and its `max_tokens` is what is held. Without that its
+        overshoot is as large as its answer.
 
         Raises:
             InvalidEvent: no event may have such a name or count; the text says which.
@@ -194,6 +199,7 @@ class Gateway:
             prompt_tokens=prompt_tokens,
             max_tokens=min(max_tokens, most),
             within_s=wait_ms / 1000,
+            streams=streams,
         )
         return Admission(self, asked)
 
@@ -226,7 +232,8 @@ class Gateway:
                 f"{key.tenant}/{key.account}: charging has said nothing for {verdict.fresh_ms} ms"
             )
         # Out of reach a call is reserved whole, whatever its plan: there is nobody to ask for more.
-        need = need_of(asked, whole=rules.mode != "prepaid" or verdict.stale, price=rules.price)
+        whole = rules.mode != "prepaid" or verdict.stale or not asked.streams
+        need = need_of(asked, whole=whole, price=rules.price)
         if not need.full_utok or (rules.mode == "postpaid" and not verdict.stale):
             return Call(self, asked, rules, None), False
         if (held := self.keeper.try_reserve(key, need.full_utok)) is not None:
@@ -263,6 +270,9 @@ class Gateway:
                 error.account,
                 error.reason,
                 subscriber=error.subscriber,
+                used=error.used,
+                limit=error.limit,
+                resets_at_ms=error.resets_at_ms,
                 top_up_utok=error.top_up_utok,
             ) from error
 

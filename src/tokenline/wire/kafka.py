@@ -6,7 +6,7 @@ import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import murmur2
 
 from tokenline.errors import SettingsError
@@ -81,6 +81,21 @@ def unusable_names(fields: Mapping[str, object]) -> list[str]:
 
 def _usable(name: str) -> bool:
     return len(name) <= MOST_NAME_CHARS and "\0" not in name
+
+
+async def check_partitions(producer: AIOKafkaProducer, settings: Settings, topic: str) -> None:
+    """Check that a topic has as many partitions as the settings say: a key's partition depends on it.
+
+    Raises:
+        SettingsError: it has not, so what is sent would never be found.
+        KafkaError: the broker does not answer, or has no such topic.
+    """
+    found = len(await producer.partitions_for(topic))
+    if found != settings.partitions:
+        raise SettingsError(
+            f"topic {topic} has {found} partitions and TOKENLINE_PARTITIONS says "
+            f"{settings.partitions}: what is sent would go to the wrong one"
+        )
 
 
 @lru_cache(maxsize=65_536)

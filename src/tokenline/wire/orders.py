@@ -26,6 +26,7 @@ from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import (
     UNUSABLE,
     account_key,
+    check_partitions,
     client_options,
     partition_of,
     start_reader,
@@ -57,6 +58,7 @@ class Orders:
     """Send orders and hand out their answers; an async context manager, one event loop.
 
     Raises:
+        SettingsError: the line has another number of partitions.
         BrokerUnavailable: Kafka did not answer; an order that was on its way may have been taken, so
             send it again with its id.
     """
@@ -84,10 +86,14 @@ class Orders:
             # what comes while one request is out travels with the next.
             self._producer = AIOKafkaProducer(**client_options(self._settings), acks="all")
             await self._producer.start()
+            await check_partitions(self._producer, self._settings, self._settings.topic(COMMANDS))
             self._consumer = await self._listen()
         except KafkaError as error:
             await self._stop()
             raise self._away(error) from error
+        except BaseException:
+            await self._stop()
+            raise
         self._task = asyncio.create_task(self._follow(), name="tokenline-orders")
         return self
 
