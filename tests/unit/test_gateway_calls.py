@@ -300,6 +300,24 @@ async def test_who_leaves_without_finish_is_settled_by_the_plans_policy(stand, p
         call.finish({"input_tokens": 10})
 
 
+@pytest.mark.parametrize(("answered", "prompt"), [(0, 0), (3, 10)])
+async def test_a_call_that_fails_upstream_pays_for_its_prompt_once_it_was_answered(
+    stand, answered, prompt
+):
+    stand.publish(CATALOG)
+
+    async def serve():
+        async with stand.gateway.admit(**CALL) as call:
+            await call.progress(output_tokens=answered)
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await serve()
+    (event,) = stand.sent
+    assert (event.input_tokens, event.output_tokens) == (prompt, answered)
+    assert event.outcome == "upstream_error"
+
+
 PREPAID = CALL | {"model": "mini", "prompt_tokens": 1000, "max_tokens": 4000}
 
 

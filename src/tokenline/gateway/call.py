@@ -184,13 +184,16 @@ class Call:
         prompt, answer = self._asked.prompt_tokens, self.max_tokens
         if self._held is not None:
             answer = min(answer, self._covered(self._held.amount_utok))
+        outcome = _outcome_of(error)
+        # Of a call that failed upstream before it said anything nothing was reported, nor the prompt used.
+        reported = 0 if outcome == "upstream_error" and not self._answered else prompt
         said = {
-            "charge_reported": (prompt, self._answered),
+            "charge_reported": (reported, self._answered),
             "charge_granted": (prompt, answer),
         }.get(self._rules.abort, (0, 0))
         usage = {"input_tokens": said[0], "output_tokens": said[1]}
         try:
-            self.finish(usage, outcome=_outcome_of(error), usage_source="estimated")
+            self.finish(usage, outcome=outcome, usage_source="estimated")
         finally:
             if not self.finished:
                 self._give_up(*said)
