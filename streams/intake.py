@@ -15,7 +15,7 @@ from tokenline.charging.step import Commanded, Refused, UsageChunk
 from tokenline.errors import BadData, UnknownSchema
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
-from tokenline.wire.kafka import MOST_NAME_CHARS, too_long_names
+from tokenline.wire.kafka import UNUSABLE, unusable_names
 
 ORDERS = ("account_order", "hold_order")
 COMMAND_NAMES = ("account_command", "catalog_version", *ORDERS)
@@ -81,7 +81,7 @@ def decode_commands(
             if not is_alike
         ),
     ]
-    found = list(map(_with_short_names, found))
+    found = list(map(_with_usable_names, found))
     commands = [one for one in found if isinstance(one, Commanded)]
     refused = [one for one in found if isinstance(one, Refused)]
     return sorted(commands, key=attrgetter("offset")), refused
@@ -133,16 +133,16 @@ def _one(codec: Codec, record: Any) -> Commanded | Refused:
     return command
 
 
-def _with_short_names(found: Commanded | Refused) -> Commanded | Refused:
-    """Return a command as it is, or refuse one with a name too long to be the key of anything."""
+def _with_usable_names(found: Commanded | Refused) -> Commanded | Refused:
+    """Return a command as it is, or refuse one with a name that cannot be the key of anything."""
     command = found if isinstance(found, Commanded) else found.command
-    if command is None or not (long := too_long_names(command.fields)):
+    if command is None or not (unusable := unusable_names(command.fields)):
         return found
     return Refused(
         offset=command.offset,
         appended_ms=command.appended_ms,
         reason="bad_command",
-        detail=f"longer than {MOST_NAME_CHARS} characters: {', '.join(long)}",
+        detail=UNUSABLE + ", ".join(unusable),
     )
 
 

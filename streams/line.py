@@ -9,7 +9,7 @@ crash here: nothing happened       published again           skipped by offset
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import structlog
 
+from streams.catchup import Waiting, by_turns
 from streams.inbox import Delivery, Inbox
 from streams.intake import decode_commands, decode_usage, runs_of
 from streams.memory import give_back
@@ -133,7 +134,7 @@ class PartitionLine:
         self._tasks.append(asyncio.create_task(self._guarded(self._commit_steps())))
         self._tasks.append(asyncio.create_task(self._guarded(self._note_told())))
         self._tasks.append(asyncio.create_task(self._guarded(self._publish_flushes())))
-        await self._apply_waiting_commands()
+        await self._catch_up()
         self._worker.feed.follow(self.partition, self.state.next_offsets[COMMANDS])
         self.ready.set()
         while True:
@@ -213,19 +214,27 @@ class PartitionLine:
                 await self._commits.put(await self._journal(step, records))
         await self._commits.put(delivery.done)
 
-    async def _apply_waiting_commands(self) -> None:
-        """Apply what waits on `commands` before any usage: an account's first event must find it.
+    async def _catch_up(self) -> None:
+        """Apply what waits on `commands` before any usage, and usage that is far behind with it.
 
         Both topics are read side by side; after a time away usage could come first, and be refused for
-        an account that was applied long before it.
+        an account that was applied long before it, or so late that its hold is forgotten.
         """
-        settings = self._worker.settings
-        due = self.state.next_offsets[COMMANDS]
-        topic = settings.topic(COMMANDS)
-        async with aclosing(read_waiting(settings, topic, self.partition, due)) as waiting:
-            async for records in waiting:
+        now_ms = self._worker.clock.wall_ms()
+        async with (
+            aclosing(self._waiting(COMMANDS)) as commands,
+            aclosing(self._waiting(USAGE)) as usage,
+            aclosing(
+                by_turns(Waiting(commands), Waiting(usage), now_ms, self.state.books.linger_ms)
+            ) as turns,
+        ):
+            async for stem, records in turns:
                 async with self._folding:
-                    await self._fold(Delivery(COMMANDS, records, nothing))
+                    await self._fold(Delivery(stem, records, nothing))
+
+    def _waiting(self, stem: str) -> AsyncGenerator[list[Any], None]:
+        settings, due = self._worker.settings, self.state.next_offsets[stem]
+        return read_waiting(settings, settings.topic(stem), self.partition, due)
 
     async def _contiguous(self, delivery: Delivery) -> Sequence[Any]:
         """Drop what was applied already and fetch what a rebalance let slip."""

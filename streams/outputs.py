@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from hashlib import sha256
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
 RawRecord = Any
 
 ELSEWHERE = (REPLIES, COMMANDS)  # not our partition: that of the key
-# Of a record that cannot be used, which may have any key; its letter has it whole, in base64.
+# Of a record that cannot be used, which may have any key and, unpacked, any size. Its letter has it
+# whole, in base64, unless that would be more than the topic takes.
 MOST_KEY_BYTES = 1024
+MOST_VALUE_BYTES = 1 << 20
 
 
 def output_producer(settings: Settings) -> AIOKafkaProducer:
@@ -216,18 +219,28 @@ class Outputs:
         return Message(COMMANDS, key, self._codec.encode("account_order", fields))
 
     def _dead_letter(self, stem: str, refused: Refused, record: RawRecord) -> Message:
+        whole_key, value = record.key or b"", record.value or b""
+        key, detail = whole_key[:MOST_KEY_BYTES], refused.detail[:MOST_DETAIL_CHARS]
+        if len(value) > MOST_VALUE_BYTES:
+            value, told = (
+                value[:MOST_VALUE_BYTES],
+                f"of {len(value)} bytes, sha256 {sha256(value).hexdigest()}",
+            )
+            detail = f"{detail}; the beginning {told}"
         fields = {
             "topic": self._settings.topic(stem),
             "partition": self._partition,
             "offset": refused.offset,
             "reason": refused.reason,
-            "detail": refused.detail[:MOST_DETAIL_CHARS],
+            "detail": detail,
             "appended_at": refused.appended_ms,
-            "key_base64": base64.b64encode(record.key or b"").decode(),
-            "value_base64": base64.b64encode(record.value or b"").decode(),
-            **refused.identity,
+            "key_base64": base64.b64encode(whole_key[: MOST_VALUE_BYTES // 4]).decode(),
+            "value_base64": base64.b64encode(value).decode(),
+            **{
+                name: said[:MOST_KEY_BYTES] if isinstance(said, str) else said
+                for name, said in refused.identity.items()
+            },
         }
-        key = (record.key or b"")[:MOST_KEY_BYTES]
         return Message(DEAD_LETTERS, key, self._codec.encode("dead_letter", fields))
 
     def _charged(self, state: PartitionState, step: Step) -> Message:

@@ -14,10 +14,11 @@ from streams.charging import ChargingWorker
 from streams.intake import decode_commands, decode_usage
 from streams.state import JournalLog
 from tests.orders import CATALOG
+from tokenline.accounts.apply import apply_accounts
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.replay import ChargedRange, replay
-from tokenline.errors import BadData
+from tokenline.errors import BadData, SettingsError
 from tokenline.wire.avro import Codec
 from tokenline.wire.catalogs import read_catalogs
 from tokenline.wire.columns import ColumnCodec
@@ -25,6 +26,7 @@ from tokenline.wire.guard import Guard
 from tokenline.wire.kafka import client_options
 from tokenline.wire.orders import Orders
 from tokenline.wire.registry import open_registry
+from tokenline.wire.topics import ensure_topics
 
 MILLION = 1_000_000
 ACCOUNTS = [f"acct-{i}" for i in range(6)]
@@ -110,7 +112,7 @@ async def test_a_subscriber_at_its_cap_is_cut_alone_for_every_gateway(settings, 
             assert first["granted_utok"] == 20 * MILLION
             second = await orders.hold("home", "call-2", 0, **held)
             assert (second["reason"], second["limit_name"]) == (
-                "limit_reached",
+                "limit_held",
                 "subscriber_rolling_minute_utok",
             )
             await line.send([usage("home", model="max", subscriber_id="kid", input_tokens=60)])
@@ -259,3 +261,16 @@ async def all_of(settings, stem, partition):
         while await consumer.position(tp) < end:
             records += (await consumer.getmany(tp, timeout_ms=500)).get(tp, [])
     return records
+
+
+async def test_who_counts_other_partitions_than_the_line_has_is_told_before_an_order_is_lost(
+    settings,
+):
+    """Its accounts would be made where no usage of theirs ever comes."""
+    await ensure_topics(settings)
+    other = settings.model_copy(update={"partitions": settings.partitions + 1})
+    with pytest.raises(SettingsError, match="TOKENLINE_PARTITIONS says"):
+        async with Orders(other):
+            pass
+    with pytest.raises(SettingsError, match="TOKENLINE_PARTITIONS says"):
+        await apply_accounts(other, [])

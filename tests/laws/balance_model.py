@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tests.laws.limit_model import ModelLimits
-from tokenline.quota.terms import HoldExpiry, Source
+from tokenline.quota.terms import NEVER_MS, HoldExpiry, Source
 
 MILLION = 1_000_000
 ZERO = Fraction(0)
@@ -111,6 +111,9 @@ class ModelAccount:
     def rest(self, bucket: ModelBucket) -> Fraction:
         return bucket.total - bucket.used - self.held(bucket.number)
 
+    def named(self, bucket: ModelBucket) -> bool:
+        return any(bucket.number in one.parts for one in self.holds.values())
+
     def in_order(self) -> list[ModelBucket]:
         def rank(one: ModelBucket) -> Any:
             return one.priority, one.end, one.granted_at, one.number
@@ -139,6 +142,9 @@ class ModelAccount:
         for bucket in self.in_order():
             self.close_bucket(bucket, now)
         if self.end <= now:
+            for bucket in self.in_order():
+                if bucket.end == NEVER_MS and not self.rest(bucket) and not self.named(bucket):
+                    del self.buckets[bucket.number]
             this = cycle(self.zone, self.day, now)
             last = cycle(self.zone, self.day, this[0] - 1)
             # Usage of a cycle in which nobody asked may still come.
@@ -153,8 +159,7 @@ class ModelAccount:
             self.grant_plan(self.terms().allowance_utok, self.start)
 
     def close_bucket(self, bucket: ModelBucket, now: int) -> None:
-        named = any(bucket.number in one.parts for one in self.holds.values())
-        if bucket.end + self.linger > now or named:
+        if bucket.end + self.linger > now or self.named(bucket):
             return
         rest, kept = self.rest(bucket), ZERO
         end = self.end
@@ -215,7 +220,7 @@ class ModelAccount:
         return self.numbers
 
     def grant_plan(self, utok: Fraction | int, since: int, debt: Fraction = ZERO) -> None:
-        if utok > 0:
+        if utok > 0 or debt:
             terms = self.terms()
             gives = Fraction(int(utok), MILLION)
             amount = max(ZERO, gives - debt)
@@ -322,7 +327,7 @@ class ModelAccount:
         room, most, reached = self.limits.bind(one, order, int(needed * MILLION), now)
         reason, asked = {"active": "none"}.get(self.status, self.status), wanted
         if reason == "none" and reached:
-            reason = "limit_reached"
+            reason = reached
         if order.lease:
             others = [each for each in self.holds.values() if each is not one or each.expires]
             count = sum(each.lease and each.status == "open" for each in others)
@@ -330,9 +335,8 @@ class ModelAccount:
                 (self.rest(each) for each in self.buckets.values() if each.start <= now < each.end),
                 ZERO,
             )
-            fair = Fraction(
-                int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count)), MILLION
-            )
+            balance = int((left + sum(before.values(), ZERO)) * MILLION) // (2 * max(1, count))
+            fair = Fraction(min(balance, room // 2), MILLION)
             wanted = max(needed, min(wanted, max(first, fair)))
         wanted = min(wanted, Fraction(room, MILLION))
         kept = max(ZERO, min(keep, sum(before.values(), ZERO) - owed))

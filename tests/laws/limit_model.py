@@ -89,17 +89,19 @@ class ModelLimits:
         bound = {key for one in self.account.holds.values() for key in one.bound}
         return bound | set(self.counted)
 
-    def bind(self, one: Any, order: Any, needed: int, now: int) -> tuple[int, int, bool]:
-        """Return the room in utok and in tokens of an answer, and whether a limit is reached."""
+    def bind(self, one: Any, order: Any, needed: int, now: int) -> tuple[int, int, str]:
+        """Return the room in utok and in tokens of an answer, and why there is too little of it."""
         one.bound = []
-        room, most, reached = PLENTY, PLENTY, False
+        room, most, reached, held = PLENTY, PLENTY, False, False
         for spec, ceiling, key in self.of(order.use):
             left = ceiling - self.used(spec, key, now)
             if spec.unit is Unit.UTOK:
                 one.bound.append(key)
                 own = int(sum(one.parts.values()) * MILLION)
-                left -= self.held(key) - own + int(one.owed * MILLION)
-                reached |= left < needed
+                others = self.held(key) - own
+                left -= others + int(one.owed * MILLION)
+                reached |= left + others < needed
+                held |= left < needed
                 room = min(room, left)
             elif spec.unit is Unit.TOKENS and not order.lease:
                 answer = left - order.prompt_tokens
@@ -109,7 +111,8 @@ class ModelLimits:
                     room = min(room, order.prompt_utok + answer * order.output_utok)
             else:
                 reached |= left <= 0
-        return max(0, room), max(0, most), reached
+        why = "limit_reached" if reached else "limit_held" if held else ""
+        return max(0, room), max(0, most), why
 
     def cuts(self, subscriber: str, now: int) -> bool:
         """Say whether a subscriber, or the whole account, is cut."""

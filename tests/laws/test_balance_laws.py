@@ -216,12 +216,15 @@ class EngineAndModel(RuleBasedStateMachine):
                     whole = days(self.zone, *one.days)
                     share = Fraction(int(one.gives * MILLION) * past // whole, MILLION) - one.debt
                     one.days = one.days[0], self.now
-                    share = share if PLANS[plan].prorated else taken
-                    one.total = max(taken, share)
+                    one.total = max(taken, share) if PLANS[plan].prorated else taken
                     over += max(ZERO, taken - share)
             account.plan = plan
             account.limits.put_in_force()
-            account.grant_plan(self.share(account, plan), self.now, over)
+            if PLANS[plan].prorated:
+                account.grant_plan(self.share(account, plan), self.now, over)
+            else:
+                account.grant_plan(self.share(account, plan), self.now)
+                account.grant_plan(0, self.now, over)
 
         self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now), model)
 

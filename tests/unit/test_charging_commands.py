@@ -166,6 +166,42 @@ def test_a_hold_of_an_unknown_model_or_account_is_refused(state):
     assert (unknown.reason.name, nobody.reason.name) == ("UNKNOWN_MODEL", "UNKNOWN_ACCOUNT")
 
 
+def test_a_call_goes_on_by_the_price_it_was_held_at_when_its_model_leaves_the_catalog(state):
+    slot = opened(state)
+    asked = hold_order(2, NOON, max_tokens=4, lease=True, first_utok=8 * MILLION)
+    (first,) = ask(state, asked)
+    rates = json.loads(CATALOG.to_json())["rates"]
+    ask(state, catalog_version(3, NOON + 1, second(rates[1:], NOON + 9 * MINUTE)))
+
+    (again,) = ask(state, hold_order(4, NOON + 2, max_tokens=4, lease=True))
+    assert again == first
+    held = {"lease": True, "max_tokens": 4, "keep_utok": 8 * MILLION, "reserved_utok": 8 * MILLION}
+    for seq in range(1, 9):
+        now_ms = NOON + seq * MINUTE
+        (kept,) = ask(state, hold_order(4 + seq, now_ms, seq=seq, action="update", **held))
+        assert (kept.reason.name, kept.granted_utok) == ("UNKNOWN_MODEL", 8 * MILLION)
+        assert kept.validity_ms > 0
+    assert state.books.holds.of_owner(slot)[0].held_utok == 8 * MILLION
+
+
+def test_a_session_that_was_refused_a_model_is_refused_again_when_the_question_is_repeated(state):
+    opened(state)
+    (first,) = ask(state, hold_order(2, NOON, model="new", max_tokens=1))
+    rates = json.loads(CATALOG.to_json())["rates"]
+    ask(state, catalog_version(3, NOON + 1, second([*rates, rates[0] | {"model": "new"}], NOON)))
+
+    (again,) = ask(state, hold_order(4, NOON + 2, model="new", max_tokens=1))
+    assert again == first
+    (anew,) = ask(state, hold_order(5, NOON + 3, seq=1, model="new", max_tokens=1))
+    assert anew.outcome.name == "DONE"
+
+
+def second(rates, effective_ms):
+    said = json.loads(CATALOG.to_json())
+    changes = {"version": 2, "effective_ms": effective_ms // MINUTE * MINUTE, "rates": rates}
+    return Catalog.model_validate(said | changes)
+
+
 def test_a_hold_is_clamped_to_what_is_left_and_repeated_word_for_word(state):
     opened(state)
     asked = hold_order(2, NOON, prompt_tokens=2, max_tokens=100)

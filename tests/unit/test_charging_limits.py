@@ -100,12 +100,22 @@ def test_a_cap_binds_what_its_subscriber_may_hold_and_the_pool_binds_all(family)
     assert (son.reason.name, son.limit_name) == ("BALANCE_HELD", "")
 
 
+def test_a_lease_takes_a_part_of_a_cap_and_what_is_left_too_little_is_waited_for(family):
+    asked = {"subscriber_id": "kid", "max_tokens": 1, "lease": True, "wanted_utok": 90 * MILLION}
+    granted = [family.hold(session=name, **asked).granted_utok for name in "abc"]
+    assert granted == [15 * MILLION, 15 * MILLION // 2, 15 * MILLION // 4]
+    large = {"subscriber_id": "kid", "prompt_tokens": 28, "max_tokens": 1}
+    assert family.hold(session="d", **large).reason.name == "LIMIT_HELD"
+    family.use(tokens=1)
+    assert family.hold(session="e", **large).reason.name == "LIMIT_REACHED"
+
+
 def test_what_is_held_counts_against_the_cap_and_the_refusal_names_it(family):
     family.hold(session="1", subscriber_id="kid", max_tokens=10)
     family.use(tokens=9)
     asked = {"session": "2", "subscriber_id": "kid", "prompt_tokens": 1, "max_tokens": 10}
     refused = family.hold(**asked)
-    assert refused.reason.name == "LIMIT_REACHED"
+    assert refused.reason.name == "LIMIT_HELD"
     assert (refused.limit_name, refused.limit_used) == ("subscriber_tokens", 29 * MILLION)
     assert refused.limit_value == 30 * MILLION
     assert refused.resets_at_ms == family.state.books.get(0, Balance.CYCLE_END)
@@ -133,7 +143,7 @@ def test_a_subscriber_at_its_cap_is_cut_alone_and_opened_by_another_plan(family)
     assert told(family.use(tokens=1)) == []
     account, kid = family.order(kind="change_plan", plan="loose").decisions
     assert (account.subscriber, account.state) == ("", State.OPEN)
-    assert (kid.subscriber, kid.state, kid.reason) == ("kid", State.OPEN, "window_reset")
+    assert (kid.subscriber, kid.state, kid.reason) == ("kid", State.OPEN, "resumed")
     assert [account.version, kid.version] == [decided.version + 1, decided.version + 2]
 
 
@@ -257,6 +267,20 @@ def test_no_more_limits_in_utok_than_a_hold_can_keep_are_put_in_force():
     book = CatalogBook()
     book.add(catalog)
     assert len(terms_at(book, "limited", NOON).limits) == 8
+
+
+def test_limits_that_name_a_subscriber_count_for_that_one_alone():
+    said = json.loads(LIMITS_CATALOG.to_json())
+    said["plans"]["limited"]["limits"] = [
+        {"utok": MILLION, "per": "cycle", "of": "subscriber", "subscriber": f"key-{number}"}
+        for number in range(10)
+    ]
+    catalog = Catalog.from_json(json.dumps(said))
+    assert not_enforced(catalog) == []
+    line = Line("limited", catalog)
+    for number in range(10):
+        held = line.hold(session=str(number), subscriber_id=f"key-{number}", prompt_tokens=2)
+        assert (held.reason.name, held.limit_value) == ("LIMIT_REACHED", MILLION)
 
 
 def test_a_pack_that_is_not_shared_pays_for_the_subscribers_named_and_no_other(family):

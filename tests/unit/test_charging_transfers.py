@@ -11,7 +11,7 @@ from tests.paper_line import Books, Journal, PaperLine
 from tests.strategies import NOON
 from tokenline.charging.show import shown
 from tokenline.charging.step import Sent, Step
-from tokenline.charging.transfers import TAKEN_WITHIN_MS
+from tokenline.charging.transfers import TAKEN_WITHIN_MS, _part_id
 from tokenline.clock import SystemClock
 from tokenline.errors import BadData
 from tokenline.quota.books import NO_CAUSE, Cause, ChangeKind
@@ -20,6 +20,7 @@ from tokenline.quota.terms import Source
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.kafka import unusable_names
 from tokenline.wire.orders import Orders
 from tokenline.wire.registry import FileRegistry
 
@@ -273,3 +274,10 @@ def test_what_is_sent_is_stamped_by_the_worker_however_long_its_order_waited(lin
     assert began_ms <= fields.pop("issued_at") <= SystemClock().wall_ms()
     wanted = {key: value for key, value in part.items() if key != "issued_at"}
     assert {key: fields[key] for key in wanted} == wanted
+
+
+def test_a_part_of_an_account_with_a_long_name_has_an_id_that_is_a_name_too():
+    names = {_part_id("transfer_in", "t", "中" * 200 + "a" * 800, entry) for entry in (1, 2)}
+    assert len(names) == 2
+    assert not unusable_names({"command_id": max(names, key=len)})
+    assert _part_id("transfer_in", "t", "中文", 1) == '["transfer_in", "t", "中文", 1]'

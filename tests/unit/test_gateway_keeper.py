@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
 
+from tokenline.charging.terms import SUBSCRIBER_CAP
 from tokenline.clock import SystemClock
-from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
+from tokenline.errors import BadData, ChargingUnavailable, QuotaExceeded, Unavailable
 from tokenline.gateway.keeper import Keeper
-from tokenline.gateway.lease import Granted, Key, Need
+from tokenline.gateway.lease import MOST_UTOK, Granted, Key, Need, Reserved
 from tokenline.quota import orders
 from tokenline.quota.books import Balance, Books
 from tokenline.quota.cells import AccountCells, Cell
@@ -23,9 +25,13 @@ KEY = Key("t", "a", "", "p", "m")
 class Line:
     """Be the charging worker: one account, and a way to be out of reach."""
 
-    def __init__(self, allowance, validity_ms=60_000):
+    def __init__(self, allowance, validity_ms=60_000, limits=()):
         terms = Terms(
-            mode=Mode.STRICT, allowance_utok=allowance, prorated=False, hold_validity_ms=validity_ms
+            mode=Mode.STRICT,
+            allowance_utok=allowance,
+            prorated=False,
+            hold_validity_ms=validity_ms,
+            limits=limits,
         )
         cells = AccountCells()
         slot = cells.open("t/a")
@@ -34,6 +40,8 @@ class Line:
         self.away = asyncio.Event()
         self.settled = asyncio.Event()
         self.asked = 0
+        self.questions = []
+        self.refuses = ""
         orders.open_account(self.books, 0, "strict", 0, self.now_ms)
 
     @property
@@ -42,13 +50,24 @@ class Line:
 
     async def ask(self, key, session, question):
         self.asked += 1
+        self.questions.append(question)
         await asyncio.sleep(0.002)
         if self.away.is_set():
             raise Unavailable("nobody is there")
+        if self.refuses:
+            return Granted(
+                reason=self.refuses,
+                granted_utok=0,
+                threshold_utok=0,
+                validity_ms=0,
+                final=False,
+                late=False,
+                rest_utok=0,
+            )
         order = HoldOrder(
             session=(hash((key, session)) >> 2, 1),
             seq=question.seq,
-            use=Use(*key[3:]),
+            use=Use(key.provider, key.model, key.subscriber),
             lease=True,
             reported_utok=question.reported_utok,
             wanted_utok=question.wanted_utok,
@@ -218,3 +237,156 @@ async def test_a_running_call_is_extended_from_its_own_lease():
         await keeper.extend(KEY, held, need(100), 0.3)
     keeper.finish(KEY, held, 200)
     await keeper.close(1.0)
+
+
+async def running_beside(line, amount):
+    """Let a call of another gateway hold so much and no more."""
+    other = line.keeper()
+    await other.reserve(KEY, need(amount), 1.0)
+    await asyncio.sleep(0.5)
+    return other
+
+
+async def test_a_small_call_passes_a_large_one_that_must_wait():
+    line = Line(310)
+    other, keeper = await running_beside(line, 230), line.keeper()
+    large = asyncio.create_task(keeper.reserve(KEY, need(150), 1.0))
+    await asyncio.sleep(0.1)
+    for _ in range(3):
+        held = await keeper.reserve(KEY, need(10, 3), 0.2)
+        assert held.amount_utok == 10
+        keeper.finish(KEY, held, 0)
+    with pytest.raises(QuotaExceeded, match="balance_held"):
+        await large
+    await asyncio.gather(keeper.close(1.0), other.close(0.1))
+
+
+async def test_what_comes_back_adds_up_for_a_large_call_that_was_passed():
+    line = Line(100)
+    keeper = line.keeper()
+    passed = 0
+
+    async def small_calls():
+        nonlocal passed
+        while True:
+            held = await keeper.reserve(KEY, need(25), 5.0)
+            await asyncio.sleep(0.05)
+            keeper.finish(KEY, held, 0)
+            passed += not large.done()
+
+    others = [asyncio.create_task(small_calls()) for _ in range(8)]
+    large = asyncio.create_task(keeper.reserve(KEY, need(80), 1.6))
+    assert (await large).amount_utok == 80
+    assert passed
+    for task in others:
+        task.cancel()
+    await keeper.close(1.0)
+
+
+async def test_a_row_of_calls_that_are_too_large_does_not_shut_out_small_ones():
+    line = Line(310)
+    other, keeper = await running_beside(line, 230), line.keeper()
+
+    async def large_calls(from_s):
+        await asyncio.sleep(from_s)
+        while True:
+            with contextlib.suppress(QuotaExceeded):
+                await keeper.reserve(KEY, need(150), 1.0)
+
+    # There is always one that has waited for long.
+    row = [asyncio.create_task(large_calls(from_s)) for from_s in (0, 0.3, 0.6)]
+    await asyncio.sleep(0.9)
+    for _ in range(6):
+        keeper.finish(KEY, await keeper.reserve(KEY, need(10), 0.7), 0)
+        await asyncio.sleep(0.1)
+    for task in row:
+        task.cancel()
+    await asyncio.gather(*row, return_exceptions=True)
+    await asyncio.gather(keeper.close(1.0), other.close(0.1))
+
+
+async def test_who_needs_more_than_a_limit_leaves_is_refused_alone():
+    line = Line(10_000, limits=((SUBSCRIBER_CAP, 300),))
+    keeper, key = line.keeper(), KEY._replace(subscriber="kid")
+    large = asyncio.create_task(keeper.reserve(key, need(400), 3.0))
+    small = [asyncio.create_task(keeper.reserve(key, need(100), 3.0)) for _ in range(2)]
+    for one in small:
+        assert (await one).amount_utok == 100
+    with pytest.raises(QuotaExceeded):
+        await large
+    await keeper.close(0.1)
+
+
+async def test_amounts_beyond_all_accounts_spoil_nothing():
+    line = Line(1000)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    calls = [keeper.reserve(KEY, need(2**70, 100), 1.0) for _ in range(3)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    granted = [one.amount_utok for one in answers if isinstance(one, Reserved)]
+    assert granted
+    assert sum(granted) <= 900
+    sent = ("reserved_utok", "first_utok", "keep_utok", "wanted_utok", "reported_utok")
+    assert max(getattr(one, name) for one in line.questions for name in sent) <= MOST_UTOK
+    keeper.finish(KEY, held, 100)
+    await keeper.close(0.1)
+
+
+async def test_a_question_that_cannot_be_put_refuses_who_asked_it():
+    line = Line(1000)
+
+    async def ask(key, session, question):
+        if question.least_utok > 500:
+            raise BadData("this does not fit")
+        return await line.ask(key, session, question)
+
+    keeper = Keeper(ask, SystemClock())
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    with pytest.raises(BadData, match="does not fit"):
+        await keeper.reserve(KEY, need(600), 1.0)
+    assert await keeper.extend(KEY, held, need(200), 1.0)
+    keeper.finish(KEY, held, 0)
+    await keeper.close(1.0)
+
+
+async def test_a_refusal_is_no_reason_to_ask_without_a_pause():
+    line = Line(1000, validity_ms=800)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    await keeper.reserve(KEY, need(1000, 100), 1.0)
+    line.refuses = "unknown_model"
+    asked = line.asked
+    await asyncio.sleep(1.2)
+    assert asked < line.asked < asked + 8
+    # It was not told that the lease is closed; that may be once it has lapsed.
+    assert not held.lease.over
+    await asyncio.sleep(1.0)
+    assert held.lease.over
+    assert not len(keeper)
+
+
+async def test_a_lease_that_gave_back_what_lay_idle_does_not_grab_it_again():
+    line = Line(310)
+    keeper = line.keeper()
+    await keeper.reserve(KEY, need(150), 1.0)
+    await asyncio.sleep(0.5)
+    asked = line.asked
+    await asyncio.sleep(1.0)
+    assert line.asked <= asked + 1
+    await keeper.close(0.1)
+
+
+async def test_what_others_hold_of_a_limit_is_waited_for():
+    """It was refused at once, as if the cap were used up until the cycle's end."""
+    line = Line(1_000_000, limits=((SUBSCRIBER_CAP, 1000),))
+    first, second = line.keeper(idle_s=0.2), line.keeper()
+    kid = KEY._replace(subscriber="kid")
+    held = await first.reserve(kid, need(900), 1.0)
+    with pytest.raises(QuotaExceeded, match="limit_held"):
+        await second.reserve(kid, need(300), 0.1)
+    asked = asyncio.create_task(second.reserve(kid, need(300), 5.0))
+    await asyncio.sleep(0.05)
+    first.finish(kid, held, 10)
+    assert (await asked).amount_utok == 300
+    for keeper in (first, second):
+        await keeper.close(1.0)

@@ -25,7 +25,7 @@ from tokenline.notify import Secret, sign, verify
 from tokenline.notify.backoff import RETRY_AFTER_MAX_MS, Answer, answer_of, retry_after_ms, wait_ms
 from tokenline.notify.endpoints import read_webhooks
 from tokenline.notify.notification import Kind, notification_of
-from tokenline.quota.terms import LAST_MS
+from tokenline.quota.terms import LAST_DATE_MS
 
 # The vector with which the specification's own libraries are tested.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -149,12 +149,12 @@ def test_the_body_has_whole_numbers_and_times_in_utc():
 
 
 @given(moment_ms=st.integers(-(1 << 63), (1 << 63) - 1))
-@example(moment_ms=LAST_MS)
-@example(moment_ms=LAST_MS + 1)
-def test_a_moment_beyond_the_calendar_is_told_as_its_last_or_first(moment_ms):
+@example(moment_ms=LAST_DATE_MS)
+@example(moment_ms=LAST_DATE_MS + 1)
+def test_a_moment_beyond_the_calendar_is_told_as_one_within(moment_ms):
     said = json.loads(notification_of(decision(resets_at=moment_ms or 1, as_of=moment_ms)).body)
     assert datetime.fromisoformat(said["timestamp"]).tzinfo == UTC
-    if moment_ms >= LAST_MS:
+    if moment_ms >= LAST_DATE_MS:
         assert said["data"]["resets_at"] == "9999-12-31T23:59:59.999Z"
 
 
@@ -197,9 +197,7 @@ def test_a_receiver_may_ask_for_patience_of_an_hour_at_most():
     assert retry_after_ms("Mon, 21 Sep 2020 00:00:00 GMT", NOW_MS) == 0
     for absurd in ("999999999999999999", "Fri, 31 Dec 2999 00:00:00 GMT"):
         assert retry_after_ms(absurd, NOW_MS) == RETRY_AFTER_MAX_MS
-    # A date whose offset no machine integer holds is not a ValueError.
-    beyond = "Mon, 01 Jan 2024 00:00:00 +99999999999999999"
-    for nonsense in ("", "soon", "-5", "1.5", "²", beyond):
+    for nonsense in ("", "soon", "-5", "1.5", "²", "Mon, 01 Jan 2024 00:00:00 +" + "9" * 17):
         assert retry_after_ms(nonsense, NOW_MS) == 0
 
 

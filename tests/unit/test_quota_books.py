@@ -17,7 +17,7 @@ from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.decide import decide
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.terms import (
-    LAST_MS,
+    LAST_DATE_MS,
     NEVER_MS,
     NOTHING,
     Grant,
@@ -210,7 +210,7 @@ def test_a_grant_that_ends_before_it_begins_is_none():
 
 @pytest.mark.parametrize(
     ("since_ms", "until_ms"),
-    [(-1, NEVER_MS), (LAST_MS + 1, NEVER_MS), (NEVER_MS - 1, NEVER_MS), (0, LAST_MS + 1)],
+    [(LAST_DATE_MS + 1, NEVER_MS), (NEVER_MS - 1, NEVER_MS), (0, LAST_DATE_MS + 1)],
 )
 def test_a_grant_of_a_time_that_no_calendar_has_is_none(since_ms, until_ms):
     """Microseconds for milliseconds, say: it would be told as the moment a cut-off is over."""
@@ -219,7 +219,7 @@ def test_a_grant_of_a_time_that_no_calendar_has_is_none(since_ms, until_ms):
     granted = Grant(amount_utok=5, source=Source.GIFT, valid_from_ms=since_ms, valid_to_ms=until_ms)
     assert declined(orders.grant, books, 0, granted, now) == "bad_amount"
     bounds = Grant(
-        amount_utok=5, source=Source.GIFT, valid_from_ms=LAST_MS - 1, valid_to_ms=LAST_MS
+        amount_utok=5, source=Source.GIFT, valid_from_ms=LAST_DATE_MS - 1, valid_to_ms=LAST_DATE_MS
     )
     assert orders.grant(books, 0, bounds, now)
 
@@ -250,6 +250,40 @@ def test_what_an_earlier_plan_used_is_not_taken_from_a_later_one():
     moved(books, "b", "2026-11-11T09:00")
     use(books, 100, at("2026-11-12T09:00"))
     assert moved(books, "a", "2026-11-21T09:00") == [100, 200, 100]
+
+
+@pytest.mark.parametrize("between", ["none", "whole"])
+def test_no_plan_in_between_wipes_out_what_was_used_beyond_a_share(between):
+    plans = PLANS | {"none": Terms(), "whole": Terms(allowance_utok=70, prorated=False)}
+    books = opened(plans)
+    use(books, 300, at("2026-11-01T09:00"))
+    before = moved(books, between, "2026-11-11T09:00")
+    after = moved(books, "a", "2026-11-11T10:00")
+    # 200 of the 300 were for days after the tenth: nothing is left of the 200 that these would give.
+    assert sum(after) - sum(before) == (0 if between == "none" else -70)
+
+
+def test_a_pack_without_an_end_that_is_used_up_is_forgotten_with_its_cycle():
+    books = opened(Terms())
+    for day in (2, 3):
+        orders.grant(
+            books, 0, Grant(amount_utok=5, source=Source.PACK), at(f"2026-11-0{day}T09:00")
+        )
+    use(books, 7, at("2026-11-04T09:00"))
+    assert [one[2:4] for one in rows(books)] == [(5, 5), (5, 2)]
+    orders.bring_up_to(books, 0, at("2026-12-01T00:01"))
+    assert [one[2:4] for one in rows(books)] == [(5, 2)]
+
+
+def test_a_refusal_says_how_the_balance_stands_and_when_there_is_more():
+    books = opened(Terms(mode=Mode.STRICT, allowance_utok=100))
+    now = at("2026-11-01T09:00")
+    use(books, 30, now)
+    ask(books, now, wanted_utok=60)
+    refused = ask(books, now, session=(9, 9), wanted_utok=90, needed_utok=90)
+    assert (refused.reason.name, refused.limit_name) == ("BALANCE_USED_UP", "")
+    assert (refused.limit_used, refused.limit_value) == (90, 100)
+    assert refused.resets_at_ms == at("2026-12-01T00:00")
 
 
 def test_an_account_opened_within_a_cycle_shares_the_days_it_has():

@@ -12,7 +12,7 @@ from tokenline.rating.catalog import END_OF_TIME_MS, Catalog
 START = NOON // MINUTE * MINUTE
 
 
-def catalog(version, effective_ms=START, utok=1):
+def catalog(version, effective_ms=START, utok=1, plans=()):
     return Catalog.model_validate(
         {
             "version": version,
@@ -21,6 +21,10 @@ def catalog(version, effective_ms=START, utok=1):
             "currency": "CNY",
             "unknown_model": "reject",
             "rates": [{"provider": "p", "model": "m", "utok": [utok] * 10}],
+            "plans": {
+                name: {"title": f"{name} {version}", "fee": "1", "tokens": 5, "mode": "strict"}
+                for name in plans
+            },
         }
     )
 
@@ -52,6 +56,25 @@ def test_moments_no_catalog_can_cover_have_none(moment_ms):
 def test_of_versions_that_begin_together_the_newest_is_in_force():
     book = book_of(catalog(1), catalog(2, utok=5))
     assert version_at(book, START) == 2
+
+
+def test_a_plan_is_what_the_newest_version_that_knows_it_says():
+    book = book_of(
+        catalog(1, plans=["old", "kept"]),
+        catalog(2, START + DAY, plans=["kept"]),
+        catalog(3, START + 2 * DAY, plans=["kept", "new"]),
+    )
+
+    def titles(moment_ms):
+        found = [book.plan_at(name, moment_ms) for name in ("old", "kept", "new")]
+        return [plan.title if plan else "" for plan in found]
+
+    assert titles(START) == ["old 1", "kept 1", "new 3"]
+    assert titles(START + DAY) == ["old 1", "kept 2", "new 3"]
+    assert titles(START + 9 * DAY) == ["old 1", "kept 3", "new 3"]
+    assert titles(START - DAY) == ["old 1", "kept 1", "new 3"]
+    assert book.plan_at("nobody's", START) is None
+    assert CatalogBook().plan_at("old", START) is None
 
 
 def test_the_same_again_is_no_news():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import uuid
 from dataclasses import dataclass
+from hashlib import sha256
 
 import pytest
 
@@ -123,6 +124,9 @@ def commanded(name, said, key=None):
         ),
         ("account_command", LIMITS | {"account_id": LONG}),
         ("account_order", ORDER | {"reply_to": "é" * 1025}),
+        ("account_order", ORDER | {"kind": "transfer", "to_account": LONG}),
+        ("account_order", ORDER | {"account_id": "a\0kid"}),
+        ("hold_order", QUESTION | {"subscriber_id": LONG}),
     ],
 )
 def test_a_command_with_a_name_too_long_for_a_key_is_a_dead_letter(name, said):
@@ -131,6 +135,17 @@ def test_a_command_with_a_name_too_long_for_a_key_is_a_dead_letter(name, said):
     assert found.keys() == {"dead-letters"}
     assert found["dead-letters"]["reason"] == "bad_command"
     assert "longer than 1024 characters" in found["dead-letters"]["detail"]
+
+
+def test_a_value_that_is_too_large_for_a_dead_letter_is_in_it_in_part():
+    value = b"\0" * (60 << 20)
+    raw, state = Raw(0, value), PartitionState(BOUNDS)
+    step = fold_usage(state, decode_usage(COLUMNS, [raw]))
+    (letter,) = Outputs(Settings(), CODEC, COLUMNS, None, 0).messages(state, step, [raw])[:1]
+    assert len(letter.value) < 2 << 20
+    said = CODEC.decode(letter.value)[1]
+    assert base64.b64decode(said["value_base64"]) == value[: 1 << 20]
+    assert f"of {60 << 20} bytes, sha256 {sha256(value).hexdigest()}" in said["detail"]
 
 
 def test_names_of_any_length_that_is_allowed_go_through():

@@ -24,6 +24,7 @@ class Topic:
         self.fails = fails
         self.stopped = 0
         self.arrived = []
+        self.asked = 0
 
     async def end_offsets(self, partitions):
         if self.fails:
@@ -38,6 +39,7 @@ class Topic:
 
     async def getmany(self, tp, **_):
         await asyncio.sleep(0)
+        self.asked += 1
         return {tp: list(self.arrived)}
 
     async def stop(self):
@@ -94,6 +96,18 @@ async def test_a_version_is_told_of_although_the_record_after_it_cannot_be_read_
     async with Catalogs(Settings(), on_new=told.set, registry=Away()) as read:
         await asyncio.wait_for(told.wait(), 5)
         assert read.book.at(catalog(1).effective_ms).version == 1
+
+
+async def test_a_record_of_another_kind_is_no_catalog_and_stops_nobody(topic):
+    registry = FileRegistry()
+    heartbeat = {"partition": 0, "epoch": 1, "as_of": 0, "next_offset": 0}
+    frame = Codec(registry).encode("charging_heartbeat", heartbeat)
+    topic.arrived = [record(0, frame)]
+    async with Catalogs(Settings(), registry=registry) as read:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert topic.asked > 2
+        assert not read._task.done()
 
 
 def record(offset, value):

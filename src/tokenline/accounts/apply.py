@@ -13,7 +13,7 @@ from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BrokerUnavailable, Unavailable
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
-from tokenline.wire.kafka import account_key, client_options, partition_of
+from tokenline.wire.kafka import account_key, check_partitions, client_options, partition_of
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import COMMANDS, DECISIONS
 
@@ -35,6 +35,7 @@ async def apply_accounts(
 
     Raises:
         BrokerUnavailable: Kafka did not take them; applying the file again is harmless.
+        SettingsError: the line has another number of partitions.
         Unavailable: they were published, but no charging worker took them in time.
     """
     clock = clock or SystemClock()
@@ -43,6 +44,7 @@ async def apply_accounts(
     producer = AIOKafkaProducer(**client_options(settings), acks="all", enable_idempotence=True)
     try:
         async with consumer, producer:
+            await check_partitions(producer, settings, settings.topic(COMMANDS))
             await _stand_at_end(consumer, settings)
             due = await _publish(producer, settings, codec, commands, clock.wall_ms())
             if wait_s > 0:

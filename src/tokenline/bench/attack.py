@@ -142,7 +142,8 @@ class Gateways:
         return name
 
     def stop(self) -> None:
-        """Let all end their calls and go."""
+        """Let all end their calls and go; one that was started again just now comes up first."""
+        wait_for(self._all_up, timeout_s=UP_S)
         for process in self._processes.values():
             if process.poll() is None:
                 process.terminate()

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tokenline.errors import SettingsError
 from tokenline.landing.migrate import apply as migrate
 from tokenline.platform.kafka import EmbeddedKafka
 from tokenline.platform.warehouse_process import EmbeddedWarehouse
+from tokenline.platform.worker_process import WorkerProcess
 from tokenline.settings import Settings
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.orders import Orders
@@ -40,6 +42,8 @@ STOCK_S = 15.0
 SKEW_EVENTS = 400_000
 SKEW_TURNS = 3
 ATTACK_TOKENS = 5_000_000
+# Who dies when which share is used; the broker dies in `tests/e2e/test_attack.py`.
+ATTACK_KILLS = ((0.2, "gateway"), (0.4, "charging"), (0.6, "gateway"))
 PLENTY_TOKENS = 1_000_000_000_000
 BASE_SPREAD = "skew_base"
 SPREADS = {BASE_SPREAD: "zipf", "hot_account": "hot", "subscribers": "subscribers"}
@@ -184,7 +188,7 @@ async def _plan_rate(room: Room, part: str, plan: str) -> float:
 
 async def _gateway(room: Room) -> None:
     """Measure admissions and grants, then attack an account in each mode."""
-    settings = room.line("bench-gateway")
+    settings = room.line("bench-gateway").model_copy(update={"session_timeout_ms": 4000})
     catalog = catalog_of(ATTACK_TOKENS, plenty_tokens=PLENTY_TOKENS)
     await ensure_topics(settings)
     with measure.worker("charging", settings, room.log("gateway")) as process:
@@ -202,15 +206,22 @@ async def _gateway(room: Room) -> None:
         _tell_median(room, "lease_admission_us", turns)
         room.result["overshoot_tokens"] = {}
         for mode in ("strict", "prepaid", "postpaid"):
-            outcome = await run_attack(settings, Attack(mode=mode, tokens=ATTACK_TOKENS), {})
+            attack = Attack(mode=mode, tokens=ATTACK_TOKENS, kills=ATTACK_KILLS)
+            outcome = await run_attack(settings, attack, {"charging": partial(_revive, process)})
             overshoot = -(-outcome.overshoot_utok // 1_000_000)
             room.result["overshoot_tokens"][mode] = overshoot
             room.console.print(
                 f"  8 gateways, 1,600 callers, {mode:<9} spent {outcome.spendable_share:.4%} of "
-                f"{ATTACK_TOKENS:,} tokens in {outcome.seconds} s, beyond it {overshoot:,}"
+                f"{ATTACK_TOKENS:,} tokens in {outcome.seconds} s, beyond it {overshoot:,}; "
+                f"kill -9: {', '.join(outcome.killed)}"
             )
             if mode == "strict":
                 room.result["spendable_share"] = round(outcome.spendable_share, 6)
+
+
+def _revive(process: WorkerProcess) -> None:
+    process.kill()
+    process.start()
 
 
 async def _admissions(settings: Settings, account: str) -> Window:

@@ -9,13 +9,12 @@ not remembered, there is nothing to remember it by: the same order may be carrie
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
-from tokenline.charging.show import shown
+from tokenline.charging.show import shown_text
 from tokenline.charging.terms import grant_of
 from tokenline.charging.transfers import ARRIVING, arrive, send
 from tokenline.errors import BadData, Declined
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 Fields = Mapping[str, Any]
+# Scopes are kept for ever, and all of them are in one record of the journal.
+SCOPE_NAMES_MAX, SCOPE_CHARS_MAX = 1000, 16_000
 _ENDS = ("settle", "release")
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
@@ -71,7 +72,7 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
         slot = _new_slot(state.cells, key, str(fields["time_zone"]))
     if fields["kind"] == "show":
         # Whoever folds commands has brought it up to the moment.
-        return slot, OrderAnswer(at_ms=now_ms, detail=json.dumps(shown(state, slot)))
+        return slot, OrderAnswer(at_ms=now_ms, detail=shown_text(state, slot))
     name = session_of(str(fields["command_id"]))
     answer = state.books.answers.find(slot, name)
     if answer is None:
@@ -101,8 +102,6 @@ def carry_out_hold(state: PartitionState, slot: int, command: Commanded) -> Hold
     # Usage of others may be folded ahead of what waits here: a session that renewed in time is in time.
     now_ms = max(command.appended_ms, state.books.get(row, Balance.LOOKED_AT))
     order = _hold_order(state, state.books.terms(row, now_ms), fields, now_ms)
-    if order is None:
-        return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_MODEL, at_ms=now_ms)
     answer = orders.hold(state.books, slot, order, now_ms)
     return replace(answer, limit_name=limit_name(state.books, answer)) if answer.limit else answer
 
@@ -198,8 +197,17 @@ def _change_cycle(state: PartitionState, slot: int, fields: Fields, now_ms: int)
 
 def _grant(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
     """Add what is named: a pack of the catalog, or an amount with its own terms."""
+    _check_scope(fields)
     granted = _pack(state, fields, now_ms) if fields["pack"] else grant_of(fields, _source(fields))
     return orders.grant(state.books, slot, granted, now_ms), granted.amount_utok
+
+
+def _check_scope(fields: Fields) -> None:
+    names = [*fields["models"], *fields["subscribers"]]
+    if len(names) > SCOPE_NAMES_MAX or sum(map(len, names)) > SCOPE_CHARS_MAX:
+        raise BadData(
+            f"a grant may name {SCOPE_NAMES_MAX} models and subscribers, of {SCOPE_CHARS_MAX} characters"
+        )
 
 
 def _adjust(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
@@ -256,19 +264,16 @@ def _source(fields: Fields) -> Source:
     return source
 
 
-def _hold_order(
-    state: PartitionState, terms: Terms, fields: Fields, now_ms: int
-) -> HoldOrder | None:
-    """Return what is asked in µtok, at the dearest price while its call may last; None: no such model."""
+def _hold_order(state: PartitionState, terms: Terms, fields: Fields, now_ms: int) -> HoldOrder:
+    """Return what is asked in µtok, at the dearest price while its call may last."""
     settles = str(fields["action"]) in _ENDS
     use = Use(*(str(fields[name]) for name in ("provider", "model", "subscriber_id")))
-    prices = (
+    found = (
         (0, 0)
         if settles
         else dearest(state.catalogs, use.provider, use.model, now_ms, terms.priced_ahead_ms)
     )
-    if prices is None:
-        return None
+    prices = found or (0, 0)
     prompt = int(fields["prompt_tokens"]) * prices[0]
     worst = prompt + int(fields["max_tokens"]) * prices[1]
     # One token of an answer, or a call is not worth making.
@@ -288,11 +293,13 @@ def _hold_order(
         wanted_utok=min(worst, MOST_UTOK),
         needed_utok=min(needed, MOST_UTOK),
         first_utok=int(fields["first_utok"]) if lease else 0,
-        keep_utok=int(fields["keep_utok"]) if lease else 0,
+        # A call that runs on what has no price any more goes on by the price it was held at.
+        keep_utok=int(fields["keep_utok"]) if lease else 0 if found else MOST_UTOK,
         prompt_utok=min(prompt, MOST_UTOK),
         output_utok=prices[1],
         prompt_tokens=int(fields["prompt_tokens"]),
         max_tokens=int(fields["max_tokens"]),
         settles=settles,
+        unpriced=found is None,
         catalog_version=0 if catalog is None else catalog.version,
     )

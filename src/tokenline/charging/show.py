@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.show_limits import limits_of
@@ -15,6 +16,31 @@ from tokenline.quota.terms import NEVER_MS, Mode, Source
 
 if TYPE_CHECKING:
     from tokenline.charging.partition import PartitionState
+
+# A reply goes through a broker that takes a mebibyte; JSON as we write it is ASCII.
+TEXT_MAX_CHARS = 600_000
+ROWS_MAX = (2000, 200, 20, 0)
+
+
+def shown_text(state: PartitionState, slot: int) -> str:
+    """Return what is shown of an account as JSON, with as many rows of each list as a reply can carry.
+
+    `not_shown` counts what was left out: tens of thousands of members are more than a broker takes.
+    """
+    whole = shown(state, slot)
+    for most in ROWS_MAX:
+        text = json.dumps(_shortened(whole, most))
+        if len(text) <= TEXT_MAX_CHARS:
+            break
+    return text
+
+
+def _shortened(whole: dict[str, Any], most: int) -> dict[str, Any]:
+    lists = {name: said for name, said in whole.items() if isinstance(said, list)}
+    left_out = {name: len(said) - most for name, said in lists.items() if len(said) > most}
+    if not left_out:
+        return whole
+    return whole | {name: lists[name][:most] for name in left_out} | {"not_shown": left_out}
 
 
 def shown(state: PartitionState, slot: int) -> dict[str, Any]:

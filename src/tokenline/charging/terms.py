@@ -92,15 +92,27 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
 
 def _limits(catalog: Catalog, plan: Plan) -> Iterator[tuple[LimitSpec, int]]:
     """Yield the limits that are not in the cells, each with its ceiling; more in µtok than fit not."""
-    left = LIMITS_MAX
     if plan.subscriber_utok is not None:
-        left -= 1
         yield SUBSCRIBER_CAP, plan.subscriber_utok
-    for limit in plan.limits:
-        if limit.window not in _CEILINGS:
-            left -= limit.unit == "utok"
-            if left >= 0:
-                yield _spec(catalog, limit), limit.ceiling
+    beyond = _beyond(plan)
+    for at, limit in enumerate(plan.limits):
+        if limit.window not in _CEILINGS and at not in beyond:
+            yield _spec(catalog, limit), limit.ceiling
+
+
+def _beyond(plan: Plan) -> set[int]:
+    """Return which limits are too many: a hold is held against LIMITS_MAX in µtok at most.
+
+    Those that name a subscriber bind nobody else's holds, so they count for that one alone.
+    """
+    in_utok = [(at, one.subscriber) for at, one in enumerate(plan.limits) if one.unit == "utok"]
+    of_all = [at for at, subscriber in in_utok if not subscriber]
+    left = LIMITS_MAX - (plan.subscriber_tokens is not None)
+    beyond = set(of_all[left:])
+    for name in {subscriber for _, subscriber in in_utok if subscriber}:
+        of_one = [at for at, subscriber in in_utok if subscriber == name]
+        beyond.update(of_one[max(0, left - len(of_all)) :])
+    return beyond
 
 
 def _spec(catalog: Catalog, limit: PlanLimit) -> LimitSpec:
@@ -127,8 +139,8 @@ def not_enforced(catalog: Catalog) -> list[str]:
 
 
 def _not_enforced(plan: Plan) -> Iterator[str]:
-    in_utok = [limit for limit in plan.limits if limit.unit == "utok"]
-    for limit in in_utok[LIMITS_MAX - (plan.subscriber_tokens is not None) :]:
+    for at in sorted(_beyond(plan)):
+        limit = plan.limits[at]
         yield f"limit of {' '.join(filter(None, limit.window))}: there are {LIMITS_MAX} before it"
     for limit in plan.limits if plan.mode == "postpaid" else ():
         if limit.group:

@@ -16,6 +16,7 @@ unseen.
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 IN, RETURN = "transfer_in", "transfer_return"
 ARRIVING = (IN, RETURN)
+ID_CHARS = 256
 # A day less than what is remembered: clocks of two partitions may differ, never by that much.
 TAKEN_WITHIN_MS = REMEMBERED_MS - 86_400_000
 
@@ -120,6 +122,12 @@ def _returned(fields: Fields, granted: Grant, now_ms: int) -> Sent:
     return _sent(RETURN, str(fields["tenant_id"]), said, granted, now_ms)
 
 
+def _part_id(kind: str, tenant: str, giver: str, entry: int) -> str:
+    """Return the command id of a part; of long names their hash, because an id is a name too."""
+    whole = json.dumps([kind, tenant, giver, entry], ensure_ascii=False)
+    return whole if len(whole) <= ID_CHARS else f"{kind} {sha256(whole.encode()).hexdigest()}"
+
+
 def _sent(kind: str, tenant: str, said: Fields, granted: Grant, now_ms: int) -> Sent:
     giver = said["from_account"] if kind == IN else said["account_id"]
     ends_ms = granted.valid_to_ms
@@ -127,7 +135,7 @@ def _sent(kind: str, tenant: str, said: Fields, granted: Grant, now_ms: int) -> 
         {
             "tenant_id": tenant,
             **said,
-            "command_id": json.dumps([kind, tenant, giver, said["from_entry"]]),
+            "command_id": _part_id(kind, tenant, str(giver), int(said["from_entry"])),
             "kind": kind,
             "amount_utok": granted.amount_utok,
             "source": "transfer",

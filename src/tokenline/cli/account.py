@@ -215,13 +215,15 @@ def show(
     if as_json:
         print_json(found)
         return
-    lists = {"limits", "buckets", "holds"}
+    lists = {"limits", "buckets", "holds", "not_shown"}
     facts = {name: value for name, value in found.items() if name not in lists}
     print_table(["what", "is"], [list(_for_people(*fact)) for fact in facts.items()])
     for name in ("buckets", "limits", "holds"):
         rows = [dict(_for_people(*fact) for fact in one.items()) for one in found.get(name, [])]
         if rows:
             print_table(list(rows[0]), [list(one.values()) for one in rows])
+        if more := found.get("not_shown", {}).get(name):
+            typer.echo(f"and {more:,} more {name}")
 
 
 def _for_people(name: str, value: Any) -> tuple[str, str]:  # noqa: ANN401  JSON is any JSON

@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Check what is sold and what a token of each model costs.", no_args_is_help=True
 )
 
-LEAD_MS = 60_000
+LEAD_S = 60
 CatalogFile = Annotated[Path, typer.Argument(help="TOML file; see schemas/catalog.toml")]
 
 
@@ -81,17 +81,15 @@ def apply(
 
     catalog, settings = read_catalog(file), line_settings(data)
     before = _newest(settings)
-    if dry_run:
-        _print_changes(changes_of(before, catalog), as_json=False)
-        return
     if before == catalog:
         typer.echo(f"catalog version {catalog.version} is published already")
         return
-    if before is not None and catalog.effective_ms <= SystemClock().wall_ms() + LEAD_MS:
-        raise BadData(
-            f"{file}: effective_from {catalog.effective_from:%Y-%m-%d %H:%M %z} is not a minute ahead: "
-            "usage would be rated by the old version that is charged already"
-        )
+    if before is not None:
+        _check_follows(before, catalog, SystemClock().wall_ms(), file)
+    if dry_run:
+        _warn(catalog)
+        _print_changes(changes_of(before, catalog), as_json=False)
+        return
 
     async def publish() -> int:
         async with Orders(settings) as orders:
@@ -113,6 +111,22 @@ def show(data: DataDir = None, as_json: Json = False) -> None:
     if catalog is None:
         raise BadData("no catalog was published yet: tokenline catalog apply FILE")
     _print(catalog, as_json=as_json)
+
+
+def _check_follows(before: Catalog, catalog: Catalog, now_ms: int, file: Path) -> None:
+    """Check that a version is newer, and ahead of all that was held or charged by the one before.
+
+    Raises:
+        BadData: it is not; the text says when it may begin.
+    """
+    if catalog.version <= before.version:
+        raise BadData(f"{file}: version {catalog.version} does not follow {before.version}")
+    lead_s = LEAD_S + max((plan.priced_ahead_s for plan in before.plans.values()), default=0)
+    if catalog.effective_ms <= now_ms + lead_s * 1000:
+        raise BadData(
+            f"{file}: effective_from {catalog.effective_from:%Y-%m-%d %H:%M %z} is not {lead_s} s ahead: "
+            "calls that run were held, and usage was charged, by the version before"
+        )
 
 
 def _print(catalog: Catalog, *, as_json: bool) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenline.errors import CutOff, InvalidEvent
-from tokenline.event import Outcome, UsageEvent
+from tokenline.event import Outcome, UsageEvent, bad_count
 
 if TYPE_CHECKING:
     from tokenline.gateway.gateway import Gateway
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # A prepaid call reserves so many tokens ahead of what it has answered.
 STEP_TOKENS = 256
+# Whose names were found good is remembered of so many: to look again costs as much as an admission.
+KNOWN_KEYS = 16_384
 
 
 class Asked(NamedTuple):
@@ -34,12 +37,49 @@ class Asked(NamedTuple):
     prompt_tokens: int
     max_tokens: int
     within_s: float
+    streams: bool = True
+
+
+@lru_cache(maxsize=KNOWN_KEYS)
+def check_names(key: Key) -> None:
+    """Refuse names that no event may have: nobody could ever tell what such a call used.
+
+    Raises:
+        InvalidEvent: the text says which.
+    """
+    UsageEvent(
+        tenant_id=key.tenant,
+        account_id=key.account,
+        subscriber_id=key.subscriber,
+        provider=key.provider,
+        model=key.model,
+        event_id="-",
+    )
+
+
+def check_counts(prompt_tokens: int, max_tokens: int, most: int) -> None:
+    """Refuse what is no count, and a prompt that no event could tell of.
+
+    Raises:
+        InvalidEvent: the text says which.
+    """
+    if (
+        type(prompt_tokens) is type(max_tokens) is int
+        and 0 <= prompt_tokens <= most
+        and max_tokens >= 0
+    ):
+        return
+    for name, count in (("prompt_tokens", prompt_tokens), ("max_tokens", max_tokens)):
+        if type(count) is not int or count < 0:
+            raise bad_count(name, count)
+    raise InvalidEvent(f"prompt_tokens {prompt_tokens} is above {most}, the most of an event")
 
 
 class Call:
     """Be handed out by `Gateway.admit`; one call, one `finish`.
 
-    `max_tokens` is what to send upstream: never more than what is held for the call in strict mode.
+    `max_tokens` is what to send upstream: never more than what is held for the call in strict mode, nor
+    in prepaid mode when it does not stream.
     """
 
     def __init__(self, gateway: Gateway, asked: Asked, rules: Rules, held: Reserved | None) -> None:
@@ -51,7 +91,10 @@ class Call:
         self.finished = False
         self.clamped = False
         self.max_tokens = asked.max_tokens
-        if held is not None and rules.mode == "strict":
+        # A prepaid call that tells nothing while it answers could use any amount that nobody holds.
+        if held is not None and (
+            rules.mode == "strict" or (rules.mode == "prepaid" and not asked.streams)
+        ):
             self._clamp(held.amount_utok)
 
     @property
@@ -73,11 +116,14 @@ class Call:
         """Say how many tokens are answered so far, all told; returns at once nearly always.
 
         Raises:
-            CutOff: stop: the account was cut off, or what is reserved does not cover so much.
+            CutOff: stop: the account was cut off, what is reserved does not cover so much, or the line
+                has closed the lease, because nothing was heard of it for too long.
             ChargingUnavailable: no more could be reserved in time.
         """
         self._answered = max(self._answered, output_tokens)
         self._gateway.check_running(self._asked.key)
+        if self._rules.mode != "postpaid" and self._held is not None:
+            self._check_held(self._held)
         if self._rules.mode == "strict" and output_tokens > self.max_tokens:
             raise self.cut("reserved_used_up")
         if self._rules.mode == "prepaid" and self._held is not None:
@@ -104,7 +150,7 @@ class Call:
             OutboxFull: no room; nothing was kept, call it again.
         """
         if self.finished:
-            raise InvalidEvent("this call is finished: its usage was emitted")
+            raise InvalidEvent("this call has ended: it is finished or was aborted")
         event = self._event(usage, self._gateway.now_ms(), {"outcome": outcome, **fields})
         receipt = self._gateway.emit(event)
         self.finished = True
@@ -138,17 +184,41 @@ class Call:
         prompt, answer = self._asked.prompt_tokens, self.max_tokens
         if self._held is not None:
             answer = min(answer, self._covered(self._held.amount_utok))
+        outcome = _outcome_of(error)
+        # Of a call that failed upstream before it said anything nothing was reported, nor the prompt used.
+        reported = 0 if outcome == "upstream_error" and not self._answered else prompt
         said = {
-            "charge_reported": (prompt, self._answered),
+            "charge_reported": (reported, self._answered),
             "charge_granted": (prompt, answer),
         }.get(self._rules.abort, (0, 0))
         usage = {"input_tokens": said[0], "output_tokens": said[1]}
-        self.finish(usage, outcome=_outcome_of(error), usage_source="estimated")
+        try:
+            self.finish(usage, outcome=outcome, usage_source="estimated")
+        finally:
+            if not self.finished:
+                self._give_up(*said)
+
+    def _give_up(self, prompt_tokens: int, answer_tokens: int) -> None:
+        """End without an event: nobody will ever call again, so what is reserved must not stay so.
+
+        What the lease has spent without an event is charged when the line closes its hold.
+        """
+        self.finished = True
+        if self._held is not None:
+            price = self._rules.price
+            used_utok = prompt_tokens * price.prompt_utok + answer_tokens * price.answer_utok
+            used_utok = min(used_utok, self._held.amount_utok)
+            self._gateway.end(self._asked.key, self._held, used_utok)
 
     def cut(self, reason: str) -> CutOff:
         """Return the error that stops this call."""
         key = self._asked.key
         return CutOff(key.account, reason, subscriber=key.subscriber)
+
+    def _check_held(self, held: Reserved) -> None:
+        """Stop once the line has closed the lease: others may have what it held."""
+        if not self._gateway.is_held(held):
+            raise self.cut("lease_ended")
 
     def _clamp(self, granted_utok: int) -> None:
         covered = self._covered(granted_utok)

@@ -33,7 +33,7 @@ from tokenline.errors import (
     QuotaExceeded,
     SettingsError,
 )
-from tokenline.gateway.call import Asked, Call
+from tokenline.gateway.call import Asked, Call, check_counts, check_names
 from tokenline.gateway.emergency import Emergency
 from tokenline.gateway.keeper import Keeper
 from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
@@ -170,11 +170,20 @@ class Gateway:
         subscriber: str = "",
         tenant: str = "default",
         within_ms: int | None = None,
+        streams: bool = True,
     ) -> Admission:
         """Return a context manager that gives the `Call`, or raises that it may not be.
 
         `prompt_tokens` is the most the prompt can be, `max_tokens` the most the answer may be. It waits
-        at most `within_ms` (default `TOKENLINE_ADMIT_WAIT_MS`) for units that others hold.
+        at most `within_ms` (default `TOKENLINE_ADMIT_WAIT_MS`) for units that others hold. An answer may
+        not be longer than one event may say, whatever is asked.
+
+        A prepaid call is held in steps as `progress` tells how far it is. Say `streams=False` where nobody
+        will call `progress`: then it is held whole, and its `max_tokens` is what is held. Without that its
+        overshoot is as large as its answer.
+
+        Raises:
+            InvalidEvent: no event may have such a name or count; the text says which.
 
         Raises, when entered:
             QuotaExceeded: the account may not go on; it says why, and what would help.
@@ -182,11 +191,15 @@ class Gateway:
         """
         wait_ms = self._settings.admit_wait_ms if within_ms is None else within_ms
         key = Key(tenant, account, subscriber, provider, model)
+        check_names(key)
+        most = self._settings.max_tokens_per_event
+        check_counts(prompt_tokens, max_tokens, most)
         asked = Asked(
             key=key,
             prompt_tokens=prompt_tokens,
-            max_tokens=max_tokens,
+            max_tokens=min(max_tokens, most),
             within_s=wait_ms / 1000,
+            streams=streams,
         )
         return Admission(self, asked)
 
@@ -219,7 +232,8 @@ class Gateway:
                 f"{key.tenant}/{key.account}: charging has said nothing for {verdict.fresh_ms} ms"
             )
         # Out of reach a call is reserved whole, whatever its plan: there is nobody to ask for more.
-        need = need_of(asked, whole=rules.mode != "prepaid" or verdict.stale, price=rules.price)
+        whole = rules.mode != "prepaid" or verdict.stale or not asked.streams
+        need = need_of(asked, whole=whole, price=rules.price)
         if not need.full_utok or (rules.mode == "postpaid" and not verdict.stale):
             return Call(self, asked, rules, None), False
         if (held := self.keeper.try_reserve(key, need.full_utok)) is not None:
@@ -256,8 +270,16 @@ class Gateway:
                 error.account,
                 error.reason,
                 subscriber=error.subscriber,
+                used=error.used,
+                limit=error.limit,
+                resets_at_ms=error.resets_at_ms,
                 top_up_utok=error.top_up_utok,
             ) from error
+
+    def is_held(self, held: Reserved) -> bool:
+        """Say whether the line holds what a call reserved, as far as this gateway can know."""
+        lease = held.lease
+        return not lease.over and self._clock.monotonic_s() < lease.lapses_s
 
     def emit(self, event: UsageEvent) -> asyncio.Future[Receipt]:
         """Keep an event and hand it over; see `Emitter.emit_nowait`."""
@@ -271,6 +293,10 @@ class Gateway:
             key.provider, key.model, event.kinds(), event.occurred_at
         )
         self.stats.overshoot_utok += max(0, used_utok - held.amount_utok)
+        self.end(key, held, used_utok)
+
+    def end(self, key: Key, held: Reserved, used_utok: int) -> None:
+        """Turn what a call reserved into what it used, whether an event tells of it or not."""
         if held.lease is _EMERGENCY and self._emergency is not None:
             self._emergency_calls -= 1
             self._emergency.correct(key.tenant, key.account, used_utok - held.amount_utok)

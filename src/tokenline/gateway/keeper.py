@@ -1,49 +1,17 @@
-"""Keep the leases of one gateway: ask for more before they run out, give back what lies idle.
+"""Keep the leases of one gateway: one desk for each, where calls reserve and wait in line.
 
-A lease belongs to what it may pay for: account, subscriber, provider and model. One question of it is
-out at a time; calls that find no room wait in line for the answer, each for a while. What decides
-how much is asked for:
-
-    plenty   so much that it lasts for a second or more; asked again when a fifth is left
-    scarce   what the calls in line need; nothing idle is kept, so others can have it
-
-    refused, but others hold some   asked again soon: what they hold comes back
-    refused, and nothing is held    the calls in line are refused
+A lease belongs to what it may pay for: account, subscriber, provider and model.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from tokenline.clock import Clock
-from tokenline.errors import ChargingUnavailable, QuotaExceeded, Unavailable
-from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
-
-FIRST_CALLS = 4
-SOON_S = 1.0
-LONG_S = 10.0
-RETRY_MIN_S = 0.05
-RETRY_MAX_S = 0.5
-SCARCE_IDLE_S = 0.2
-UNKNOWN_VALIDITY_S = 60.0
-SLICE_MAX_UTOK = 10**17
-WAITS = frozenset(("balance_held",))
-SPENDABLE = frozenset(("balance_held", "balance_used_up"))
-
-
-Ask = Callable[[Key, str, Question], Awaitable[Granted]]
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    need: Need
-    done: asyncio.Future[Reserved]
-    lease: Lease | None = None
+from tokenline.gateway.desk import Ask, Desk, Waiter
+from tokenline.gateway.lease import Key, Need, Reserved
 
 
 @dataclass(slots=True)
@@ -64,7 +32,7 @@ class Keeper:
         self._ask = ask
         self._clock = clock
         self._idle_s = idle_s
-        self._desks: dict[Key, _Desk] = {}
+        self._desks: dict[Key, Desk] = {}
         self.stats = KeeperStats()
 
     def __len__(self) -> int:
@@ -85,7 +53,7 @@ class Keeper:
             QuotaExceeded: the line refuses it, or others hold what is left and kept it all the time.
             ChargingUnavailable: the line did not answer within the time.
         """
-        return await self._wait(key, _Waiter(need, _future()), within_s)
+        return await self._wait(key, Waiter(need, _future(), within_s))
 
     async def extend(self, key: Key, held: Reserved, need: Need, within_s: float) -> bool:
         """Add `need` to what a call that runs has reserved; False when its lease has ended.
@@ -97,7 +65,7 @@ class Keeper:
             return False
         more = desk.try_reserve(need.full_utok)
         if more is None:
-            more = await self._wait(key, _Waiter(need, _future(), held.lease), within_s)
+            more = await self._wait(key, Waiter(need, _future(), within_s, held.lease))
         if more.lease is not held.lease:
             self.finish(key, more, 0)
             return False
@@ -122,14 +90,14 @@ class Keeper:
         await asyncio.gather(*(desk.task for desk in desks), return_exceptions=True)
         self._desks.clear()
 
-    async def _wait(self, key: Key, waiter: _Waiter, within_s: float) -> Reserved:
+    async def _wait(self, key: Key, waiter: Waiter) -> Reserved:
         desk = self._desks.get(key)
         if desk is None:
-            desk = self._desks[key] = _Desk(self, key)
+            desk = self._desks[key] = Desk(self, key)
         desk.enter(waiter)
         try:
             # Not `wait_for`: before Python 3.12 it may swallow a cancellation.
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(waiter.within_s):
                 return await waiter.done
         except BaseException as error:
             if (given := desk.leave(waiter)) is not None:
@@ -141,242 +109,6 @@ class Keeper:
 
     def _forget(self, key: Key) -> None:
         self._desks.pop(key, None)
-
-
-class _Desk:
-    """Be the line of calls before one lease, and the task that asks for it."""
-
-    def __init__(self, keeper: Keeper, key: Key) -> None:
-        self._keeper = keeper
-        self._key = key
-        self._clock = keeper._clock
-        self.lease = Lease("", over=True)
-        self.waiters: deque[_Waiter] = deque()
-        self._slice_utok = 0
-        self._asked_s = self._clock.monotonic_s() - SOON_S
-        self._used_s = self._clock.monotonic_s()
-        self._retry_s = 0.0
-        self._answered = False
-        self._rest_utok = 0
-        self._wake = asyncio.Event()
-        self._closing = False
-        self.task = asyncio.create_task(self._run(), name="tokenline-lease")
-
-    def try_reserve(self, amount_utok: int) -> Reserved | None:
-        now_s, lease = self._clock.monotonic_s(), self.lease
-        room = lease.room_at(now_s)
-        if room < amount_utok:
-            return None
-        lease.reserve(amount_utok)
-        self._used_s = now_s
-        if room - amount_utok < lease.threshold_utok and not lease.scarce:
-            self._wake.set()
-        return Reserved(lease, amount_utok)
-
-    def enter(self, waiter: _Waiter) -> None:
-        """Stand in line; a call that runs goes before those that have not begun."""
-        if waiter.lease is None:
-            self.waiters.append(waiter)
-        else:
-            self.waiters.appendleft(waiter)
-        self._slice_utok = self._slice_utok or FIRST_CALLS * waiter.need.full_utok
-        self._serve()
-        self._wake.set()
-
-    def leave(self, waiter: _Waiter) -> Reserved | None:
-        """Leave the line; return what was given meanwhile."""
-        with contextlib.suppress(ValueError):
-            self.waiters.remove(waiter)
-        done = waiter.done
-        if not done.done():
-            done.cancel()
-        return None if done.cancelled() or done.exception() else done.result()
-
-    def returned(self) -> None:
-        """Note that a call has ended: what it left may serve the next in line."""
-        self._used_s = self._clock.monotonic_s()
-        if self.waiters:
-            self._serve()
-            if self.waiters:
-                self._wake.set()
-
-    def too_late(self, need: Need) -> Exception:
-        """Say why a call waited in vain."""
-        if self._answered:
-            # What there is is held: by this gateway's own calls, or by others.
-            return self._refusal(need, "balance_held")
-        return ChargingUnavailable(
-            f"{self._key.tenant}/{self._key.account}: charging did not answer in time"
-        )
-
-    def close(self) -> bool:
-        """Begin to give the lease back; say whether that can be waited for: no call runs on it."""
-        self._closing = True
-        self._wake.set()
-        return not self.lease.reserved_utok
-
-    def stop(self) -> None:
-        self.task.cancel()
-
-    async def _run(self) -> None:
-        try:
-            while not self._ends():
-                question = self._next_question()
-                if question is None:
-                    await self._sleep()
-                    continue
-                await self._put(question)
-                self._serve()
-        finally:
-            self._keeper._forget(self._key)
-            for waiter in self.waiters:
-                if not waiter.done.done():
-                    waiter.done.set_exception(self.too_late(waiter.need))
-
-    def _ends(self) -> bool:
-        return self.lease.over and not self.waiters and not self.lease.question
-
-    def _next_question(self) -> Question | None:
-        """Return what is to be asked now, None when nothing is."""
-        now_s, lease = self._clock.monotonic_s(), self.lease
-        if lease.question is not None:
-            return lease.question
-        if self.waiters:
-            return self._question_of_waiters(now_s)
-        idle_s = now_s - self._used_s
-        if not lease.reserved_utok and (self._closing or idle_s >= self._patience_s()):
-            return lease.settle(now_s)
-        more = self._more(now_s)
-        if more is None:
-            return None
-        return self._asking(now_s, lease.ask(now_s, None, more, give_back=lease.scarce))
-
-    def _more(self, now_s: float) -> int | None:
-        """Return how much to ask for beyond what runs when no call waits; None: ask nothing."""
-        lease = self.lease
-        if lease.scarce and lease.room_at(now_s) and now_s - self._asked_s >= SCARCE_IDLE_S:
-            return 0
-        if not lease.scarce and lease.room_at(now_s) < lease.threshold_utok:
-            return self._slice(now_s)
-        # In time: a hold that nobody renews is closed by its policy.
-        renews = now_s >= lease.good_until_s - lease.validity_s / 2
-        return (0 if lease.scarce else self._slice_utok) if renews else None
-
-    def _question_of_waiters(self, now_s: float) -> Question | None:
-        if now_s < self._asked_s + self._retry_s:
-            return None
-        if self.lease.over:
-            self.lease = Lease(str(uuid.uuid4()))
-            self._keeper.stats.sessions += 1
-        need = self.waiters[0].need
-        more = sum(waiter.need.full_utok for waiter in self.waiters)
-        if not self.lease.scarce:
-            more += self._slice(now_s)
-        give_back = self.lease.scarce
-        return self._asking(now_s, self.lease.ask(now_s, need, more, give_back=give_back))
-
-    def _asking(self, now_s: float, question: Question) -> Question:
-        self._asked_s = now_s
-        return question
-
-    def _slice(self, now_s: float) -> int:
-        """Return how much to have in hand: so much that it is asked for about once a second."""
-        since_s = now_s - self._asked_s
-        if since_s < SOON_S:
-            self._slice_utok = min(self._slice_utok * 2, SLICE_MAX_UTOK)
-        elif since_s > LONG_S:
-            self._slice_utok = max(1, self._slice_utok // 2)
-        return self._slice_utok
-
-    def _patience_s(self) -> float:
-        return SCARCE_IDLE_S if self.lease.scarce else self._keeper._idle_s
-
-    async def _sleep(self) -> None:
-        """Sleep until somebody comes or something may be due."""
-        self._wake.clear()
-        now_s, lease = self._clock.monotonic_s(), self.lease
-        if self.waiters:
-            until_s = self._asked_s + self._retry_s
-        else:
-            # A call that ends wakes nobody: that would cost each call a turn of this task.
-            idle_from_s = now_s if lease.reserved_utok else self._used_s
-            until_s = min(
-                lease.good_until_s - lease.validity_s / 2, idle_from_s + self._patience_s()
-            )
-            if lease.scarce and lease.room_at(now_s):
-                until_s = min(until_s, self._asked_s + SCARCE_IDLE_S)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.001, until_s - now_s)):
-                await self._wake.wait()
-
-    async def _put(self, question: Question) -> None:
-        """Put a question until it is answered, or its lease has ended without an answer."""
-        stats, began_s = self._keeper.stats, self._clock.monotonic_s()
-        stats.questions += 1
-        try:
-            answer = await self._keeper._ask(self._key, self.lease.session, question)
-        except Unavailable:
-            stats.unanswered += 1
-            self._answered = False
-            if self._clock.monotonic_s() > self._lapses_s(question):
-                # The line has closed it by now, and calls that still run on it are told so.
-                self.lease.over, self.lease.question = True, None
-            await asyncio.sleep(RETRY_MAX_S)
-            return
-        stats.grant_ms.append((self._clock.monotonic_s() - began_s) * 1000)
-        self.lease.take(answer)
-        self._note(answer, question)
-
-    def _lapses_s(self, question: Question) -> float:
-        """Return when a question is put no more: the line closes a hold after twice its validity."""
-        if not self.lease.validity_s:
-            return question.asked_at_s + UNKNOWN_VALIDITY_S
-        return self.lease.good_until_s + self.lease.validity_s
-
-    def _note(self, answer: Granted, question: Question) -> None:
-        self._answered, self._rest_utok = True, answer.rest_utok
-        if question.action == "settle" or answer.reason == "none" or answer.late:
-            self._retry_s = 0.0
-            return
-        self._keeper.stats.refused += 1
-        self._retry_s = min(max(self._retry_s * 2, RETRY_MIN_S), RETRY_MAX_S)
-        if answer.reason in WAITS:
-            return
-        for waiter in list(self.waiters):
-            if not waiter.done.done() and (
-                answer.reason not in SPENDABLE or waiter.need.least_utok >= question.least_utok
-            ):
-                waiter.done.set_exception(self._refusal(waiter.need, answer.reason, answer))
-                self.waiters.remove(waiter)
-
-    def _refusal(self, need: Need, reason: str, answer: Granted | None = None) -> QuotaExceeded:
-        short = max(1, need.least_utok - self._rest_utok) if reason in SPENDABLE else 0
-        return QuotaExceeded(
-            self._key.account,
-            (answer.limit_name if answer else "") or reason,
-            subscriber=self._key.subscriber,
-            used=answer.limit_used if answer else 0,
-            limit=answer.limit_value if answer else -1,
-            resets_at_ms=answer.resets_at_ms if answer else 0,
-            top_up_utok=short,
-        )
-
-    def _serve(self) -> None:
-        """Give to the calls in line, in their order, as far as there is room."""
-        now_s = self._clock.monotonic_s()
-        while self.waiters:
-            waiter, room = self.waiters[0], self.lease.room_at(now_s)
-            if waiter.done.done():
-                self.waiters.popleft()
-                continue
-            given = min(waiter.need.full_utok, room)
-            short = given < waiter.need.full_utok
-            if given < waiter.need.least_utok or (short and not self.lease.scarce):
-                break
-            self.lease.reserve(given)
-            self._used_s = now_s
-            waiter.done.set_result(Reserved(self.lease, given))
-            self.waiters.popleft()
 
 
 def _future() -> asyncio.Future[Reserved]:

@@ -14,7 +14,11 @@ how much is counted. No clock, no Kafka: moments are monotonic seconds of the ca
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
+
+# More than any account can have: an amount beyond it asks for no more, and may not fit the wire.
+MOST_UTOK = 10**18
 
 
 class Key(NamedTuple):
@@ -87,6 +91,11 @@ class Lease:
     # What calls may reserve up to while a question is out that gives something back.
     _bound_utok: int | None = field(default=None, repr=False)
 
+    @property
+    def lapses_s(self) -> float:
+        """When the line closes it if it hears no more of it: after twice its validity."""
+        return self.good_until_s + self.validity_s if self.validity_s else inf
+
     def room_at(self, now_s: float) -> int:
         """Return what the next call may reserve now; nothing once the lease is not good any more."""
         if self.over or now_s >= self.good_until_s:
@@ -121,10 +130,10 @@ class Lease:
             asked_at_s=now_s,
             least_utok=least,
             reported_utok=self.spent_utok,
-            reserved_utok=self.reserved_utok + least,
-            first_utok=self.reserved_utok + (need.full_utok if need else 0),
+            reserved_utok=min(self.reserved_utok + least, MOST_UTOK),
+            first_utok=min(self.reserved_utok + (need.full_utok if need else 0), MOST_UTOK),
             keep_utok=kept,
-            wanted_utok=max(kept, self.reserved_utok + more_utok),
+            wanted_utok=max(kept, min(self.reserved_utok + more_utok, MOST_UTOK)),
         )
         self._next_seq += 1
         return self.question
@@ -138,19 +147,26 @@ class Lease:
         self._next_seq += 1
         return self.question
 
+    def withdraw(self) -> None:
+        """Forget the question that is out: it could not be put."""
+        self.question = self._bound_utok = None
+
     def take(self, answer: Granted) -> None:
         """Take in the answer to the question that is out."""
         question = self.question
         assert question is not None  # noqa: S101  # there is no answer without a question
-        self.question = self._bound_utok = None
-        unused = answer.reason != "none" and not (answer.granted_utok or self.spent_utok)
+        self.withdraw()
+        refused = answer.reason != "none"
+        unused = refused and not (answer.granted_utok or self.spent_utok or self.reserved_utok)
         if answer.late or answer.reason == "stale_seq" or unused:
             # The line has closed it, or never opened it: the next question needs a new session.
             self.over, self.scarce = True, True
             return
         self.ceiling_utok = question.reported_utok + answer.granted_utok
         self.threshold_utok = answer.threshold_utok
-        self.scarce = answer.final or answer.reason != "none"
+        if refused or question.wanted_utok > question.keep_utok:
+            # Who only gave something back got all it wanted, and knows no more than before.
+            self.scarce = refused or answer.final or question.wanted_utok >= MOST_UTOK
         if answer.validity_ms:
             self.validity_s = answer.validity_ms / 1000
             # Counted from the asking: the line counts from later, so it never ends before us.

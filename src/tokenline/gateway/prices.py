@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tokenline.errors import ChargingUnavailable
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.offers import Mode, Plan
 from tokenline.rating.tariff import charge_of, dearest
 
 CACHED_MS = 10_000
+# Callers name models as they like, known ones and others.
+CACHED_MOST = 10_000
 NO_PLAN_AHEAD_MS = 120_000
+# As long as the longest call of any plan (`Plan.longest_call_s`).
+UNKNOWN_PLAN_AHEAD_MS = 14_400_000
 
 
 class Price(NamedTuple):
@@ -23,7 +28,11 @@ FREE = Price(0, 0)
 
 
 class Rules(NamedTuple):
-    """Hold what a call goes by; `plan` is None where none is known: then it is charged afterwards."""
+    """Hold what a call goes by; `plan` is None without a plan, and where no version here knows it.
+
+    Without a plan a call is charged afterwards. On a plan that is unknown here it is held whole: what
+    its account has is known to charging, which grants what there is, whatever the plan.
+    """
 
     plan: Plan | None
     mode: Mode
@@ -47,11 +56,16 @@ class Prices:
         """Return the rules of a plan for a model, as of now; None where the model has no price.
 
         The price is the dearest there can be as far ahead as the plan looks. Before the first catalog
-        everything is free, as charging has it.
+        everything is free, as charging has it, but for who is on a plan: there is a catalog then.
+
+        Raises:
+            ChargingUnavailable: there is a plan, but no catalog has come yet to tell what a call costs.
         """
         found = self._cached.get((plan, provider, model))
         if found is None or found[0] <= now_ms:
             until_ms = self._unchanged_until_ms(now_ms)
+            if len(self._cached) >= CACHED_MOST:
+                self._cached.clear()
             found = until_ms, self._rules(plan, provider, model, now_ms, until_ms)
             self._cached[plan, provider, model] = found
         return found[1]
@@ -71,15 +85,23 @@ class Prices:
     def _rules(
         self, name: str, provider: str, model: str, now_ms: int, until_ms: int
     ) -> Rules | None:
-        catalog = self._book.at(now_ms) if name else None
-        plan = None if catalog is None else catalog.plans.get(name)
-        ahead_ms = NO_PLAN_AHEAD_MS if plan is None else plan.priced_ahead_s * 1000
-        price = self._dearest(provider, model, now_ms, until_ms + ahead_ms)
+        plan = self._book.plan_at(name, now_ms) if name else None
+        ahead_ms = UNKNOWN_PLAN_AHEAD_MS if name else NO_PLAN_AHEAD_MS
+        if plan is not None:
+            ahead_ms = plan.priced_ahead_s * 1000
+        from_ms = self._known_from_ms(name, now_ms) if name else now_ms
+        price = self._dearest(provider, model, from_ms, max(until_ms, from_ms) + ahead_ms)
         if price is None:
             return None
         if plan is None:
-            return Rules(None, "postpaid", "charge_reported", price)
+            return Rules(None, "strict" if name else "postpaid", "charge_reported", price)
         return Rules(plan, plan.mode, plan.abort, price)
+
+    def _known_from_ms(self, plan: str, now_ms: int) -> int:
+        """Return now, or when the first version begins: before that nobody could be on a plan."""
+        if not self._book.versions:
+            raise ChargingUnavailable(f"no catalog has come yet to price calls on plan {plan!r} by")
+        return max(now_ms, self._book.versions[0].effective_ms)
 
     def _dearest(self, provider: str, model: str, now_ms: int, until_ms: int) -> Price | None:
         if not self._book.during(now_ms, until_ms):

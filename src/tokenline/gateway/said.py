@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenline.errors import CutOff, QuotaExceeded
 from tokenline.gateway.call import STEP_TOKENS
-from tokenline.gateway.lease import Granted, Need
+from tokenline.gateway.lease import MOST_UTOK, Granted, Need
 
 if TYPE_CHECKING:
     from tokenline.gateway.call import Asked
@@ -20,8 +20,9 @@ def need_of(asked: Asked, *, whole: bool, price: Price) -> Need:
     """Return what a call has to reserve: all it may cost, or as much as a prepaid one begins with."""
     prompt_utok = asked.prompt_tokens * price.prompt_utok
     answer = asked.max_tokens if whole else min(asked.max_tokens, STEP_TOKENS)
+    # One event may cost no more than fits; a prompt and an answer together are two of its counts.
     return Need(
-        full_utok=prompt_utok + answer * price.answer_utok,
+        full_utok=min(prompt_utok + answer * price.answer_utok, MOST_UTOK),
         least_utok=prompt_utok + min(answer, 1) * price.answer_utok,
     )
 
@@ -38,7 +39,7 @@ def granted_of(reply: Reply) -> Granted:
         rest_utok=reply["rest_utok"],
         limit_name=reply["limit_name"],
         limit_used=reply["limit_used"],
-        limit_value=reply["limit_value"] if reply["limit_name"] else -1,
+        limit_value=reply["limit_value"] if reply["limit_name"] or reply["limit_value"] else -1,
         resets_at_ms=reply["resets_at"],
     )
 

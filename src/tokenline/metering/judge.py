@@ -27,6 +27,8 @@ Int8s = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
 
 DAY_MS = 86_400_000
+# As UTF-8; four bytes for each of the characters that a command's names may have.
+MOST_ID_BYTES = 4096
 ID_COLUMNS = ("tenant_id", "source", "event_id", "account_id", "gateway_id", "provider", "model")
 
 
@@ -44,10 +46,12 @@ class Judgement(IntEnum):
     KEY_MISMATCH = 8
     UNKNOWN_ACCOUNT = 9
     UNKNOWN_MODEL = 10
+    LONG_ID = 11
 
 
 DETAILS = {
     Judgement.EMPTY_ID: f"one of {', '.join(ID_COLUMNS)} is empty",
+    Judgement.LONG_ID: f"one of {', '.join(ID_COLUMNS)}, subscriber_id has more than {MOST_ID_BYTES} bytes",
     Judgement.NEGATIVE_COUNT: "a token count or other unit is below zero",
     Judgement.ABSURD_COUNT: "a token count or other unit is above max_tokens_per_event",
     Judgement.FUTURE_TIME: "occurred_at is further ahead of the broker's clock than future_skew_s",
@@ -90,11 +94,12 @@ def judge(
     slashes = pc.match_substring(batch.column("tenant_id"), "/")
     if pc.any(slashes).as_py():
         verdict[np.array(slashes.to_pylist(), np.bool_)] = Judgement.KEY_MISMATCH
-    for name in ID_COLUMNS:
-        starts = _text_starts(batch.column(name))
-        empty = starts[1:] == starts[:-1]
-        if empty.any():
-            verdict[empty] = Judgement.EMPTY_ID
+    for name in (*ID_COLUMNS, "subscriber_id"):
+        sizes = np.diff(_text_starts(batch.column(name)))
+        if sizes.max(initial=0) > MOST_ID_BYTES:
+            verdict[sizes > MOST_ID_BYTES] = Judgement.LONG_ID
+        if name in ID_COLUMNS and not sizes.all():
+            verdict[sizes == 0] = Judgement.EMPTY_ID
     return verdict
 
 

@@ -46,10 +46,11 @@ def retry_after_ms(header: str, now_ms: int) -> int:
         return min(int(text[:10]) * MS, RETRY_AFTER_MAX_MS)
     try:
         moment = parsedate_to_datetime(text)
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        until_ms = (aware - datetime(1970, 1, 1, tzinfo=UTC)) // _MILLISECOND
     except (ValueError, OverflowError):
+        # The header is another's: a zone of a billion hours is no reason to stop telling everybody else.
         return 0
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    until_ms = (aware - datetime(1970, 1, 1, tzinfo=UTC)) // _MILLISECOND
     return min(max(until_ms - now_ms, 0), RETRY_AFTER_MAX_MS)
 
 

@@ -19,14 +19,12 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from tokenline.quota.terms import LAST_DATE_MS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_MS, _LAST_MS = (
-    (moment - _EPOCH) // timedelta(milliseconds=1)
-    for moment in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-)
 
 
 class Kind(Enum):
@@ -92,12 +90,8 @@ def message_id_of(decision: Mapping[str, object]) -> str:
 
 
 def iso_of(moment_ms: int) -> str:
-    """Return a moment as ISO 8601 in UTC, to the millisecond; one beyond the calendar as its first or last.
-
-    What is told was decided: a moment that cannot be named must not end the telling.
-    """
-    named_ms = min(max(moment_ms, _FIRST_MS), _LAST_MS)
-    moment = _EPOCH + timedelta(milliseconds=named_ms)
+    """Return a moment as ISO 8601 in UTC, to the millisecond; after the year 9999 its last."""
+    moment = _EPOCH + timedelta(milliseconds=max(0, min(moment_ms, LAST_DATE_MS)))
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

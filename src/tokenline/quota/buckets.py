@@ -58,20 +58,29 @@ class Part(NamedTuple):
     amount_utok: int
 
 
+# Half of what one batch of the journal holds.
+SCOPES_MAX_CHARS = 8 << 20
+
+
 class Scopes:
     """Keep each distinct scope once, under a small number; 0 covers everything."""
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = [Scope()]
         self._codes: dict[Scope, int] = {Scope(): 0}
-        self._known: dict[tuple[int, Use], bool] = {}
+        self._chars = 0
 
     def code(self, scope: Scope) -> int:
         """Return the number of a scope, remembering a new one."""
         if scope not in self._codes:
             self._codes[scope] = len(self.scopes)
             self.scopes.append(scope)
+            self._chars += _chars_of(scope)
         return self._codes[scope]
+
+    def has_room(self, scope: Scope) -> bool:
+        """Say whether a scope is known, or may become so: the journal has all in one record."""
+        return scope in self._codes or self._chars + _chars_of(scope) <= SCOPES_MAX_CHARS
 
     def covers(self, code: int, use: Use) -> bool:
         """Say whether a bucket of this scope may pay for `use`."""
@@ -154,6 +163,11 @@ class Buckets(Table):
             values[Bucket.GRANTED_AT],
             values[Bucket.NUMBER],
         )
+
+
+def _chars_of(scope: Scope) -> int:
+    """Return about how much a scope takes as JSON, where a character may take six."""
+    return 8 + sum(6 * len(name) + 4 for name in (*scope.models, *scope.subscribers))
 
 
 def rest_of(values: list[int]) -> int:

@@ -35,6 +35,7 @@ def advance(books: Books, row: int, now_ms: int) -> None:
     _close_holds(books, row, now_ms)
     _close_buckets(books, row, now_ms)
     if books.get(row, Balance.CYCLE_END) <= now_ms:
+        _drop_used_up(books, row)
         minute_ms = now_ms // MINUTE_MS * MINUTE_MS
         start_ms = cycle_at(books.zone(row), books.get(row, Balance.CYCLE_DAY), minute_ms)[0]
         missed_ms = start_ms - MINUTE_MS
@@ -97,10 +98,11 @@ def grant_allowance(
 ) -> None:
     """Grant the plan's bucket of the present cycle, for its days from `since_ms` on; 0: all of them.
 
-    What earlier plans used beyond their days is taken off; a bucket of nothing remembers it.
+    What earlier plans used beyond their days is taken off; a bucket of nothing remembers it, also where
+    the plan gives nothing: else a plan without an allowance would wipe it out.
     """
-    amount_utok = min(amount_utok, books.room(row))
-    if amount_utok <= 0:
+    amount_utok = max(0, min(amount_utok, books.room(row)))
+    if not (amount_utok or debt_utok):
         return
     since_ms = since_ms or books.get(row, Balance.CYCLE_START)
     grant = Grant(
@@ -144,8 +146,9 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
             opens = min(opens, _opens_at(books, row, bucket, now_ms))
     for column, value in (
         (Balance.DUE_AT, due),
-        (Balance.LEFT, left),
-        (Balance.TOTAL, total),
+        # Returned transfers are taken however much there is: their sum may be more than a cell holds.
+        (Balance.LEFT, min(left, BOUNDLESS)),
+        (Balance.TOTAL, min(total, BOUNDLESS)),
         (Balance.HELD, held),
         (Balance.OPENS_AT, opens),
         (Balance.LOOKED_AT, now_ms),
@@ -242,6 +245,17 @@ def _close_buckets(books: Books, row: int, now_ms: int) -> None:
     for bucket in books.chain(row):
         if _closes_at(books, bucket) <= now_ms and _is_closable(books, row, bucket):
             _close_bucket(books, row, bucket, now_ms)
+
+
+def _drop_used_up(books: Books, row: int) -> None:
+    """Forget what never ends and is used up: each pack bought would make every order slower for ever.
+
+    Once a cycle, so that it can be seen and adjusted until then.
+    """
+    for bucket in books.chain(row):
+        endless = books.buckets.get(bucket, Bucket.VALID_TO) == NEVER_MS
+        if endless and not books.buckets.rest(bucket) and _is_closable(books, row, bucket):
+            books.drop_bucket(row, bucket)
 
 
 def _is_closable(books: Books, row: int, bucket: int) -> bool:

@@ -72,6 +72,8 @@ class Reason(IntEnum):
     BAD_CATALOG = 16
     BAD_RECEIVER = 17
     EXPIRED = 18
+    LIMIT_HELD = 19
+    TOO_MANY_SCOPES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

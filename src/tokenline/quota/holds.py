@@ -13,7 +13,7 @@ have used until their events are here. RFC 8506 5.1.1, 5.4, 8.2, 13.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenline.quota.books import MOST_UTOK, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, Part
@@ -28,7 +28,7 @@ from tokenline.quota.hold_rows import (
     Session,
 )
 from tokenline.quota.limit_holds import bind, keep, said
-from tokenline.quota.terms import NOTHING, HoldExpiry, Terms, Use
+from tokenline.quota.terms import NEVER_MS, NOTHING, HoldExpiry, Terms, Use
 
 LEASE_SHARE = 2
 THRESHOLD_PERCENT = 20
@@ -42,7 +42,7 @@ class HoldOrder:
     run and the one that waits; only the rest, for calls to come, is shared out when it is scarce. Of
     what it holds `keep_utok` stays whatever is answered: calls run on it. `prompt_utok` and
     `output_utok` (a token) turn what was granted into `max_tokens`. `settles` ends the session: nothing
-    more is wanted.
+    more is wanted. What is `unpriced`, because no catalog has a rate for the model, is granted nothing.
     """
 
     session: Session
@@ -59,6 +59,7 @@ class HoldOrder:
     prompt_tokens: int = 0
     max_tokens: int = 0
     settles: bool = False
+    unpriced: bool = False
     catalog_version: int = 0
 
 
@@ -167,8 +168,10 @@ def _grant(
     ahead = max(hold.reported_utok, hold.used_utok) - order.reported_utok
     kept = max(0, min(order.keep_utok - ahead, hold.held_utok - owed))
     bound = bind(books, row, hold, order, order.needed_utok - ahead, now_ms)
-    reason = _barred(books, row) or (Reason.NONE if bound.reached is None else Reason.LIMIT_REACHED)
-    wanted = min(_slice(books, row, hold, order, ahead), bound.room_utok)
+    reason = _barred(books, row, order)
+    if not reason and bound.reached is not None:
+        reason = Reason.LIMIT_HELD if bound.waits else Reason.LIMIT_REACHED
+    wanted = min(_slice(books, row, hold, order, ahead, bound.room_utok), bound.room_utok)
     wanted = 0 if reason else max(0, wanted)
     target = owed + max(kept, wanted)
     _resize(
@@ -204,29 +207,33 @@ def _grant(
             if (more := part.amount_utok - before.get(part.number, 0)) > 0
         )[:PARTS_MAX],
     )
-    return said(bound, answer) if reason is Reason.LIMIT_REACHED else answer
+    if reason in (Reason.BALANCE_HELD, Reason.BALANCE_USED_UP):
+        return _with_balance(books, row, answer)
+    return said(bound, answer) if reason in (Reason.LIMIT_HELD, Reason.LIMIT_REACHED) else answer
 
 
-def _barred(books: Books, row: int) -> Reason:
+def _barred(books: Books, row: int, order: HoldOrder) -> Reason:
+    if order.unpriced:
+        return Reason.UNKNOWN_MODEL
     status = books.get(row, Balance.STATUS)
     if status == Status.SUSPENDED:
         return Reason.SUSPENDED
     return Reason.CLOSED if status == Status.CLOSED else Reason.NONE
 
 
-def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int) -> int:
-    """Return how much to grant: all that is wanted, and of a scarce balance only a fair part.
+def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int, room_utok: int) -> int:
+    """Return how much to grant: all that is wanted, and of a scarce balance or limit only a fair part.
 
-    Many leases must not lock away from each other what little is left (RFC 8506 5.1.2).
+    Many leases must not lock away from each other what little is left (RFC 8506 5.1.2). How many share
+    a limit nobody counts: each takes a part of what the others have left of it.
     """
     wanted = order.wanted_utok - ahead
     if not order.lease:
         return wanted
     left = max(0, books.get(row, Balance.LEFT)) + hold.held_utok
     sharers = LEASE_SHARE * max(1, books.holds.leases(hold.owner))
-    return max(
-        order.needed_utok - ahead, min(wanted, max(order.first_utok - ahead, left // sharers))
-    )
+    fair = min(left // sharers, room_utok // LEASE_SHARE)
+    return max(order.needed_utok - ahead, min(wanted, max(order.first_utok - ahead, fair)))
 
 
 def _shortage(books: Books, row: int, use: Use, more_utok: int, now_ms: int) -> Reason:
@@ -234,6 +241,17 @@ def _shortage(books: Books, row: int, use: Use, more_utok: int, now_ms: int) -> 
     payers, buckets = books.payers(row, use, now_ms), books.buckets
     found = sum(buckets.rest(bucket) + buckets.get(bucket, Bucket.HELD) for bucket in payers)
     return Reason.BALANCE_HELD if found >= more_utok else Reason.BALANCE_USED_UP
+
+
+def _with_balance(books: Books, row: int, answer: HoldAnswer) -> HoldAnswer:
+    """Return a refusal that says how the balance stands, as it does of a limit."""
+    total, opens_ms = books.get(row, Balance.TOTAL), books.get(row, Balance.OPENS_AT)
+    return replace(
+        answer,
+        limit_used=total - books.get(row, Balance.LEFT),
+        limit_value=total,
+        resets_at_ms=0 if opens_ms == NEVER_MS else opens_ms,
+    )
 
 
 def _rest(books: Books, row: int, use: Use, now_ms: int) -> int:

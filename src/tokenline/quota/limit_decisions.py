@@ -66,7 +66,7 @@ def _record(
         slot=slot,
         state=State.OPEN if opened else State.CUT,
         rule=Rule.NONE if opened else Rule.LIMIT,
-        reason="window_reset" if opened else "limit_reached",
+        reason="resumed" if opened else "limit_reached",
         threshold_percent=0,
         used=0,
         limit=-1,

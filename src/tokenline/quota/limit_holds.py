@@ -30,12 +30,14 @@ class Bound:
     """Say what limits leave to a hold beyond what it owes: µtok, and tokens of an answer.
 
     `reached` is the first limit that leaves less than is needed: its number as of `HoldAnswer`, what
-    is used and held, its ceiling and when it resets. None where all leave enough.
+    is used and held, its ceiling and when it resets. None where all leave enough. It `waits` when each
+    would leave enough if others gave back what they hold against it.
     """
 
     room_utok: int = BOUNDLESS
     max_tokens: int = BOUNDLESS
     reached: tuple[int, int, int, int] | None = None
+    waits: bool = False
 
 
 def put_in_force(books: Books, row: int, terms: Terms, now_ms: int) -> None:
@@ -63,7 +65,7 @@ def bind(
     for cell in cell_limits(books.cells, hold.owner, now_ms):
         unit = Unit.REQUESTS if cell.rule in REQUESTS else Unit.TOKENS
         facts = -cell.rule, cell.used, cell.ceiling, cell.resets_at_ms
-        bound = _narrowed(bound, unit, facts, hold, order, needed_utok)
+        bound = _narrowed(bound, unit, facts, 0, hold, order, needed_utok)
     if not books.get(row, Balance.LIMITED):
         return bound
     limits = books.limits
@@ -72,7 +74,8 @@ def bind(
         unit = Unit(limits.get(limit, Limit.UNIT))
         if unit is Unit.UTOK:
             hold.limits.append(limit)
-        bound = _narrowed(bound, unit, _facts(books, limit), hold, order, needed_utok)
+        held, facts = _facts(books, limit)
+        bound = _narrowed(bound, unit, facts, held, hold, order, needed_utok)
     return bound
 
 
@@ -100,26 +103,29 @@ def limit_name(books: Books, answer: HoldAnswer) -> str:
     return books.limits.specs[answer.limit].name if answer.limit else ""
 
 
-def _facts(books: Books, limit: int) -> tuple[int, int, int, int]:
+def _facts(books: Books, limit: int) -> tuple[int, tuple[int, int, int, int]]:
+    """Return what is held against a limit, and its facts as of `Bound`."""
     values: list[int] = books.limits.matrix[limit].tolist()
     ends_ms = resets_at(values)
-    taken = values[Limit.USED] + values[Limit.HELD]
-    return values[Limit.SPEC], taken, values[Limit.CEILING], 0 if ends_ms == NEVER_MS else ends_ms
+    held, again_ms = values[Limit.HELD], 0 if ends_ms == NEVER_MS else ends_ms
+    facts = values[Limit.SPEC], values[Limit.USED] + held, values[Limit.CEILING], again_ms
+    return held, facts
 
 
 def _narrowed(
     bound: Bound,
     unit: Unit,
     facts: tuple[int, int, int, int],
+    held_utok: int,
     hold: Hold,
     order: HoldOrder,
     needed_utok: int,
 ) -> Bound:
     """Return a bound that also keeps one limit more."""
-    left = facts[2] - facts[1]
+    left, waits = facts[2] - facts[1], False
     if unit is Unit.UTOK:
         room, most = left - hold.owed_utok, BOUNDLESS
-        short = room < needed_utok
+        short, waits = room < needed_utok, room + held_utok >= needed_utok
     elif unit is Unit.TOKENS and not order.lease:
         # An answer has at least one token, if it is to have any.
         most = left - order.prompt_tokens
@@ -127,10 +133,13 @@ def _narrowed(
         room = order.prompt_utok + most * order.output_utok if order.output_utok else BOUNDLESS
     else:
         room, most, short = BOUNDLESS, BOUNDLESS, left <= 0
+    # What is used up counts for more than what is only held.
+    names = short and (bound.reached is None or (bound.waits and not waits))
     return Bound(
         room_utok=max(0, min(bound.room_utok, room)),
         max_tokens=max(0, min(bound.max_tokens, most)),
-        reached=facts if short and bound.reached is None else bound.reached,
+        reached=facts if names else bound.reached,
+        waits=waits if names else bound.waits,
     )
 
 

@@ -28,7 +28,7 @@ from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
 from tokenline.quota.limit_windows import move_cycle_end
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import LAST_MS, NEVER_MS, Grant, Source, Terms, Use
+from tokenline.quota.terms import LAST_DATE_MS, NEVER_MS, Grant, Source, Terms, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,10 +95,18 @@ def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     with _working(books, slot, now_ms) as row:
         if not 0 < granted.amount_utok <= books.room(row) or granted.valid_to_ms <= now_ms:
             raise Declined(Reason.BAD_AMOUNT)
-        if not _is_time(granted):
+        if granted.valid_from_ms >= granted.valid_to_ms or _beyond_calendars(granted):
             raise Declined(Reason.BAD_AMOUNT)
+        if not books.scopes.has_room(granted.scope):
+            raise Declined(Reason.TOO_MANY_SCOPES)
         bucket = books.add_bucket(row, granted, ChangeKind.GRANT, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
+
+
+def _beyond_calendars(granted: Grant) -> bool:
+    """Say whether a moment has no date: a time in microseconds, say."""
+    ends_ms = 0 if granted.valid_to_ms == NEVER_MS else granted.valid_to_ms
+    return max(granted.valid_from_ms, ends_ms) > LAST_DATE_MS
 
 
 def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) -> None:
@@ -137,11 +145,15 @@ def transfer_in(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     A suspended account receives as it may be topped up.
 
     Raises:
-        Declined: there is no such balance, it is closed, or the part is over; it must be returned.
+        Declined: there is no such balance, it is closed or full, or the part is over; it must be returned.
     """
     with _working(books, slot, now_ms) as row:
         if granted.valid_to_ms <= now_ms:
             raise Declined(Reason.EXPIRED)
+        if granted.amount_utok > books.room(row):
+            raise Declined(Reason.BAD_AMOUNT)
+        if not books.scopes.has_room(granted.scope):
+            raise Declined(Reason.TOO_MANY_SCOPES)
         bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_IN, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
 
@@ -165,7 +177,7 @@ def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
 
     Prorated: the old allowance keeps the share of the days before today, the new one grants the share
     of the others, less what was used beyond the old share. Not prorated: the old one ends, the new
-    one is granted whole.
+    one is granted whole; what was used beyond is remembered for the next prorated one of the cycle.
     """
     with _working(books, slot, now_ms) as row:
         terms = _terms(books, plan, now_ms)
@@ -177,7 +189,11 @@ def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
         books.set(row, Balance.PLAN, books.plan_code(plan))
         take_terms(books, row, terms, now_ms)
         share = _share(books, row, terms, now_ms)
-        grant_allowance(books, row, terms, share, now_ms, now_ms, over)
+        if terms.prorated:
+            grant_allowance(books, row, terms, share, now_ms, now_ms, over)
+        else:
+            grant_allowance(books, row, terms, share, now_ms, now_ms)
+            grant_allowance(books, row, terms, 0, now_ms, now_ms, over)
 
 
 def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
@@ -255,13 +271,6 @@ def _working(books: Books, slot: int, now_ms: int, *, closed: bool = False) -> I
     refresh(books, row, now_ms)
 
 
-def _is_time(granted: Grant) -> bool:
-    """Say whether a grant's days are some that a calendar has: they are told, as the end of a cut-off."""
-    since_ms, until_ms = granted.valid_from_ms, granted.valid_to_ms
-    ends = until_ms <= LAST_MS or until_ms == NEVER_MS
-    return 0 <= since_ms <= LAST_MS and since_ms < until_ms and ends
-
-
 def _require(books: Books, row: int, status: Status, reason: Reason) -> None:
     if books.get(row, Balance.STATUS) != status:
         raise Declined(reason)
@@ -293,15 +302,14 @@ def _allowances(books: Books, row: int, now_ms: int) -> list[int]:
 
 
 def _cut_share(books: Books, row: int, bucket: int, now_ms: int, *, whole: bool) -> int:
-    """Leave an allowance its share of the days before today; return what was used beyond it."""
+    """Leave an allowance its share of the days before today, or end it whole; return what was used beyond."""
     buckets = books.buckets
     total = buckets.get(bucket, Bucket.TOTAL)
     taken = total - buckets.rest(bucket)
-    share = (
-        taken if whole else _given(books, row, bucket, now_ms) - buckets.get(bucket, Bucket.DEBT)
-    )
+    share = _given(books, row, bucket, now_ms) - buckets.get(bucket, Bucket.DEBT)
+    kept = taken if whole else max(taken, share)
     buckets.set(bucket, Bucket.COVERS_TO, now_ms)
-    books.reduce(row, bucket, ChangeKind.PLAN_CHANGE, total - max(taken, share), now_ms)
+    books.reduce(row, bucket, ChangeKind.PLAN_CHANGE, total - kept, now_ms)
     return max(0, taken - share)
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 NEVER_MS = (1 << 63) - 1
-# The end of the year 9999, which is where calendars end.
-LAST_MS = 253_402_300_799_999
+# The last moment of the year 9999: later ones have no date.
+LAST_DATE_MS = 253_402_300_799_999
 # Parts of an allowance, in percent, that are told when they are used: of accounts whose plan names no others.
 THRESHOLDS_PERCENT = (50, 80, 100)
 

@@ -127,8 +127,9 @@ class Catalogs:
     def _add(self, value: bytes) -> bool:
         try:
             return self.book.add(Catalog.from_json(str(self._codec.decode(value)[1]["catalog"])))
-        except BadData as error:
-            _log.error("catalog_refused", error=str(error))
+        except (BadData, KeyError) as error:
+            # A record of another kind has no catalog in it.
+            _log.error("catalog_refused", error=repr(error))
             return False
 
 

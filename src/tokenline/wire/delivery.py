@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 
 from tokenline.errors import SettingsError, TokenlineError
-from tokenline.wire.kafka import client_options, partition_of
+from tokenline.wire.kafka import check_partitions, client_options, partition_of
 from tokenline.wire.topics import CONTROL, USAGE
 
 if TYPE_CHECKING:
@@ -179,23 +179,17 @@ class Delivery:
         )
         try:
             await asyncio.wait_for(producer.start(), START_TIMEOUT_S)
-            found = await asyncio.wait_for(producer.partitions_for(self._topic), START_TIMEOUT_S)
+            await asyncio.wait_for(
+                check_partitions(producer, self._settings, self._topic), START_TIMEOUT_S
+            )
             await asyncio.wait_for(
                 producer.partitions_for(self._settings.topic(CONTROL)), START_TIMEOUT_S
             )
-            self._check_partitions(len(found))
         except BaseException:
             await stop_producer(producer)
             raise
         self.producers_started += 1
         return producer
-
-    def _check_partitions(self, found: int) -> None:
-        if found != len(self._lanes):
-            raise SettingsError(
-                f"topic {self._topic} has {found} partitions and TOKENLINE_PARTITIONS says "
-                f"{len(self._lanes)}: events would go to the wrong one"
-            )
 
     async def _run(self, lane: _Lane) -> None:
         """Send the parcels of one partition, batch by batch, for as long as the emitter lives."""

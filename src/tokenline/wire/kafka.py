@@ -6,7 +6,7 @@ import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import murmur2
 
 from tokenline.errors import SettingsError
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 # Names become keys of records, and the journal keeps messages whose key is 64 KiB at most. What is
 # longer is nobody's name.
 MOST_NAME_CHARS = 1024
-_NAMES = ("tenant_id", "account_id", "reply_to", "command_id", "session")
+_NAMES = (
+    *("tenant_id", "account_id", "reply_to", "command_id", "session"),
+    *("to_account", "from_account", "transfer_id"),
+    *("subscriber_id", "provider", "model"),
+)
+UNUSABLE = f"longer than {MOST_NAME_CHARS} characters, or with a NUL: "
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
@@ -66,9 +71,31 @@ def account_key(tenant: str, account: str) -> bytes:
     return f"{tenant}/{account}".encode()
 
 
-def too_long_names(fields: Mapping[str, object]) -> list[str]:
-    """Return which names of a command are longer than any key may be; nearly always none."""
-    return [name for name in _NAMES if len(str(fields.get(name, ""))) > MOST_NAME_CHARS]
+def unusable_names(fields: Mapping[str, object]) -> list[str]:
+    """Return which names of a command cannot be part of a key; nearly always none.
+
+    They are longer than any key may be, or hold what divides account and subscriber in a key.
+    """
+    return [name for name in _NAMES if not _usable(str(fields.get(name, "")))]
+
+
+def _usable(name: str) -> bool:
+    return len(name) <= MOST_NAME_CHARS and "\0" not in name
+
+
+async def check_partitions(producer: AIOKafkaProducer, settings: Settings, topic: str) -> None:
+    """Check that a topic has as many partitions as the settings say: a key's partition depends on it.
+
+    Raises:
+        SettingsError: it has not, so what is sent would never be found.
+        KafkaError: the broker does not answer, or has no such topic.
+    """
+    found = len(await producer.partitions_for(topic))
+    if found != settings.partitions:
+        raise SettingsError(
+            f"topic {topic} has {found} partitions and TOKENLINE_PARTITIONS says "
+            f"{settings.partitions}: what is sent would go to the wrong one"
+        )
 
 
 @lru_cache(maxsize=65_536)

@@ -24,12 +24,13 @@ from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BadData, BrokerUnavailable, Unavailable
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import (
-    MOST_NAME_CHARS,
+    UNUSABLE,
     account_key,
+    check_partitions,
     client_options,
     partition_of,
     start_reader,
-    too_long_names,
+    unusable_names,
 )
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.topics import CATALOG, COMMANDS, REPLIES
@@ -57,6 +58,7 @@ class Orders:
     """Send orders and hand out their answers; an async context manager, one event loop.
 
     Raises:
+        SettingsError: the line has another number of partitions.
         BrokerUnavailable: Kafka did not answer; an order that was on its way may have been taken, so
             send it again with its id.
     """
@@ -84,10 +86,14 @@ class Orders:
             # what comes while one request is out travels with the next.
             self._producer = AIOKafkaProducer(**client_options(self._settings), acks="all")
             await self._producer.start()
+            await check_partitions(self._producer, self._settings, self._settings.topic(COMMANDS))
             self._consumer = await self._listen()
         except KafkaError as error:
             await self._stop()
             raise self._away(error) from error
+        except BaseException:
+            await self._stop()
+            raise
         self._task = asyncio.create_task(self._follow(), name="tokenline-orders")
         return self
 
@@ -338,10 +344,10 @@ def _fit(fields: Reply) -> Reply:
     """Return an order that a worker can answer.
 
     Raises:
-        BadData: a name in it is too long.
+        BadData: a name in it is too long or has a NUL.
     """
-    if long := too_long_names(fields):
-        raise BadData(f"longer than {MOST_NAME_CHARS} characters: {', '.join(long)}")
+    if unusable := unusable_names(fields):
+        raise BadData(UNUSABLE + ", ".join(unusable))
     return fields
 
 

@@ -1,0 +1,103 @@
+"""Whatever somebody asks for, what follows from it fits a record, a reply and a cell."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.orders import CATALOG, catalog_version, order
+from tests.strategies import BOUNDS, NOON, chunk_of, record
+from tokenline.charging import show
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import fold_usage
+from tokenline.charging.partition import PartitionState
+from tokenline.errors import Declined
+from tokenline.quota import buckets, orders
+from tokenline.quota.books import MOST_UTOK, Balance
+from tokenline.quota.buckets import Scopes
+from tokenline.quota.terms import LAST_DATE_MS, Grant, Scope, Source
+
+MILLION = 1_000_000
+
+
+@pytest.fixture
+def state():
+    """A partition with account `t/a`."""
+    state = PartitionState(BOUNDS)
+    opening = [catalog_version(0, NOON, CATALOG), order(1, NOON, kind="open", plan="strict")]
+    fold_commands(state, opening, 1)
+    return state
+
+
+def ask(state, offset, **fields):
+    step = fold_commands(state, [order(offset, NOON, command_id=str(offset), **fields)], offset)
+    return step, [one.answer for one in step.replies]
+
+
+def test_returned_transfers_are_taken_beyond_any_sum_and_new_ones_are_not(state):
+    books = state.books
+    part = Grant(amount_utok=MOST_UTOK, source=Source.TRANSFER)
+    with pytest.raises(Declined):
+        orders.transfer_in(books, 0, part, NOON)
+    for _ in range(12):
+        orders.transfer_return(books, 0, part, NOON)
+    assert books.get(books.row(0), Balance.LEFT) == np.iinfo(np.int64).max // 2 + 1
+
+
+@pytest.mark.parametrize("field", ["valid_from", "valid_to"])
+def test_a_grant_at_a_moment_without_a_date_is_refused(state, field):
+    moment = {field: NOON * 1000}
+    assert NOON * 1000 > LAST_DATE_MS
+    _, (answer,) = ask(state, 2, kind="grant", amount_utok=5, **moment)
+    assert answer.reason.name == "BAD_AMOUNT"
+
+
+def test_a_grant_names_no_more_than_the_journal_should_carry_for_ever(state):
+    step, _ = ask(state, 2, kind="grant", amount_utok=5, models=["p/" + "m" * 16_000])
+    assert [one.reason for one in step.refused] == ["bad_command"]
+    step, _ = ask(state, 3, kind="grant", amount_utok=5, subscribers=["s"] * 1001)
+    assert [one.reason for one in step.refused] == ["bad_command"]
+
+
+def test_a_scope_more_than_the_journal_holds_is_declined_and_known_ones_are_not(state, monkeypatch):
+    _, (first,) = ask(state, 2, kind="grant", amount_utok=5, subscribers=["kid"])
+    monkeypatch.setattr(buckets, "SCOPES_MAX_CHARS", 60)
+    _, (second,) = ask(state, 3, kind="grant", amount_utok=5, subscribers=["mother"])
+    _, (third,) = ask(state, 4, kind="grant", amount_utok=5, subscribers=["kid"])
+    reasons = [answer.reason.name for answer in (first, second, third)]
+    assert reasons == ["NONE", "TOO_MANY_SCOPES", "NONE"]
+
+
+def test_scopes_count_what_they_take_when_they_come_back_from_the_journal(monkeypatch):
+    scopes, kid, mother = Scopes(), *(Scope(subscribers=(name,)) for name in ("kid", "mother"))
+    scopes.code(kid)
+    again = Scopes.from_json(scopes.to_json())
+    monkeypatch.setattr(buckets, "SCOPES_MAX_CHARS", 60)
+    assert (again.has_room(kid), again.has_room(mother)) == (True, False)
+
+
+def test_an_account_with_more_rows_than_a_reply_carries_is_shown_in_part(state, monkeypatch):
+    for offset in range(2, 32):
+        ask(state, offset, kind="grant", amount_utok=5)
+    monkeypatch.setattr(show, "TEXT_MAX_CHARS", 5500)
+    _, (answer,) = ask(state, 40, kind="show")
+    said = json.loads(answer.detail)
+    assert len(answer.detail) <= 5500
+    assert "not_shown" in said, len(answer.detail)
+    assert (len(said["buckets"]), said["not_shown"]["buckets"]) == (20, 12)
+    assert said["rest_utok"] == 10 * MILLION + 30 * 5
+
+
+def test_an_account_of_a_usual_size_is_shown_whole(state):
+    _, (answer,) = ask(state, 2, kind="show")
+    assert "not_shown" not in json.loads(answer.detail)
+
+
+@pytest.mark.parametrize("column", ["subscriber_id", "model", "event_id"])
+def test_usage_with_a_name_too_long_for_any_key_is_a_dead_letter(state, column):
+    said = {"model": "max", column: "é" * 3000}
+    step = fold_usage(state, chunk_of([record(0, NOON, **said), record(1, NOON, model="max")]))
+    assert [(one.offset, one.reason) for one in step.refused] == [(0, "long_id")]
+    assert step.counted == 1

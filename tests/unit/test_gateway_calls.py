@@ -1,0 +1,356 @@
+"""A gateway's calls without Kafka: by which rules they go, and what becomes of them at their edges."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from tests.orders import CATALOG
+from tests.strategies import DAY, MINUTE, NOON
+from tokenline.errors import ChargingUnavailable, CutOff, InvalidEvent, OutboxFull, QuotaExceeded
+from tokenline.gateway.emergency import Emergency
+from tokenline.gateway.gateway import Gateway
+from tokenline.gateway.lease import MOST_UTOK, Granted, Key, Lease, Need
+from tokenline.gateway.prices import CACHED_MOST, Prices
+from tokenline.rating.book import CatalogBook
+from tokenline.settings import Settings
+
+MILLION = 1_000_000
+CALL = {"account": "a", "provider": "p", "model": "max", "prompt_tokens": 10, "max_tokens": 45}
+# What a call may cost: 10 tokens of prompt and 45 of answer, at 1 and 2 standard tokens.
+WORST = 100 * MILLION
+
+
+class Clock:
+    """Stand still until it is told to go on."""
+
+    def __init__(self):
+        self.ms = NOON
+
+    def wall_ms(self):
+        return self.ms
+
+    def monotonic_s(self):
+        return self.ms / 1000
+
+
+class Stand:
+    """Be a gateway whose line grants what is asked, and whose broker takes every event, or none."""
+
+    def __init__(self, settings):
+        self.clock = Clock()
+        self.sent, self.questions, self.outage = [], [], None
+        self.gateway = Gateway(settings, clock=self.clock)
+        self.gateway.keeper._ask = self.ask
+        self.gateway.emitter.emit_nowait = self.emit
+        self.scarce_utok, self.refusal = MOST_UTOK, {}
+        self.says("strict")
+
+    def says(self, plan, **fields):
+        """Let the guard hear of account `a`; what it hears is fresh for a day."""
+        said = {"tenant_id": "default", "account_id": "a", "subscriber_id": "", "plan": plan}
+        counts = dict.fromkeys(("used", "resets_at", "as_of", "epoch", "version"), 0)
+        said |= (
+            {"state": "open", "rule": "", "reason": "account_set", "limit": -1} | counts | fields
+        )
+        self.gateway.guard._view.apply_decision(0, said, NOON)
+        self.gateway.guard._view.apply_heartbeat(0, 0, NOON + DAY)
+
+    def publish(self, catalog):
+        self.gateway._catalogs.book.add(catalog)
+        self.gateway._on_catalog()
+
+    async def ask(self, key, session, question):
+        self.questions.append((key, session, question))
+        await asyncio.sleep(0)
+        granted = Granted(
+            reason="none",
+            granted_utok=min(question.wanted_utok, self.scarce_utok),
+            threshold_utok=0,
+            validity_ms=MINUTE,
+            final=question.wanted_utok > self.scarce_utok,
+            late=False,
+            rest_utok=0,
+        )
+        if self.refusal:
+            return replace(granted, granted_utok=question.keep_utok, **self.refusal)
+        return granted
+
+    def emit(self, event):
+        if self.outage is not None:
+            raise self.outage
+        self.sent.append(event)
+        return asyncio.get_running_loop().create_future()
+
+    @property
+    def lease(self):
+        (desk,) = self.gateway.keeper._desks.values()
+        return desk.lease
+
+
+@pytest.fixture
+async def stand(tmp_path):
+    stand = Stand(Settings(data_dir=tmp_path, gateway_id="gw"))
+    yield stand
+    for desk in list(stand.gateway.keeper._desks.values()):
+        desk.stop()
+    if stand.gateway._emergency is not None:
+        stand.gateway._emergency.close()
+
+
+def version_of(number, effective_ms, **changed):
+    return CATALOG.model_copy(
+        update={"version": number, "effective_ms": effective_ms // MINUTE * MINUTE} | changed
+    )
+
+
+def without(*names):
+    return {name: plan for name, plan in CATALOG.plans.items() if name not in names}
+
+
+def prices_of(*catalogs):
+    book = CatalogBook()
+    for one in catalogs:
+        book.add(one)
+    return Prices(book)
+
+
+def test_a_plan_that_is_sold_no_more_stays_what_it_was():
+    prices = prices_of(CATALOG, version_of(2, NOON, plans=without("strict")))
+    rules = prices.rules("strict", "p", "max", NOON + DAY)
+    assert (rules.mode, rules.plan) == ("strict", CATALOG.plans["strict"])
+
+
+def test_a_clock_that_is_behind_makes_no_plan_free_or_postpaid():
+    begun = version_of(1, NOON)
+    brought = version_of(2, NOON + DAY, plans=CATALOG.plans | {"new": CATALOG.plans["strict"]})
+    for catalogs, plan in (((begun,), "strict"), ((begun, brought), "new")):
+        for at_ms in (NOON, NOON - 40 * DAY):
+            rules = prices_of(*catalogs).rules(plan, "p", "max", at_ms)
+            assert (rules.mode, rules.price) == ("strict", (MILLION, 2 * MILLION))
+
+
+def test_without_a_plan_a_call_is_charged_afterwards_and_free_before_the_first_catalog():
+    for prices, price in ((prices_of(CATALOG), (MILLION, 2 * MILLION)), (prices_of(), (0, 0))):
+        rules = prices.rules("", "p", "max", NOON)
+        assert (rules.mode, rules.plan, rules.price) == ("postpaid", None, price)
+
+
+async def test_a_call_on_a_plan_nobody_here_knows_is_held_whole(stand):
+    stand.publish(CATALOG)
+    stand.says("brought by a version that is still on its way")
+    async with stand.gateway.admit(**CALL) as call:
+        assert (call.mode, call.reserved_utok, call.max_tokens) == ("strict", WORST, 45)
+        call.finish({"input_tokens": 10, "output_tokens": 45})
+
+
+async def test_a_call_on_a_plan_waits_for_a_catalog_to_price_it(stand):
+    with pytest.raises(ChargingUnavailable, match="no catalog has come yet"):
+        async with stand.gateway.admit(**CALL):
+            pass
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL) as call:
+        assert call.reserved_utok == WORST
+        call.finish({"input_tokens": 10})
+
+
+def test_what_callers_name_does_not_pile_up():
+    prices = prices_of(CATALOG)
+    for number in range(CACHED_MOST + 10):
+        assert prices.rules("strict", "p", f"nobody's {number}", NOON) is None
+    assert len(prices._cached) <= CACHED_MOST
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"subscriber": "user\t7"},
+        {"subscriber": "u" * 257},
+        {"account": ""},
+        {"tenant": "a/b"},
+        {"prompt_tokens": -1},
+        {"prompt_tokens": 2**40},
+        {"max_tokens": 1.5},
+    ],
+)
+async def test_a_call_that_no_event_could_tell_of_is_not_admitted(stand, wrong):
+    stand.publish(CATALOG)
+    with pytest.raises(InvalidEvent):
+        async with stand.gateway.admit(**CALL | wrong):
+            pass
+    assert not stand.questions
+
+
+async def test_an_answer_is_no_longer_than_an_event_may_say(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL | {"max_tokens": 2**63 - 1}) as call:
+        assert call.max_tokens == 1_000_000_000
+        call.finish({"input_tokens": 10})
+
+
+@pytest.mark.parametrize("outage", [OutboxFull("no room"), OSError(28, "no space left")])
+async def test_a_call_whose_usage_cannot_be_kept_holds_nothing_for_ever(stand, outage):
+    stand.publish(CATALOG)
+    stand.outage = outage
+
+    async def serve():
+        async with stand.gateway.admit(**CALL) as call:
+            await call.progress(output_tokens=20)
+            call.finish({"input_tokens": 10, "output_tokens": 20})
+
+    with pytest.raises(type(outage)):
+        await serve()
+    # Reported as spent, so that the line charges it when it closes the hold.
+    assert (stand.lease.reserved_utok, stand.lease.spent_utok) == (0, 50 * MILLION)
+    assert not stand.sent
+
+
+async def test_there_is_room_for_the_event_of_a_call_that_asks_again(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL) as call:
+        stand.outage = OutboxFull("no room")
+        with pytest.raises(OutboxFull):
+            call.finish({"input_tokens": 10})
+        stand.outage = None
+        call.finish({"input_tokens": 10})
+    assert [event.input_tokens for event in stand.sent] == [10]
+    assert (stand.lease.reserved_utok, stand.lease.spent_utok) == (0, 10 * MILLION)
+
+
+async def test_an_emergency_call_whose_usage_cannot_be_kept_has_ended(stand, tmp_path):
+    patient = CATALOG.plans["strict"].model_copy(
+        update={"unreachable": "emergency", "emergency_tokens": 200}
+    )
+    stand.publish(version_of(1, NOON - DAY, plans={"strict": patient}))
+    stand.gateway._emergency = Emergency(tmp_path / "slices.sqlite")
+    stand.clock.ms += 2 * DAY  # so long since anything was heard
+    stand.outage = OutboxFull("no room")
+    with pytest.raises(OutboxFull):
+        async with stand.gateway.admit(**CALL):
+            pass
+    assert stand.gateway._emergency_calls == 0
+    assert stand.gateway._emergency.used_utok("default", "a") == 10 * MILLION
+
+
+async def test_a_strict_call_is_told_when_the_line_has_closed_its_lease(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL) as call:
+        stand.clock.ms += 2 * MINUTE - 1
+        await call.progress(output_tokens=1)
+        stand.clock.ms += 1
+        with pytest.raises(CutOff, match="lease_ended"):
+            await call.progress(output_tokens=2)
+        call.finish({"input_tokens": 10, "output_tokens": 2}, outcome="cut_off")
+
+
+async def test_a_strict_call_is_told_when_the_line_has_closed_its_lease_before(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL) as call:
+        stand.lease.over = True
+        with pytest.raises(CutOff, match="lease_ended"):
+            await call.progress(output_tokens=2)
+
+
+async def test_a_question_names_whose_call_it_is_and_of_which_model(stand):
+    asked = {}
+
+    class Office:
+        async def hold(self, account, *_, **fields):
+            asked.update(fields, account=account)
+            raise ChargingUnavailable("away")
+
+    stand.gateway._orders = Office()
+    key = Key("t", "a", "kid", "p", "max")
+    question = Lease("s").ask(0.0, Need(full_utok=9, least_utok=5), 9)
+    with pytest.raises(ChargingUnavailable):
+        await stand.gateway._ask(key, "s", question)
+    names = ("tenant", "account", "subscriber_id", "provider", "model")
+    assert tuple(asked[name] for name in names) == tuple(key)
+
+
+async def test_a_subscriber_that_is_cut_is_refused_alone_and_stopped_while_it_answers(stand):
+    stand.publish(CATALOG)
+    async with stand.gateway.admit(**CALL, subscriber="kid") as call:
+        stand.says("strict", subscriber_id="kid", state="cut", reason="limit_reached", version=1)
+        with pytest.raises(CutOff, match="kid"):
+            await call.progress(output_tokens=1)
+        call.finish({"input_tokens": 10}, outcome="cut_off")
+    with pytest.raises(QuotaExceeded, match="kid"):
+        async with stand.gateway.admit(**CALL, subscriber="kid"):
+            pass
+    async with stand.gateway.admit(**CALL, subscriber="mother") as other:
+        other.finish({"input_tokens": 10})
+
+
+@pytest.mark.parametrize(
+    ("policy", "usage"),
+    [("charge_reported", (10, 20)), ("charge_granted", (10, 45)), ("release", (0, 0))],
+)
+async def test_who_leaves_without_finish_is_settled_by_the_plans_policy(stand, policy, usage):
+    plan = CATALOG.plans["strict"].model_copy(update={"abort": policy})
+    stand.publish(version_of(1, NOON - DAY, plans={"strict": plan}))
+    async with stand.gateway.admit(**CALL) as call:
+        await call.progress(output_tokens=20)
+    (event,) = stand.sent
+    assert (event.input_tokens, event.output_tokens) == usage
+    assert (event.usage_source, event.outcome) == ("estimated", "client_abort")
+    with pytest.raises(InvalidEvent, match="has ended"):
+        call.finish({"input_tokens": 10})
+
+
+@pytest.mark.parametrize(("answered", "prompt"), [(0, 0), (3, 10)])
+async def test_a_call_that_fails_upstream_pays_for_its_prompt_once_it_was_answered(
+    stand, answered, prompt
+):
+    stand.publish(CATALOG)
+
+    async def serve():
+        async with stand.gateway.admit(**CALL) as call:
+            await call.progress(output_tokens=answered)
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await serve()
+    (event,) = stand.sent
+    assert (event.input_tokens, event.output_tokens) == (prompt, answered)
+    assert event.outcome == "upstream_error"
+
+
+PREPAID = CALL | {"model": "mini", "prompt_tokens": 1000, "max_tokens": 4000}
+
+
+async def test_a_prepaid_call_that_does_not_stream_is_held_whole(stand):
+    """It held 256 tokens of its answer and could use all of them, again and again."""
+    stand.publish(CATALOG)
+    stand.says("small")
+    async with stand.gateway.admit(**PREPAID, streams=False) as call:
+        assert (call.mode, call.max_tokens, call.clamped) == ("prepaid", 4000, False)
+        assert call.reserved_utok == 1000 * MILLION // 10 + 4000 * MILLION // 4
+        call.finish({"input_tokens": 10})
+    async with stand.gateway.admit(**PREPAID) as call:
+        assert call.reserved_utok == 1000 * MILLION // 10 + 256 * MILLION // 4
+        call.finish({"input_tokens": 10})
+
+
+async def test_what_a_prepaid_call_that_does_not_stream_may_answer_is_what_is_held(stand):
+    stand.publish(CATALOG)
+    stand.says("small")
+    stand.scarce_utok = 300 * MILLION
+    async with stand.gateway.admit(**PREPAID, streams=False) as call:
+        assert (call.max_tokens, call.clamped) == (800, True)
+        call.finish({"input_tokens": 10})
+
+
+async def test_a_call_that_is_cut_by_a_limit_hears_which_and_until_when(stand):
+    stand.publish(CATALOG)
+    stand.says("small")
+    stand.scarce_utok = 170 * MILLION
+    async with stand.gateway.admit(**PREPAID) as call:
+        stand.refusal = {"reason": "limit_reached", "limit_name": "subscriber_tokens"}
+        stand.refusal |= {"limit_used": 7, "limit_value": 8, "resets_at_ms": NOON + DAY}
+        with pytest.raises(CutOff, match="subscriber_tokens") as cut:
+            await call.progress(output_tokens=2000)
+        call.finish({"input_tokens": 10}, outcome="cut_off")
+    assert (cut.value.used, cut.value.limit, cut.value.resets_at_ms) == (7, 8, NOON + DAY)

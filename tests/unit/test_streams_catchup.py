@@ -1,0 +1,97 @@
+"""After a long absence usage is taken up with the commands of its time, not after all of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from streams.catchup import Waiting, by_turns
+from tests.orders import CATALOG, catalog_version, hold_order, order
+from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, chunk_of, record
+from tokenline.charging.commands import fold_commands
+from tokenline.charging.fold import fold_usage
+from tokenline.charging.partition import PartitionState
+from tokenline.quota.books import Balance
+from tokenline.quota.buckets import Bucket
+from tokenline.wire.topics import COMMANDS, USAGE
+
+MILLION = 1_000_000
+
+
+def waiting(*minutes, batch=2):
+    """Return what waits on a topic: records named by the minute at which they were appended."""
+    records = [
+        SimpleNamespace(timestamp=NOON + minute * MINUTE, minute=minute) for minute in minutes
+    ]
+
+    async def batches():
+        for first in range(0, len(records), batch):
+            yield records[first : first + batch]
+
+    return Waiting(batches())
+
+
+async def order_of(commands, usage, now):
+    turns = by_turns(commands, usage, NOON + now * MINUTE, HOUR)
+    return [(stem[0], one.minute) async for stem, records in turns for one in records]
+
+
+async def test_commands_come_first_when_usage_is_little_behind():
+    assert await order_of(waiting(1, 5, 25), waiting(0, 3), now=29) == [
+        ("c", 1),
+        ("c", 5),
+        ("c", 25),
+    ]
+
+
+async def test_both_are_taken_by_turns_while_usage_is_far_behind():
+    assert await order_of(waiting(1, 5, 80, 118), waiting(0, 9, 85, 119), now=120) == [
+        ("c", 1), ("c", 5), ("u", 0), ("u", 9), ("c", 80), ("u", 85), ("c", 118),
+    ]  # fmt: skip
+
+
+async def test_nothing_is_lost_or_read_twice_where_the_brokers_clock_was_set_back():
+    found = await order_of(waiting(50, 2, 50), waiting(50, 1, 49, 3, batch=4), now=500)
+    assert sorted(found) == [("c", 2), ("c", 50), ("c", 50), *(("u", at) for at in (1, 3, 49, 50))]
+    assert [minute for stem, minute in found if stem == "u"] == [50, 1, 49, 3]
+
+
+@pytest.mark.parametrize("orders_at", [[], [5], [5, 120], [5, 80]])
+async def test_usage_that_waited_for_hours_is_charged_once(orders_at):
+    """A settled hold is charged when it expires and then forgotten: its usage must come before."""
+    state = PartitionState(BOUNDS)
+    size = 8 * MILLION
+    held = {"lease": True, "first_utok": size, "reserved_utok": size, "wanted_utok": size}
+    settled = {"seq": 1, "action": "settle", "reported_utok": size}
+    commands = [
+        catalog_version(0, NOON, CATALOG),
+        order(1, NOON, kind="open", plan="strict", cycle_day=15),
+        hold_order(2, NOON, **held),
+        hold_order(3, NOON + MINUTE, **settled),
+        *(
+            order(4 + at, NOON + minute * MINUTE, command_id=str(at), kind="grant", amount_utok=1)
+            for at, minute in enumerate(orders_at)
+        ),
+    ]
+    event = record(0, NOON + 1, occurred_at=NOON, hold_id="s1", model="max", input_tokens=8)
+    now_ms, linger_ms = NOON + 180 * MINUTE, state.books.linger_ms
+    turns = by_turns(whole(commands), whole([event]), now_ms, linger_ms)
+    async for stem, records in turns:
+        for one in (one.whole for one in records):
+            if stem == COMMANDS:
+                fold_commands(state, [one], one.offset)
+            else:
+                assert stem == USAGE
+                fold_usage(state, chunk_of([one]))
+
+    books = state.books
+    buckets = [*books.chain(0), books.get(0, Balance.UNCOVERED)]
+    assert sum(books.buckets.get(one, Bucket.USED) for one in buckets) == size
+
+
+def whole(found):
+    async def batches():
+        yield [SimpleNamespace(timestamp=one.appended_ms, whole=one) for one in found]
+
+    return Waiting(batches())
