@@ -178,10 +178,11 @@ def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:
     worker = ChargingWorker(settings, fatal)
     usage = settings.topic(USAGE)
 
-    @app.agent(raw_topic(app, settings, USAGE), name="charging-usage", concurrency=1)
     async def charge_usage(stream: Any) -> None:
         async for event in stream.noack().events():
             await worker.deliver(USAGE, event.message.partition, event.value, event.ack)
+
+    app.take_by(raw_topic(app, settings, USAGE), "charging-usage", charge_usage)
 
     async def own(_: Any, assigned: set[TP], **__: Any) -> None:
         await worker.assign(tps_of(usage, assigned))

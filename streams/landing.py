@@ -180,9 +180,7 @@ def register(
     """
     worker = LandingWorker(settings, fatal, step)
     rows = TopicLander(worker._store, worker._tools.codec, worker.progress)
-    app.agent(raw_topic(app, settings, CHARGED), name="landing-charged", concurrency=1)(
-        worker.land_usage
-    )
+    app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", worker.land_usage)
     for stem, table, insert in (
         (WINDOWS, "windows", rows.windows),
         (BALANCES, "balance_changes", rows.balances),
@@ -192,7 +190,7 @@ def register(
         (CONTROL, "gateway_totals", rows.gateway_totals),
     ):
         land = worker.land_table(table, insert)
-        app.agent(raw_topic(app, settings, stem), name=f"landing-{stem}", concurrency=1)(land)
+        app.take_by(raw_topic(app, settings, stem), f"landing-{stem}", land)
 
     async def disown(_: Any, revoked: set[TP], **__: Any) -> None:
         worker.forget(revoked)

@@ -259,14 +259,12 @@ def register(
     clock = SystemClock()
     app.run_beside(worker.start, worker.stop, worker.watch)
     # Faust runs no app without an agent; this one keeps the process alive when there is nobody to tell.
-    app.agent(raw_topic(app, settings, DECISIONS), name="notify-idle", concurrency=1)(_idle)
+    app.take_by(raw_topic(app, settings, DECISIONS), "notify-idle", _idle)
     for endpoint, secrets in endpoints_of(settings):
         deliveries = Deliveries(settings, endpoint, secrets, clock, worker.bury, fatal, step)
         own = companion(f"notify.{endpoint.name}")
         follower = EndpointFollower(own, settings, deliveries, worker.codec)
-        own.agent(raw_topic(own, settings, DECISIONS), name="notify-decisions", concurrency=1)(
-            follower.follow
-        )
+        own.take_by(raw_topic(own, settings, DECISIONS), "notify-decisions", follower.follow)
         # Faust keeps only a weak reference to a receiver.
         own.keep(follower.disown)
         own.on_partitions_revoked.connect(follower.disown)

@@ -9,6 +9,7 @@ offset is never past work that is done (guards 1, 11, 13 of reference/faust.md).
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -173,6 +174,17 @@ class LineApp(faust.App):
         self._stops.append(stop)
         self._loops.extend(loops)
 
+    def take_by(self, topic: Any, name: str, agent: Callable[[Any], Awaitable[None]]) -> None:
+        """Let `agent` take the micro-batches of `topic`; an error in it ends the process.
+
+        Faust would start it again behind the micro-batch it failed at, which is then done by nobody.
+        """
+
+        async def watched(stream: Any) -> None:
+            await self._watched(partial(agent, stream))
+
+        self.agent(topic, name=name, concurrency=1)(watched)
+
     async def on_start(self) -> None:
         """Start what runs beside, then Faust."""
         for start in self._starts:
@@ -191,9 +203,9 @@ class LineApp(faust.App):
     async def _watched(self, loop: Callable[[], Awaitable[None]]) -> None:
         try:
             await loop()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             raise
-        except BaseException as error:  # noqa: BLE001  the worker's edge: work beside the agents must not end unseen
+        except BaseException as error:  # noqa: BLE001  the worker's edge: no work of a worker must end unseen
             self._fatal(error)
 
     def _new_transport(self) -> MicroBatchTransport:

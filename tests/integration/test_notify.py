@@ -10,7 +10,7 @@ import time
 
 import pytest
 from aiohttp import web
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from charging_helpers import Line, account_name, command, usage
 from notify_helpers import SECRET, Receiver, decision, line, publish, status, worker
 
@@ -245,6 +245,23 @@ async def test_retry_after_is_honoured(settings, tmp_path):
         finally:
             process.stop()
     assert times[1] - times[0] >= 2
+
+
+async def test_a_decision_that_cannot_be_read_ends_the_worker_and_skips_nobody(settings, tmp_path):
+    async with Receiver() as receiver:
+        line_settings = await line(settings, tmp_path, receiver, {"crm": ""})
+        process = worker(line_settings, tmp_path)
+        await asyncio.to_thread(process.start)
+        try:
+            async with AIOKafkaProducer(**client_options(settings)) as producer:
+                topic = settings.topic("decisions")
+                await producer.send_and_wait(topic, b"torn", key=b"default/a#1", partition=0)
+            await publish(settings, in_turn([1]))
+            ended = await asyncio.to_thread(process.process.wait, 20)
+        finally:
+            process.stop()
+    assert ended == 70
+    assert "Undecodable" in process.log.read_text()
 
 
 def test_without_a_file_it_idles_and_says_so(settings, tmp_path):
