@@ -67,6 +67,20 @@ def test_what_is_no_order_is_a_dead_letter_and_leaves_nothing(state, fields, det
     assert (len(state.cells), len(state.books.balances), step.replies) == (0, 0, [])
 
 
+def test_a_look_that_is_no_order_leaves_the_account_as_it_was(state):
+    """A row that changed in memory and not in the journal is another after a restart."""
+    slot = opened(state)
+    opened(state, "b")
+    use(state, 2, input_tokens=5)
+    use(state, 3, NOON + HOUR, account_id="b", input_tokens=5)
+    before = state.cells.matrix[slot].tolist()
+    looked = order(4, NOON + HOUR, kind="show", amount_utok=10**19)
+    step = fold_commands(state, [looked], 4)
+    assert [one.reason for one in step.refused] == ["bad_command"]
+    assert state.cells.matrix[slot].tolist() == before
+    assert step.decisions == []
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

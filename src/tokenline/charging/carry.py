@@ -54,16 +54,9 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
         BadData: it is no order; the text says what is wrong.
     """
     fields, now_ms = command.fields, state.move_clock(command.appended_ms)
-    key = account_key_of(fields)
-    kind = str(fields["kind"])
-    if kind not in _KINDS and kind not in ARRIVING:
-        raise BadData(f"{key}: there is no order {kind!r}; known: {', '.join(_KINDS)}")
-    if not -MOST_UTOK <= int(fields["amount_utok"]) <= MOST_UTOK:
-        raise BadData(f"{key}: amount_utok {fields['amount_utok']} is beyond any balance")
-    if kind in ARRIVING:
+    key = key_of_order(fields)
+    if fields["kind"] in ARRIVING:
         return arrive(state, key, fields, now_ms)
-    if not fields["command_id"] and kind != "show":
-        raise BadData(f"{key}: an order without a command_id could not be told from another")
     slot = state.cells.slot(key)
     if slot is None:
         reason = _why_not(state, fields, now_ms)
@@ -79,6 +72,22 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
         answer = _answer(state, slot, fields, now_ms)
         state.books.answers.remember(slot, name, answer)
     return slot, answer
+
+
+def key_of_order(fields: Fields) -> str:
+    """Return `tenant/account` of an order.
+
+    Raises:
+        BadData: it is no order; the text says what is wrong.
+    """
+    key, kind = account_key_of(fields), str(fields["kind"])
+    if kind not in _KINDS and kind not in ARRIVING:
+        raise BadData(f"{key}: there is no order {kind!r}; known: {', '.join(_KINDS)}")
+    if not -MOST_UTOK <= int(fields["amount_utok"]) <= MOST_UTOK:
+        raise BadData(f"{key}: amount_utok {fields['amount_utok']} is beyond any balance")
+    if not fields["command_id"] and kind not in ("show", *ARRIVING):
+        raise BadData(f"{key}: an order without a command_id could not be told from another")
+    return key
 
 
 def carry_out_hold(state: PartitionState, slot: int, command: Commanded) -> HoldAnswer:

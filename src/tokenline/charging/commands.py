@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.charging.carry import account_key_of, carry_out_hold, carry_out_order
+from tokenline.charging.carry import (
+    account_key_of,
+    carry_out_hold,
+    carry_out_order,
+    key_of_order,
+)
 from tokenline.charging.step import Commanded, Refused, Replied, Step
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
@@ -124,7 +129,8 @@ def _ask(state: PartitionState, step: Step, command: Commanded, touched: _Touche
 
 def _look(state: PartitionState, step: Step, command: Commanded) -> None:
     """Bring an account and its decision up to date before it is shown."""
-    slot = state.cells.slot(account_key_of(command.fields))
+    # What is no order is a dead letter, and its account is not written: it must stay as it is.
+    slot = state.cells.slot(key_of_order(command.fields))
     if slot is not None:
         bring_up_to(state.books, slot, state.move_clock(command.appended_ms))
         _decide_slots(state, step, _slots([slot]), announce=False)
