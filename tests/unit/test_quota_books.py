@@ -263,6 +263,19 @@ def test_no_plan_in_between_wipes_out_what_was_used_beyond_a_share(between):
     assert sum(after) - sum(before) == (0 if between == "none" else -70)
 
 
+@pytest.mark.parametrize("asked", ["10-31T16:01", "11-01T00:00", "11-01T00:30", "11-02T00:00"])
+def test_what_a_move_leaves_of_a_cycle_belongs_to_the_next_whoever_looks_when(asked):
+    books = opened(Terms(allowance_utok=100), "2026-10-20T00:00")
+    books.cells.matrix[0, Cell.ZONE] = books.cells.zone_code("UTC")
+    now, ends = at(f"2026-{asked}", "UTC"), at("2026-12-01T00:00", "UTC")
+    orders.bring_up_to(books, 0, now)
+    row = books.row(0)
+    assert books.get(row, Balance.CYCLE_START) == at("2026-11-01T00:00")
+    assert books.get(row, Balance.CYCLE_END) == ends
+    ends_of = [books.buckets.get(bucket, Bucket.VALID_TO) for bucket in books.chain(row)]
+    assert [end for end in ends_of if now < end < NEVER_MS] == [ends]
+
+
 def test_a_pack_without_an_end_that_is_used_up_is_forgotten_with_its_cycle():
     books = opened(Terms())
     for day in (2, 3):

@@ -22,7 +22,7 @@ from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.limit_windows import resets_at, rolled, start_of
 from tokenline.quota.limits import Limit
 from tokenline.quota.subscribers import Subscribers
-from tokenline.quota.terms import LimitSpec, Mode, Per, Terms, Unit, Use
+from tokenline.quota.terms import HoldExpiry, LimitSpec, Mode, Per, Terms, Unit, Use
 
 MILLION = 1_000_000
 KID = Use("p", "max", "kid")
@@ -125,6 +125,38 @@ def test_an_account_that_moves_to_another_zone_ends_the_day_it_has_begun():
     use(books, midnight + 23 * HOUR)
     assert used(books, midnight + 23 * HOUR) == 2
     assert used(books, midnight + 24 * HOUR) == 0
+
+
+@pytest.mark.parametrize("accounts", [1, 9])
+@pytest.mark.parametrize("per", [Per.DAY, Per.CYCLE])
+def test_what_a_hold_was_charged_when_its_account_had_moved_is_taken_back_once(per, accounts):
+    """Nine accounts are rolled together, one is rolled alone."""
+    ends = at("Asia/Shanghai", 2026, 11, 1)
+    terms = Terms(
+        mode=Mode.STRICT,
+        allowance_utok=100,
+        prorated=False,
+        limits=((spec(per, Unit.UTOK), 90),),
+        hold_expiry=HoldExpiry.CHARGE_GRANTED,
+    )
+    books = Books(AccountCells(), lambda _plan, _at: terms, HOUR)
+    late = 0 if per is Per.CYCLE else 3 * MINUTE
+    for number in range(accounts):
+        open_account(books, f"t/a{number}", "Asia/Shanghai", ends - 2 * DAY)
+        ask = HoldOrder(session=(1, 1), seq=0, use=KID, wanted_utok=50, needed_utok=1)
+        orders.hold(books, number, ask, ends - 2 * MINUTE - late)
+        books.cells.matrix[number, Cell.ZONE] = books.cells.zone_code("UTC")
+        orders.bring_up_to(books, number, ends + MINUTE - late)
+    for slot in range(accounts):
+        assert books.limits.get(slot, Limit.USED) == 50
+    now, ones = ends + 2 * MINUTE, np.ones(accounts, np.int64)
+    count_events(books, [(slot, KID) for slot in range(accounts)], ones, ones, now)
+    counted = 51 if per is Per.CYCLE else 1
+    assert [books.limits.get(slot, Limit.USED) for slot in range(accounts)] == [counted] * accounts
+    for slot in range(accounts):
+        settled = HoldOrder(session=(1, 1), seq=1, use=KID, settles=True)
+        assert orders.hold(books, slot, settled, now).late
+        assert books.limits.get(slot, Limit.USED) == 1
 
 
 @given(

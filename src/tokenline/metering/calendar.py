@@ -18,6 +18,8 @@ import numpy.typing as npt
 from tokenline.errors import BadData
 
 MINUTE_MS = 60_000
+# What is shorter is no cycle, but what a move to another zone leaves of one.
+CYCLE_MIN_MS = 2 * 86_400_000
 ZONE_MINUTES = 1 << 40  # more minutes than there are
 Int64s = npt.NDArray[np.int64]
 
@@ -74,6 +76,17 @@ def cycle_at(zone_name: str, day: int, minute_ms: int) -> tuple[int, int]:
         start = _anchored(local.replace(day=1) - timedelta(days=1), day)
     end = _anchored(start.replace(day=1) + timedelta(days=32), day)
     return _ms(start), _ms(end)
+
+
+def cycle_after(zone_name: str, day: int, ended_ms: int, minute_ms: int) -> tuple[int, int]:
+    """Return start and end of the cycle that holds a minute, where one ended at `ended_ms` before it.
+
+    What a move to another zone leaves between two cycles belongs to the second, whoever looks when.
+    """
+    start_ms, end_ms = cycle_at(zone_name, day, minute_ms)
+    if start_ms < ended_ms and end_ms - ended_ms < CYCLE_MIN_MS:
+        start_ms, end_ms = end_ms, cycle_at(zone_name, day, end_ms)[1]
+    return ended_ms if start_ms - ended_ms < CYCLE_MIN_MS else start_ms, end_ms
 
 
 @lru_cache(maxsize=65_536)

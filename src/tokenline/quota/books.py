@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tokenline.metering.calendar import MINUTE_MS, cycle_after
 from tokenline.quota.answers import Answers
 from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
@@ -214,6 +215,11 @@ class Books:
         """Return the zone in which the account's cycles begin and end."""
         slot = self.get(row, Balance.OWNER)
         return self.cells.zones[int(self.cells.matrix[slot, Cell.ZONE])]
+
+    def next_cycle(self, row: int, at_ms: int) -> tuple[int, int]:
+        """Return start and end of the cycle that holds a moment after the end of the one in hand."""
+        day, ended_ms = self.get(row, Balance.CYCLE_DAY), self.get(row, Balance.CYCLE_END)
+        return cycle_after(self.zone(row), day, ended_ms, at_ms // MINUTE_MS * MINUTE_MS)
 
     def plan(self, row: int) -> str:
         """Return the name of the account's plan."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenline.metering.calendar import cycle_at, days_of
+from tokenline.metering.calendar import cycle_after, days_of
 from tokenline.quota.books import BOUNDLESS, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, rest_of
 from tokenline.quota.cells import LIMITS, NO_LIMIT
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MINUTE_MS = 60_000
-# What is shorter is no cycle, but what a move to another zone leaves of one.
-CYCLE_MIN_MS = 2 * 86_400_000
 
 
 def advance(books: Books, row: int, now_ms: int) -> None:
@@ -36,8 +34,7 @@ def advance(books: Books, row: int, now_ms: int) -> None:
     _close_buckets(books, row, now_ms)
     if books.get(row, Balance.CYCLE_END) <= now_ms:
         _drop_used_up(books, row)
-        minute_ms = now_ms // MINUTE_MS * MINUTE_MS
-        start_ms = cycle_at(books.zone(row), books.get(row, Balance.CYCLE_DAY), minute_ms)[0]
+        start_ms = books.next_cycle(row, now_ms)[0]
         missed_ms = start_ms - MINUTE_MS
         if books.get(row, Balance.CYCLE_END) <= missed_ms and start_ms + books.linger_ms > now_ms:
             begin_cycle(books, row, missed_ms, now_ms)
@@ -51,11 +48,7 @@ def begin_cycle(books: Books, row: int, at_ms: int, now_ms: int) -> None:
     It begins where the one before ended, also when the account has moved to another zone meanwhile.
     A plan that is gone from the catalog grants nothing; its mode and limits stay.
     """
-    zone, day = books.zone(row), books.get(row, Balance.CYCLE_DAY)
-    old_end_ms = books.get(row, Balance.CYCLE_END)
-    start_ms, end_ms = cycle_at(zone, day, at_ms // MINUTE_MS * MINUTE_MS)
-    if start_ms < old_end_ms:
-        start_ms, end_ms = old_end_ms, _next_end(zone, day, old_end_ms)
+    start_ms, end_ms = books.next_cycle(row, at_ms)
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
     beyond = books.buckets.get(books.get(row, Balance.UNCOVERED), Bucket.USED)
@@ -64,12 +57,6 @@ def begin_cycle(books: Books, row: int, at_ms: int, now_ms: int) -> None:
     if books.get(row, Balance.STATUS) != Status.CLOSED and terms is not None:
         take_terms(books, row, terms, now_ms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
-
-
-def _next_end(zone: str, day: int, start_ms: int) -> int:
-    """Return the end of the cycle that begins when another ended: a month, but for some hours."""
-    end_ms = cycle_at(zone, day, start_ms)[1]
-    return end_ms if end_ms - start_ms >= CYCLE_MIN_MS else cycle_at(zone, day, end_ms)[1]
 
 
 def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
@@ -315,4 +302,4 @@ def _cycle_after(books: Books, row: int, end_ms: int) -> int:
     """Return the end of the cycle that follows one that ends at `end_ms`."""
     if books.get(row, Balance.CYCLE_START) == end_ms:
         return books.get(row, Balance.CYCLE_END)
-    return _next_end(books.zone(row), books.get(row, Balance.CYCLE_DAY), end_ms)
+    return cycle_after(books.zone(row), books.get(row, Balance.CYCLE_DAY), end_ms, end_ms)[1]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenline.metering.calendar import cycle_at, spans_at, week_at
+from tokenline.metering.calendar import spans_at, week_at
 from tokenline.quota.books import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.limits import SLICES, Limit
@@ -134,6 +134,8 @@ def _roll_together(books: Books, rows: Int64s, found: Int64s, now_ms: int) -> In
     for per, zone in {*zip(found[plain, Limit.PER].tolist(), zones[plain].tolist(), strict=True)}:
         here = plain & (found[:, Limit.PER] == per) & (zones == zone)
         starts[here], ends[here] = _calendar(books.cells.zones[zone], Per(per), now_ms)
+    # As alone, see `_window`.
+    starts[plain] = np.maximum(starts[plain], found[plain, Limit.END])
     for per in set(found[rolling, Limit.PER].tolist()):
         step = LENGTHS_MS[Per(per)] // SLICES
         here = rolling & (found[:, Limit.PER] == per)
@@ -171,13 +173,14 @@ def _roll_window(books: Books, values: list[int], now_ms: int) -> None:
 def _window(books: Books, values: list[int], now_ms: int) -> tuple[int, int]:
     per, balance = Per(values[Limit.PER]), books.row(values[Limit.OWNER])
     if per is not Per.CYCLE:
-        return _calendar(books.zone(balance), per, now_ms)
+        start, end = _calendar(books.zone(balance), per, now_ms)
+        # What was counted before a move to another zone is in the window that ended.
+        return max(start, values[Limit.END]) if values[Limit.END] <= now_ms else start, end
     end = books.get(balance, Balance.CYCLE_END)
     if end > now_ms:
         return books.get(balance, Balance.CYCLE_START), end
     # A hold that expires is charged just before the next cycle is entered.
-    day = books.get(balance, Balance.CYCLE_DAY)
-    return cycle_at(books.zone(balance), day, now_ms // MINUTE_MS * MINUTE_MS)
+    return books.next_cycle(balance, now_ms)
 
 
 def _roll_slices(_: Books, values: list[int], now_ms: int) -> None:
