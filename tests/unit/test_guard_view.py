@@ -10,11 +10,13 @@ import pytest
 from tokenline.clock import FrozenClock
 from tokenline.errors import RegistryUnavailable, StaleView, Undecodable
 from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
 from tokenline.wire.guard import Guard
+from tokenline.wire.registry import FileRegistry
 from tokenline.wire.topics import decision_key
 from tokenline.wire.view import View
 
-NOW = FrozenClock().wall_ms()
+NOW, HOUR = FrozenClock().wall_ms(), 3_600_000
 
 
 def decision(account="a", *, subscriber="", state="open", version=1, epoch=1, **more):
@@ -196,6 +198,29 @@ def test_a_broker_clock_ahead_of_ours_is_not_stale(make):
     verdict = make(decision(), heard_ms=NOW + 500).check("a")
 
     assert (verdict.allowed, verdict.stale, verdict.fresh_ms) == (True, False, 0)
+
+
+@pytest.mark.parametrize("account", ["a", "nobody"])
+async def test_silence_is_stale_by_whatever_clock(make, clock, account):
+    """The gateway's clock is an hour behind: what it hears lies in its future for an hour."""
+    guard = make(decision(), heard_ms=0, stale_after_ms=1000, on_unknown="open")
+    codec = Codec(FileRegistry())
+
+    async def hear(as_of_ms):
+        for partition in range(4):
+            said = {"partition": partition, "as_of": as_of_ms, "next_offset": 0, "epoch": 1}
+            value = codec.encode("charging_heartbeat", said)
+            record = SimpleNamespace(offset=7, value=value, key=b"k", timestamp=as_of_ms)
+            await guard._apply(partition, [record])
+
+    await hear(NOW + HOUR)
+    clock.advance_ms(500)
+    assert (guard.check(account).stale, guard.oldest_fresh_ms) == (False, 500)
+    clock.advance_ms(1000)
+    verdict = guard.check(account)
+    assert (verdict.stale, verdict.fresh_ms, guard.oldest_fresh_ms) == (True, 1500, 1500)
+    await hear(NOW + HOUR + 2000)
+    assert not guard.check(account).stale
 
 
 def test_a_subscriber_is_cut_by_itself_or_with_its_account(make):

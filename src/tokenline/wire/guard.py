@@ -108,6 +108,8 @@ class Guard:
         self._find = self._view.rows.get
         self._heard_ms = self._view.heard_by_partition.get
         self._positions: dict[int, int] = {}
+        # When each partition's last heartbeat came in, by a clock that nobody sets.
+        self._spoke_s: dict[int, float] = {}
         self._caught_up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stats = GuardStats()
@@ -200,7 +202,8 @@ class Guard:
     def oldest_fresh_ms(self) -> int:
         """Return how far the least fresh partition lies behind now; -1 when one was never heard."""
         heard_ms = self._view.oldest_heard_ms(max(1, len(self._positions)))
-        return max(0, self._clock.wall_ms() - heard_ms) if heard_ms else -1
+        spoke_s = min(self._spoke_s.values(), default=None)
+        return self._age_ms(heard_ms, spoke_s, self._clock.wall_ms())
 
     @property
     def stats(self) -> GuardStats:
@@ -214,8 +217,7 @@ class Guard:
 
     def _judge(self, decision: Decision, now_ms: int) -> Verdict:
         heard_ms = self._heard_ms(decision.partition, 0)
-        # A broker clock slightly ahead of ours is no staleness.
-        fresh_ms = max(0, now_ms - heard_ms) if heard_ms else -1
+        fresh_ms = self._age_ms(heard_ms, self._spoke_s.get(decision.partition), now_ms)
         stale = not heard_ms or fresh_ms > self._stale_after_ms
         state, reason = decision.state, decision.reason
         if 0 < decision.resets_at_ms <= now_ms and state != "open":
@@ -235,9 +237,20 @@ class Guard:
             decision.plan,
         )
 
+    def _age_ms(self, heard_ms: int, spoke_s: float | None, now_ms: int) -> int:
+        """Return how far what was heard lies behind now; -1 when nothing was.
+
+        A clock of ours that is behind the line's would count no silence, so that is measured as well.
+        One that is ahead makes us stale for good, and says so: it cannot be told from a line that is away.
+        """
+        if not heard_ms:
+            return -1
+        silent_s = 0.0 if spoke_s is None else self._clock.monotonic_s() - spoke_s
+        return max(0, now_ms - heard_ms, int(silent_s * 1000))
+
     def _unknown(self, now_ms: int) -> Verdict:
         heard_ms = self._view.oldest_heard_ms(max(1, len(self._positions)))
-        fresh_ms = max(0, now_ms - heard_ms) if heard_ms else -1
+        fresh_ms = self._age_ms(heard_ms, min(self._spoke_s.values(), default=None), now_ms)
         stale = not heard_ms or fresh_ms > self._stale_after_ms
         allowed = self._open_when_unknown and (not stale or self._open_when_stale)
         return Verdict(allowed, "unknown", UNKNOWN, "", 0, -1, 0, heard_ms, fresh_ms, stale)
@@ -338,9 +351,10 @@ class Guard:
         name, fields = self._codec.decode(record.value)
         if name == "charging_heartbeat":
             self._stats.heartbeats += 1
-            taken = self._view.apply_heartbeat(
-                int(str(fields["partition"])), int(str(fields["epoch"])), int(str(fields["as_of"]))
-            )
+            of = int(str(fields["partition"]))
+            epoch, as_of_ms = int(str(fields["epoch"])), int(str(fields["as_of"]))
+            if taken := self._view.apply_heartbeat(of, epoch, as_of_ms):
+                self._spoke_s[of] = self._clock.monotonic_s()
         elif name == "quota_decision":
             self._stats.decisions += 1
             taken = self._view.apply_decision(partition, fields, now_ms)
