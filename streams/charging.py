@@ -99,9 +99,9 @@ class ChargingWorker:
         await asyncio.gather(self.journal.start(), self.producer.start(), self.ends.start())
 
     async def stop(self) -> None:
-        """Finish what is in flight and disconnect."""
-        await self.assign(set())
+        """Finish what is in flight and disconnect; what is assigned from now on is another's."""
         self._stopping = True
+        await self.assign(set())
         await asyncio.gather(self.journal.stop(), self.producer.stop(), self.ends.stop())
 
     async def hold(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 import uuid
+from multiprocessing import get_context
 
 import pytest
 
@@ -57,9 +59,21 @@ def test_eight_gateways_and_1600_callers_spend_a_strict_allowance_and_not_a_toke
     assert outcome.counts["overshoot_utok"] == 0
 
 
-def test_ten_thousand_holds_of_gateways_that_vanish_are_held_no_more(stack):
+def test_ten_thousand_holds_of_a_gateway_that_is_killed_are_held_no_more(stack):
     accounts = [f"held-{number}" for number in range(HOLDING)]
-    asyncio.run(hold_and_vanish(stack.settings, accounts))
+    asyncio.run(opened(stack.settings, accounts))
+    spawning = get_context("spawn")
+    holding = spawning.Event()
+    gateway = spawning.Process(target=be_gateway, args=(stack.settings, accounts, holding))
+    gateway.start()
+    try:
+        assert holding.wait(120)
+        # The newest are held yet: this test could not pass if nothing ever was.
+        assert asyncio.run(held_by(stack.settings, accounts[:1]))[accounts[0]] > 0
+    finally:
+        gateway.kill()
+        gateway.join()
+    assert gateway.exitcode == -signal.SIGKILL
     began = time.monotonic()
     # What is due happens when somebody looks: a look just before twice the validity finds it all.
     time.sleep(2 * VALIDITY_S + 0.5)
@@ -68,11 +82,21 @@ def test_ten_thousand_holds_of_gateways_that_vanish_are_held_no_more(stack):
     assert held == dict.fromkeys(accounts, 0)
 
 
-async def hold_and_vanish(settings, accounts):
-    """Hold ten thousand times and settle nothing, as gateways do that are killed."""
+async def opened(settings, accounts):
     async with Orders(settings) as orders:
         for account in accounts:
             await orders.order(account, kind="open", plan="strict")
+
+
+def be_gateway(settings, accounts, holding):
+    """Hold ten thousand times and settle nothing; a process of its own, until it is killed."""
+    asyncio.run(hold_all(settings, accounts))
+    holding.set()
+    signal.pause()
+
+
+async def hold_all(settings, accounts):
+    async with Orders(settings) as orders:
         fields = {"provider": PROVIDER, "model": MODEL, "prompt_tokens": 1, "max_tokens": 5}
         for first in range(0, HOLDS, 500):
             asked = [
@@ -81,8 +105,6 @@ async def hold_and_vanish(settings, accounts):
             ]
             answers = await asyncio.gather(*asked)
             assert {one["outcome"] for one in answers} == {"done"}
-        # The newest are held yet: this test could not pass if nothing ever was.
-        assert (await held_of(orders, accounts[0])) > 0
 
 
 async def held_by(settings, accounts):

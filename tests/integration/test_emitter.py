@@ -179,7 +179,7 @@ async def test_found_out_later_it_stops_a_spooling_emitter_with_the_same_text(em
     wrong = line.model_copy(update={"partitions": 3})
     async with emitter(wrong, on_outage="spool") as sender:
         await until(lambda: sender._delivery.fatal is not None)
-        with pytest.raises(SettingsError, match="events would go to the wrong one"):
+        with pytest.raises(SettingsError, match="would go to the wrong one"):
             sender.emit_nowait(event())
         with pytest.raises(SettingsError):
             await sender.flush()

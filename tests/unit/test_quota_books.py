@@ -17,7 +17,6 @@ from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.decide import decide
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.terms import (
-    LAST_DATE_MS,
     NEVER_MS,
     NOTHING,
     Grant,
@@ -206,22 +205,6 @@ def test_a_grant_that_ends_before_it_begins_is_none():
     books = opened(Terms(allowance_utok=100))
     never = Grant(amount_utok=5, source=Source.GIFT, valid_from_ms=now + 9, valid_to_ms=now + 9)
     assert declined(orders.grant, books, 0, never, now) == "bad_amount"
-
-
-@pytest.mark.parametrize(
-    ("since_ms", "until_ms"),
-    [(LAST_DATE_MS + 1, NEVER_MS), (NEVER_MS - 1, NEVER_MS), (0, LAST_DATE_MS + 1)],
-)
-def test_a_grant_of_a_time_that_no_calendar_has_is_none(since_ms, until_ms):
-    """Microseconds for milliseconds, say: it would be told as the moment a cut-off is over."""
-    now = at("2026-11-01T08:00")
-    books = opened(Terms(allowance_utok=100))
-    granted = Grant(amount_utok=5, source=Source.GIFT, valid_from_ms=since_ms, valid_to_ms=until_ms)
-    assert declined(orders.grant, books, 0, granted, now) == "bad_amount"
-    bounds = Grant(
-        amount_utok=5, source=Source.GIFT, valid_from_ms=LAST_DATE_MS - 1, valid_to_ms=LAST_DATE_MS
-    )
-    assert orders.grant(books, 0, bounds, now)
 
 
 def test_a_model_that_costs_nothing_may_answer_all_that_is_asked():

@@ -6,9 +6,10 @@ A step is one atomic record batch of the compacted `state` topic. Records, by ke
     head/N          where each topic was read to; zones; totals     newest wins
     rows/CYCLE/N    the account rows this step touched, whole       covered by pages
     page/CYCLE/N    4,096 account rows as they lie in memory        rewritten in a cycle
-    books/CYCLE/N   rows of balances, buckets, holds it touched     covered by leaves
+    books/CYCLE/N   rows it touched of balances, buckets, holds,    covered by leaves
+                    answers, limits, subscribers and what they were told
     leaf/CYCLE/T/N  2,048 rows of table T                           rewritten in a cycle
-    names/N         plans, scopes and catalogs                      until the next is settled
+    names/N         plans, thresholds, scopes, limits, catalogs     until the next is settled
     seen/MINUTE/N   names of the events this step counted           until the horizon
     part/TURN/N     what the tally took of this step                until flushed
     burn/TURN/N     what this step's usage took from buckets        until flushed
@@ -17,10 +18,10 @@ A step is one atomic record batch of the compacted `state` topic. Records, by ke
 Rows and pages are absolute, so reading survivors in offset order gives the newest state whatever
 compaction removed. A cycle rewrites every page; `rows` of the cycle before last are then covered
 and their keys are used again. Keys carry the epoch: a late record of a fenced owner can never
-replace one of ours (DESIGN invariant 4). Nor may it replace or remove one of its own that is still
+replace one of ours: an account has one writer. Nor may it replace or remove one of its own that is still
 needed: a key is removed, or used again, only when the step that covers it was acknowledged and the
 minute it closed is published (`settled_seq` has passed it), so what a fenced owner still sends covers
-nothing. `head` and `out` go round: 64 steps, of which a fenced owner can have a dozen on their way.
+nothing. `head` and `out` go round: 64 steps, of which a fenced owner can have ten on their way.
 
 An opening says only that older epochs are closed; it never repeats what its owner had read. It may
 land behind steps which that owner did not read, and a copy of an older head there would take them
@@ -143,7 +144,7 @@ class JournalWriter:
         return [(f"{self.epoch}/open/{owner}".encode(), b"{}")]
 
     def _names(self, state: PartitionState, seq: int) -> Iterator[Record]:
-        """Give plans, scopes and catalogs when they are not those last written."""
+        """Give the names when they are not those last written."""
         if (named := names_of(state)) == self._named:
             return
         if self._named != NOTHING_NAMED:

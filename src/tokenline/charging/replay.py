@@ -3,6 +3,7 @@
 Usage and commands are two topics: which came first is what the workers met, not what the topics say.
 It is on record. Each charged range names the first command that was not applied before it, so ranges
 in order, each behind its commands, are the order; what a fetch held at once does not matter.
+For tests and auditors: no command calls it.
 """
 
 from __future__ import annotations

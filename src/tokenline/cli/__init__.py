@@ -12,10 +12,11 @@ import typer
 
 from tokenline.cli import account, ask, catalog, migrate, send, stack, trial, webhooks
 from tokenline.cli.common import err
-from tokenline.errors import TokenlineError
+from tokenline.errors import SettingsError, TokenlineError
 
 # As shells have it: 128 and the number of SIGINT. Typer returns it for a Ctrl-C in a command.
 INTERRUPTED = 130
+WRONG_SETTING = 2
 
 app = typer.Typer(
     help="tokenline: the usage line for AI tokens (词元). Start with: tokenline demo",
@@ -50,6 +51,9 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             _end("stopped", INTERRUPTED)
+    except SettingsError as error:
+        # Another code than what a restart may help against: see the table in `streams/README.md`.
+        _end(f"{error}", WRONG_SETTING)
     except TokenlineError as error:
         _end(f"{error}", 1)
     except (typer.Abort, KeyboardInterrupt):

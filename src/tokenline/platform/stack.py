@@ -205,12 +205,6 @@ class Stack:
             supervision.want(name, restart)
             self.component(name).kill()
 
-    def stop_component(self, name: str, timeout_s: float = 10) -> None:
-        """End a component cleanly and leave it down."""
-        with self._watched() as supervision:
-            supervision.want(name, wanted=False)
-            self.component(name).stop(timeout_s)
-
     def start_component(self, name: str, timeout_s: float = READY_S) -> None:
         """Start a component that is down and return when it is ready."""
         with self._watched() as supervision:

@@ -1,7 +1,6 @@
 """Run one worker process: `python -m tokenline.platform.worker charging|landing|notify`.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 after a fatal error, 2 if a setting is wrong, 70 if the
-worker crashed and then could not stop by itself. Settings come from the environment.
+Exit codes are in `streams/README.md`. Settings come from the environment.
 """
 
 from __future__ import annotations

@@ -8,4 +8,17 @@ It owns: the cells of every account, its balance, buckets and holds, the rules a
 not: a price (that is `rating`), money, nor the memory of single events. Limits per minute, hour and
 day run on the broker's clock, because a rate is about now; what is billed runs on when usage
 occurred. Integers only.
+
+    terms, answers             what a plan says of an account; what was answered to which order
+    books, table               all of a partition's balances and the tables below; rows of int64
+    buckets, hold_rows         what pays, in burn order; what sessions hold of it
+    orders, cycle              open, grant, transfer, change of plan; what is due by itself: cycles, expiry
+    holds, limit_holds         grant, enlarge, settle, expire; the same against limits
+    charge, usage, counting    burn buckets with usage; count it against limits
+    cells, cell_limits         rate windows and months of every account, and their ceilings
+    limits, limit_windows      all other limits: whose, of what, and when they begin anew
+    thresholds, standing       which parts of an allowance were told; how an account stands
+    decide, limit_decisions    open, warned or cut: accounts; subscribers
+
+Follow a limit: terms -> limits -> limit_windows -> counting -> standing -> decide -> limit_decisions.
 """

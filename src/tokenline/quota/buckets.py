@@ -171,7 +171,7 @@ def _chars_of(scope: Scope) -> int:
 
 
 def rest_of(values: list[int]) -> int:
-    """Return the same of a row's columns."""
+    """Return what is neither used nor held, in µtok, of a row's columns."""
     return values[Bucket.TOTAL] - values[Bucket.USED] - values[Bucket.HELD]
 
 

@@ -2,8 +2,8 @@
 
 Most usage asks for less than the bucket in front has left, of a time in which that bucket pays for
 everything, with nothing due. Such accounts are charged together. An event that names a session, and
-every event of an account that is near an edge, goes through `orders.charge`, which knows all rules.
-Both ways leave the same balances (`tests/laws/test_charge_laws.py`).
+every event of an account that is near an edge, is charged by itself, with all rules. Both ways leave
+the same balances as `orders.charge`, the plain rule (`tests/laws/test_balance_laws.py`).
 """
 
 from __future__ import annotations

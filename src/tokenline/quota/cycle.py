@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MINUTE_MS = 60_000
+# Two of them may be added.
+SUM_MAX = BOUNDLESS - 1
 
 
 def advance(books: Books, row: int, now_ms: int) -> None:
@@ -133,10 +135,10 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
             opens = min(opens, _opens_at(books, row, bucket, now_ms))
     for column, value in (
         (Balance.DUE_AT, due),
-        # Returned transfers are taken however much there is: their sum may be more than a cell holds.
-        (Balance.LEFT, min(left, BOUNDLESS)),
-        (Balance.TOTAL, min(total, BOUNDLESS)),
-        (Balance.HELD, held),
+        # Returned transfers are taken however much there is: a sum may be more than a cell holds.
+        (Balance.LEFT, min(left, SUM_MAX)),
+        (Balance.TOTAL, min(total, SUM_MAX)),
+        (Balance.HELD, min(held, SUM_MAX)),
         (Balance.OPENS_AT, opens),
         (Balance.LOOKED_AT, now_ms),
     ):

@@ -2,7 +2,8 @@
 
 What a plan says of each subscriber is a row of its own, the pattern (`EACH`): it counts nothing, and
 a subscriber's row is made from it when the subscriber is first seen. Minute, hour and day limits of
-a whole account in tokens and requests are not here but in `cells`, which count them for everybody.
+a whole account in tokens and requests, and its tokens a month, are not here but in `cells`, which
+count them for everybody.
 """
 
 from __future__ import annotations

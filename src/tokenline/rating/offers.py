@@ -17,8 +17,9 @@ from tokenline.rating.parts import TOKENS_MAX, Listed, Name, Names, Part, Tokens
 Nano = Annotated[int, Field(ge=0, le=YUAN_MAX * NANO)]
 Priority = Annotated[int, Field(ge=0, le=1_000_000)]
 Ceiling = Annotated[int, Field(ge=0, le=10**15)]
-# What becomes of a hold that nobody settled: what was reported so far is charged, nothing, or all of it.
 Mode = Literal["postpaid", "prepaid", "strict"]
+# What becomes of a hold that nobody settled: what was reported so far is charged, nothing, or all of it.
+# Of a lease, all of it is what was in hand for calls to come as well.
 HoldEnd = Literal["charge_reported", "release", "charge_granted"]
 Per = Literal["minute", "hour", "day", "week", "month", "cycle"]
 _ROLLING = ("minute", "hour", "day", "week")
