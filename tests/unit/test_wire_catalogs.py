@@ -9,7 +9,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 
 from tests.unit.test_rating_book import catalog
-from tokenline.errors import BrokerUnavailable, RegistryUnavailable
+from tokenline.errors import BadData, BrokerUnavailable, RegistryUnavailable
 from tokenline.settings import Settings
 from tokenline.wire import catalogs
 from tokenline.wire.avro import Codec
@@ -24,15 +24,15 @@ class Topic:
         self.fails = fails
         self.stopped = 0
         self.arrived = []
-        self.asked = 0
+        self.asked, self.end = 0, 0
 
     async def end_offsets(self, partitions):
         if self.fails:
             raise KafkaConnectionError
-        return dict.fromkeys(partitions, 0)
+        return dict.fromkeys(partitions, self.end)
 
     async def position(self, _):
-        return 0
+        return self.asked
 
     def seek(self, _, offset):
         self.arrived = [record for record in self.arrived if record.offset >= offset]
@@ -108,6 +108,9 @@ async def test_a_record_of_another_kind_is_no_catalog_and_stops_nobody(topic):
             await asyncio.sleep(0)
         assert topic.asked > 2
         assert not read._task.done()
+    topic.asked, topic.end = 0, 1
+    with pytest.raises(BadData, match=r"offset 0 of .* is a charging_heartbeat"):
+        await read_catalogs(Settings())
 
 
 def record(offset, value):

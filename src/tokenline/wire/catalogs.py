@@ -137,6 +137,7 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
     """Return the JSON of every catalog published, oldest first; whoever reads it sees what is wrong.
 
     Raises:
+        BadData: a record is no catalog; the text says where it is.
         BrokerUnavailable: Kafka did not answer.
     """
     codec, tp = (
@@ -149,7 +150,9 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
         try:
             async for record in _records_to_end(consumer, tp):
                 if record.value is not None:
-                    said = codec.decode(record.value)[1]
+                    name, said = codec.decode(record.value)
+                    if name != "catalog_version":
+                        raise BadData(f"offset {record.offset} of {tp.topic} is a {name}")
                     found[int(str(said["version"]))] = str(said["catalog"])
         finally:
             await consumer.stop()
