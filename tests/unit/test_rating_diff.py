@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenline.cli.catalog import app
+from tokenline.clock import FrozenClock
 from tokenline.errors import BadData
 from tokenline.rating.catalog import read_catalog
 from tokenline.rating.diff import diff
@@ -162,3 +163,18 @@ def test_diff_shows_each_change_and_whether_it_may_follow(tmp_path):
 @pytest.mark.parametrize("command", ["check", "diff"])
 def test_help_has_an_example(command):
     assert "Example: tokenline catalog" in run(command, "--help").stdout
+
+
+@pytest.mark.parametrize(("early_ms", "says"), [(0, "is not 660 s ahead"), (1, "")])
+def test_a_version_is_published_ahead_of_any_call_that_the_one_before_may_price(
+    tmp_path, monkeypatch, early_ms, says
+):
+    """A strict call is held at the dearest price known while it may last."""
+    before, file = read_catalog(SAMPLE), changed(tmp_path)
+    assert max(plan.priced_ahead_s for plan in before.plans.values()) == 600
+    at_ms = read_catalog(file).effective_ms - 660_000 - early_ms
+    monkeypatch.setattr("tokenline.cli.catalog._newest", lambda _: before)
+    monkeypatch.setattr("tokenline.clock.SystemClock", lambda: FrozenClock(at_ms))
+    done = CliRunner().invoke(app, ["apply", str(file), "--dry-run"])
+    assert isinstance(done.exception, BadData) is bool(says)
+    assert says in str(done.exception)
