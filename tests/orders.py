@@ -119,6 +119,7 @@ def order(offset: int, appended_ms: int, **fields: Any) -> Commanded:
         "from_account": "",
         "from_entry": 0,
         "transfer_id": "",
+        "uncap": 0,
         "issued_at": appended_ms,
         "reply_to": "",
         "reply_partition": -1,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tokenline.quota.terms import LimitSpec, Per, Unit, Use
+from tokenline.quota.terms import SUBSCRIBER_CAP, LimitSpec, Per, Unit, Use
 
 MILLION = 1_000_000
 PLENTY = 10**30
@@ -20,11 +20,28 @@ class ModelLimits:
     def __init__(self, account: Any) -> None:
         self.account = account
         self.counted: dict[Key, list[tuple[int, int]]] = {}
+        # What the account itself allows a subscriber, whatever its plan.
+        self.own: dict[str, int] = {}
+
+    def in_force(self, subscriber: str) -> list[tuple[LimitSpec, int]]:
+        found = dict(self.account.terms().limits)
+        if subscriber in self.own:
+            found[SUBSCRIBER_CAP] = self.own[subscriber]
+        return list(found.items())
+
+    def cap(self, name: str, ceiling: int | None) -> None:
+        if ceiling is not None:
+            self.own[name] = ceiling
+            return
+        del self.own[name]
+        key = (*SUBSCRIBER_CAP.identity, name)
+        if SUBSCRIBER_CAP not in dict(self.account.terms().limits) and not self.held(key):
+            self.forget({key})
 
     def of(self, use: Use) -> list[tuple[LimitSpec, int, Key]]:
-        """Return the limits of the plan that `use` falls under."""
+        """Return the limits that `use` falls under."""
         found = []
-        for spec, ceiling in self.account.terms().limits:
+        for spec, ceiling in self.in_force(use.subscriber):
             named = not spec.each or (use.subscriber and spec.subscriber in ("", use.subscriber))
             models = {f"{use.provider}/{use.model}", f"{use.provider}/*"}
             if named and (not spec.models or models & set(spec.models)):
@@ -33,9 +50,9 @@ class ModelLimits:
         return found
 
     def every(self, subscriber: str) -> list[tuple[LimitSpec, int, Key]]:
-        """Return all limits of the plan that count this subscriber, or nobody's, of any model."""
+        """Return all limits that count this subscriber, or nobody's, of any model."""
         found = []
-        for spec, ceiling in self.account.terms().limits:
+        for spec, ceiling in self.in_force(subscriber):
             if spec.each == bool(subscriber) and spec.subscriber in ("", subscriber):
                 found.append((spec, ceiling, (spec.name, spec.subscriber, subscriber)))
         return found
@@ -78,8 +95,16 @@ class ModelLimits:
 
     def put_in_force(self) -> None:
         """Forget what no limit of the plan counts, as long as nothing is held against it."""
-        names = {spec.identity for spec, _ in self.account.terms().limits}
-        gone = {key for key in self.keys() if key[:2] not in names and not self.held(key)}
+        self.forget(
+            {
+                key
+                for key in self.keys()
+                if key[:2] not in {spec.identity for spec, _ in self.in_force(key[2])}
+                and not self.held(key)
+            }
+        )
+
+    def forget(self, gone: set[Key]) -> None:
         for key in gone:
             self.counted.pop(key, None)
         for one in self.account.holds.values():

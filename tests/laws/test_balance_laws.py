@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -27,6 +28,7 @@ from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit, Specs
 from tokenline.quota.terms import (
     NEVER_MS,
+    SUBSCRIBER_CAP,
     Grant,
     HoldExpiry,
     LimitSpec,
@@ -42,7 +44,6 @@ from tokenline.quota.terms import (
 LINGER = HOUR
 CHEAP = Scope(models=("glm/*", "qwen/max"))
 MOTHER = Scope(subscribers=("mother",))
-CAP = LimitSpec(name="cap", unit=Unit.UTOK, per=Per.CYCLE, each=True)
 
 
 def limit(name, unit, per, **more):
@@ -69,7 +70,10 @@ PLANS = {
     "family": Terms(
         mode=Mode.STRICT,
         allowance_utok=60 * MILLION,
-        limits=((CAP, 25 * MILLION), (limit("day_requests", Unit.REQUESTS, Per.DAY), 12)),
+        limits=(
+            (SUBSCRIBER_CAP, 25 * MILLION),
+            (limit("day_requests", Unit.REQUESTS, Per.DAY), 12),
+        ),
     ),
     "limited": Terms(
         mode=Mode.PREPAID,
@@ -81,14 +85,23 @@ PLANS = {
             (limit("rolling_hour_utok", Unit.UTOK, Per.HOUR, rolling=True), 40 * MILLION),
             (limit("month_utok:cheap", Unit.UTOK, Per.MONTH, models=CHEAP.models), 30 * MILLION),
             (limit("cycle_tokens", Unit.TOKENS, Per.CYCLE), 2000),
-            (CAP, 35 * MILLION),
+            (SUBSCRIBER_CAP, 35 * MILLION),
             (limit("hour_tokens", Unit.TOKENS, Per.HOUR, each=True), 500),
             (limit("son", Unit.UTOK, Per.DAY, each=True, subscriber="son"), 10 * MILLION),
             (limit("minute", Unit.REQUESTS, Per.MINUTE, each=True, rolling=True), 3),
         ),
     ),
+    # More than a hold's own row has room for, and more than one row behind it.
+    "crowded": Terms(
+        mode=Mode.STRICT,
+        allowance_utok=90 * MILLION,
+        limits=tuple(
+            (limit(f"{at}", Unit.UTOK, per, each=at % 3 == 0), (99 - at) * MILLION // 2)
+            for at, per in zip(range(90), itertools.cycle(Per), strict=False)
+        ),
+    ),
 }
-LIMITED = ("family", "limited")
+LIMITED = ("family", "limited", "crowded")
 SLOTS = (0, 1)
 ZONES = ("Asia/Shanghai", "America/New_York")
 slots = st.sampled_from(SLOTS)
@@ -203,6 +216,23 @@ class EngineAndModel(RuleBasedStateMachine):
             return terms.allowance_utok
         left = days(self.zone, self.now, account.end)
         return Fraction(terms.allowance_utok * left, days(self.zone, account.start, account.end))
+
+    @rule(
+        slot=slots,
+        names=st.lists(st.sampled_from(["mother", "son"]), min_size=1, max_size=3),
+        ceiling=st.one_of(amounts, st.none()),
+    )
+    def cap(self, slot, names, ceiling):
+        def model(account):
+            self.working(account)
+            if ceiling is None and not set(names) <= set(account.limits.own):
+                raise Refused("unknown_cap")
+            for name in set(names):
+                account.limits.cap(name, ceiling)
+
+        self.both(
+            slot, lambda: orders.cap_subscribers(self.books, slot, names, ceiling, self.now), model
+        )
 
     @rule(slot=slots, plan=plans)
     def change_plan(self, slot, plan):

@@ -107,6 +107,8 @@ def asked(draw, offset, now_ms):
                 {"kind": "change_plan", "plan": "small"},
                 {"kind": "change_plan", "plan": "household"},
                 {"kind": "change_cycle", "cycle_day": 9},
+                {"kind": "cap", "subscribers": ["kid"], "amount_utok": 12_000_000},
+                {"kind": "cap", "subscribers": ["kid"], "uncap": 1},
                 {"kind": "dance"},
                 {"kind": "open", "plan": "strict"},
                 {"kind": "grant", "amount_utok": 20_000_000, "transferable": 1},

@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 
 from streams.outputs import Outputs
@@ -18,12 +19,13 @@ from tokenline.charging.fold import fold_usage
 from tokenline.charging.journal import JournalWriter
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
-from tokenline.charging.terms import not_enforced, terms_at
+from tokenline.charging.step import Step
+from tokenline.charging.terms import not_enforced
 from tokenline.quota.books import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.decide import Rule, State
+from tokenline.quota.limits import Limit
 from tokenline.quota.terms import Use
-from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import Catalog
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
@@ -83,6 +85,22 @@ def family():
 @pytest.fixture
 def limited():
     return Line("limited")
+
+
+def read_back(records):
+    recovery = Recovery(PartitionState(BOUNDS))
+    for offset, (key, value) in enumerate(records):
+        recovery.take(offset, key, value)
+    return recovery.finish().state.books
+
+
+def recovered(state):
+    """Return the books that a new owner reads; every row is written anew."""
+    for table in state.books.tables:
+        table.touch_all(np.arange(len(table)))
+    writer = JournalWriter(epoch=1, remember_ms=BOUNDS.horizon_ms)
+    step = Step(seq=1, minute_ms=NOON, touched=np.arange(1), new_keys=state.cells.keys)
+    return read_back([*writer.opening(state), *writer.records(state, step, [])])
 
 
 def told(step):
@@ -254,19 +272,29 @@ def test_of_a_postpaid_plan_a_limit_of_a_group_is_named_as_not_enforced():
     ]
 
 
-def test_no_more_limits_in_utok_than_a_hold_can_keep_are_put_in_force():
+def test_a_hold_is_bound_by_any_number_of_limits_and_gives_back_what_it_held_against_each():
     said = json.loads(LIMITS_CATALOG.to_json())
-    pers = ("minute", "hour", "day", "week")
+    groups = [f"g{number}" for number in range(100)]
+    said["groups"] |= {group: ["p/max"] for group in groups}
     said["plans"]["limited"]["limits"] = [
-        {"utok": 1, "per": per, "rolling": rolling} for per in pers for rolling in (False, True)
+        {"utok": (200 - at) * MILLION, "per": "day", "group": group}
+        for at, group in enumerate(groups)
     ]
     catalog = Catalog.from_json(json.dumps(said))
-    assert not_enforced(catalog) == [
-        "plans.limited: limit of utok week rolling account: there are 8 before it"
-    ]
-    book = CatalogBook()
-    book.add(catalog)
-    assert len(terms_at(book, "limited", NOON).limits) == 8
+    assert not_enforced(catalog) == []
+    line = Line("limited", catalog)
+    held = line.hold(session="1", max_tokens=500)
+    assert (held.granted_utok, held.final) == (101 * MILLION, True)
+    again = recovered(line.state)
+    for books in (again, line.state.books):
+        (hold,) = books.holds.of_owner(0)
+        assert len(hold.limits) == len(set(hold.limits)) == 100
+        assert {books.limits.get(row, Limit.HELD) for row in hold.limits} == {101 * MILLION}
+    # One token of an answer costs two: of the last but one a single one is left.
+    refused = line.hold(session="2", max_tokens=1)
+    assert (refused.reason.name, refused.limit_name) == ("LIMIT_HELD", "day_utok:g98")
+    line.hold(session="1", seq=1, action="settle")
+    assert {one["held"] for one in line.shown()["limits"]} == {0}
 
 
 def test_limits_that_name_a_subscriber_count_for_that_one_alone():
@@ -349,10 +377,7 @@ def test_a_step_of_many_subscribers_with_many_limits_fits_one_batch_of_the_journ
     written = writer.records(line.state, step, [])
     assert line.state.books.limits.matrix.nbytes > STATE_MAX_BYTES
     assert sum(len(key) + len(value or b"") for key, value in written) < STATE_MAX_BYTES - 4096
-    recovery = Recovery(PartitionState(BOUNDS))
-    for offset, (key, value) in enumerate([*writer.opening(line.state), *written]):
-        recovery.take(offset, key, value)
-    back = recovery.finish().state.books
+    back = read_back([*writer.opening(line.state), *written])
     for mine, theirs in zip(back.tables, line.state.books.tables, strict=True):
         assert mine.matrix.tobytes() == theirs.matrix.tobytes()
     assert back.limits.specs.specs == line.state.books.limits.specs.specs

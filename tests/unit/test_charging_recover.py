@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 
+import numpy as np
 import pytest
 
 from tests.orders import CATALOG, catalog_version, order
@@ -13,8 +14,11 @@ from tests.paper_line import Books, Journal, PaperLine, facts, recover, recover_
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
 from tokenline.charging import journal as journal_module
 from tokenline.charging.journal import live_records
+from tokenline.charging.packs import pack_table, unpack_tables
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
+from tokenline.errors import BrokenLog
+from tokenline.quota.books import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.decide import State
 from tokenline.rating.catalog import Catalog
@@ -391,3 +395,47 @@ def test_a_minute_that_ended_while_the_one_before_was_on_its_way_is_still_needed
     assert state.settled_seq == state.seq - 1
     state.note_flushed(second)
     assert state.settled_seq == state.seq
+
+
+class Narrow:
+    """Be a table as an older worker had it: without the last columns."""
+
+    def __init__(self, matrix, less):
+        self.matrix = matrix[:, : matrix.shape[1] - less]
+        self.width = self.matrix.shape[1]
+
+
+def test_rows_of_an_older_worker_are_read_and_what_they_lack_is_nothing():
+    journal = Journal()
+    line = PaperLine(journal, Books())
+    line.command([catalog_version(0, NOON, CATALOG), *with_balances(1, "b0")])
+    state = PartitionState(BOUNDS)
+    tables = [table.matrix.copy() for table in line.state.books.tables]
+    recovery = Recovery(state)
+    for offset, (key, value) in enumerate(journal.records):
+        of_books = value and key.split(b"/")[1] in (b"books", b"leaf")
+        recovery.take(offset, key, narrowed(value) if of_books else value)
+    back = recovery.finish().state.books
+    for number, (mine, theirs) in enumerate(zip(back.tables, tables, strict=True)):
+        theirs[:, -1] *= number not in (0, 3)
+        assert mine.matrix.tolist() == theirs.tolist()
+
+
+def narrowed(value):
+    return b"".join(
+        pack_table(number, Narrow(wide(rows, values), number in (0, 3)), rows)
+        for number, rows, values in unpack_tables(value)
+    )
+
+
+def wide(rows, values):
+    matrix = np.zeros((int(rows.max()) + 1, values.shape[1]), np.int64)
+    matrix[rows] = values
+    return matrix
+
+
+def test_rows_of_a_newer_worker_are_not_guessed_at():
+    state = PartitionState(BOUNDS)
+    newer = Narrow(np.zeros((1, len(Balance) + 1), np.int64), 0)
+    with pytest.raises(BrokenLog, match="newer worker"):
+        Recovery(state).take(0, b"1/books/0", pack_table(0, newer, np.array([0])))

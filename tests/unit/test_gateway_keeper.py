@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from tokenline.charging.terms import SUBSCRIBER_CAP
 from tokenline.clock import SystemClock
 from tokenline.errors import BadData, ChargingUnavailable, QuotaExceeded, Unavailable
 from tokenline.gateway.keeper import Keeper
@@ -17,7 +16,7 @@ from tokenline.quota import orders
 from tokenline.quota.books import Balance, Books
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.holds import HoldOrder
-from tokenline.quota.terms import Grant, Mode, Source, Terms, Use
+from tokenline.quota.terms import SUBSCRIBER_CAP, Grant, Mode, Source, Terms, Use
 
 KEY = Key("t", "a", "", "p", "m")
 

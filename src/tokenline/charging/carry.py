@@ -9,6 +9,7 @@ not remembered, there is nothing to remember it by: the same order may be carrie
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,11 @@ DAY_MS = 86_400_000
 Fields = Mapping[str, Any]
 # Scopes are kept for ever, and all of them are in one record of the journal.
 SCOPE_NAMES_MAX, SCOPE_CHARS_MAX = 1000, 16_000
+# What an order asks: its id, who asks, when, and moments aside.
+_TELLING = (
+    *("kind", "plan", "cycle_day", "pack", "amount_utok", "source", "bucket", "priority"),
+    *("models", "subscribers", "transferable", "to_account", "uncap"),
+)
 _ENDS = ("settle", "release")
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
@@ -66,12 +72,26 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
     if fields["kind"] == "show":
         # Whoever folds commands has brought it up to the moment.
         return slot, OrderAnswer(at_ms=now_ms, detail=shown_text(state, slot))
-    name = session_of(str(fields["command_id"]))
+    name, digest = session_of(str(fields["command_id"])), _digest(fields)
     answer = state.books.answers.find(slot, name)
     if answer is None:
         answer = _answer(state, slot, fields, now_ms)
-        state.books.answers.remember(slot, name, answer)
+        state.books.answers.remember(slot, name, answer, digest)
+    elif not state.books.answers.answers(slot, name, digest):
+        reason = Reason.COMMAND_ID_REUSED
+        detail = "another order was carried out under this command_id; give this one its own"
+        answer = OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=detail)
     return slot, answer
+
+
+def _digest(fields: Fields) -> int:
+    """Return what tells an order from another under its command id; never 0.
+
+    Moments are left out: who repeats an order of so many days says them anew. So are fields that say
+    nothing, as those of later versions of the schema do.
+    """
+    said = [(name, fields[name]) for name in _TELLING if fields[name]]
+    return session_of(json.dumps(said, ensure_ascii=False))[0] or 1
 
 
 def key_of_order(fields: Fields) -> str:
@@ -215,7 +235,7 @@ def _check_scope(fields: Fields) -> None:
     names = [*fields["models"], *fields["subscribers"]]
     if len(names) > SCOPE_NAMES_MAX or sum(map(len, names)) > SCOPE_CHARS_MAX:
         raise BadData(
-            f"a grant may name {SCOPE_NAMES_MAX} models and subscribers, of {SCOPE_CHARS_MAX} characters"
+            f"an order may name {SCOPE_NAMES_MAX} models and subscribers, of {SCOPE_CHARS_MAX} characters"
         )
 
 
@@ -223,6 +243,17 @@ def _adjust(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tu
     bucket, amount = int(fields["bucket"]), int(fields["amount_utok"])
     orders.adjust(state.books, slot, bucket, amount, now_ms)
     return bucket, amount
+
+
+def _cap(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
+    """Cap each subscriber that is named, or take its own cap off."""
+    _check_scope(fields)
+    names = [str(name) for name in fields["subscribers"]]
+    if not names or not all(names):
+        raise BadData("a cap names the subscribers it is for")
+    amount = 0 if fields["uncap"] else int(fields["amount_utok"])
+    orders.cap_subscribers(state.books, slot, names, None if fields["uncap"] else amount, now_ms)
+    return 0, amount
 
 
 def _nothing(*_: object) -> tuple[int, int]:
@@ -239,6 +270,7 @@ _KINDS: dict[str, Callable[[PartitionState, int, Fields, int], tuple[int, int]]]
     "change_cycle": _change_cycle,
     "grant": _grant,
     "adjust": _adjust,
+    "cap": _cap,
     "transfer": send,
 }
 _SOURCES = {

@@ -110,19 +110,30 @@ class _Rows:
 
 @dataclass(slots=True)
 class _TableRows:
-    """Gather rows of one table of the books; rows that were never written are nobody's."""
+    """Gather rows of one table of the books; rows that were never written are nobody's.
 
-    matrix: Int64s = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    Columns are only ever added at the end, and 0 means what was so before: rows of an older worker
+    are as wide as its table was.
+    """
+
+    width: int
+    matrix: Int64s = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.matrix = np.zeros((0, self.width), np.int64)
 
     def take(self, rows: Int64s, values: Int64s) -> None:
+        there = values.shape[1]
+        if there > self.width:
+            raise BrokenLog("the journal holds rows of a newer worker; this one does not read them")
         end = int(rows.max()) + 1
         if end > len(self.matrix):
-            grown = np.zeros((max(end, 2 * len(self.matrix)), values.shape[1]), np.int64)
+            grown = np.zeros((max(end, 2 * len(self.matrix)), self.width), np.int64)
             grown[:, OWNER] = FREE
-            if self.matrix.size:
-                grown[: len(self.matrix)] = self.matrix
+            grown[: len(self.matrix)] = self.matrix
             self.matrix = grown
-        self.matrix[rows] = values
+        self.matrix[rows, :there] = values
+        self.matrix[rows, there:] = 0
 
     def cut(self, count: int) -> Int64s:
         """Return the rows the newest head knows of; what lies behind was written too late.
@@ -148,7 +159,7 @@ class Recovery:
     def __init__(self, state: PartitionState) -> None:
         self._found = Recovered(state)
         self._rows = _Rows()
-        self._tables = [_TableRows() for _ in range(TABLES)]
+        self._tables = [_TableRows(table.width) for table in state.books.tables]
         self._parts: dict[int, list[pa.RecordBatch]] = {}
         self._burns: dict[int, list[Int64s]] = {}
         self._survivors: dict[bytes, tuple[int, bytes]] = {}

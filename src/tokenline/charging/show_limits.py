@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def limits_of(state: PartitionState, slot: int) -> list[dict[str, Any]]:
     """Return the limits with what is used and held of each; `subscriber` is empty for the account.
 
-    Those in µtok are shown in µtok. `*` is every subscriber that has used nothing yet.
+    Those in µtok are shown in µtok. `*` is every subscriber that has used nothing yet; `own` is a cap
+    that the account set itself.
     """
     limits = state.books.limits
     rows = [row for row in limits.of_owner(slot) if limits.in_force(row)]
@@ -41,7 +42,8 @@ def _shown(state: PartitionState, row: int) -> dict[str, Any]:
     full = not values[Limit.ROLLING] or values[Limit.USED] >= ceiling
     ends_ms = resets_at(values) if full else 0
     found = _row(limits.spec(row).name, values[Limit.USED], ceiling, ends_ms)
-    return found | {"subscriber": name, "held": values[Limit.HELD]}
+    own = {"own": True} if values[Limit.OWN] else {}
+    return found | {"subscriber": name, "held": values[Limit.HELD]} | own
 
 
 def _row(name: str, used: int, ceiling: int, ends_ms: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tokenline.quota.cells import Cell
-from tokenline.quota.hold_rows import LIMITS_MAX
 from tokenline.quota.terms import (
     NEVER_MS,
+    SUBSCRIBER_CAP,
     Grant,
     HoldExpiry,
     LimitSpec,
@@ -40,9 +40,6 @@ _CEILINGS: dict[tuple[str, ...], Cell] = {
         ("requests", "day"),
     )
 }
-
-
-SUBSCRIBER_CAP = LimitSpec(name="subscriber_tokens", unit=Unit.UTOK, per=Per.CYCLE, each=True)
 
 
 def grant_of(fields: Mapping[str, Any], source: Source) -> Grant:
@@ -79,6 +76,7 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         prorated=plan.proration == "prorate",
         hold_validity_ms=plan.hold_validity_s * 1000,
         priced_ahead_ms=plan.priced_ahead_s * 1000,
+        least_call_utok=plan.least_call_utok,
         hold_expiry=HoldExpiry[plan.hold_expiry.upper()],
         ceilings=tuple(
             (cell, limit.ceiling)
@@ -91,28 +89,12 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
 
 
 def _limits(catalog: Catalog, plan: Plan) -> Iterator[tuple[LimitSpec, int]]:
-    """Yield the limits that are not in the cells, each with its ceiling; more in µtok than fit not."""
+    """Yield the limits that are not in the cells, each with its ceiling."""
     if plan.subscriber_utok is not None:
         yield SUBSCRIBER_CAP, plan.subscriber_utok
-    beyond = _beyond(plan)
-    for at, limit in enumerate(plan.limits):
-        if limit.window not in _CEILINGS and at not in beyond:
+    for limit in plan.limits:
+        if limit.window not in _CEILINGS:
             yield _spec(catalog, limit), limit.ceiling
-
-
-def _beyond(plan: Plan) -> set[int]:
-    """Return which limits are too many: a hold is held against LIMITS_MAX in µtok at most.
-
-    Those that name a subscriber bind nobody else's holds, so they count for that one alone.
-    """
-    in_utok = [(at, one.subscriber) for at, one in enumerate(plan.limits) if one.unit == "utok"]
-    of_all = [at for at, subscriber in in_utok if not subscriber]
-    left = LIMITS_MAX - (plan.subscriber_tokens is not None)
-    beyond = set(of_all[left:])
-    for name in {subscriber for _, subscriber in in_utok if subscriber}:
-        of_one = [at for at, subscriber in in_utok if subscriber == name]
-        beyond.update(of_one[max(0, left - len(of_all)) :])
-    return beyond
 
 
 def _spec(catalog: Catalog, limit: PlanLimit) -> LimitSpec:
@@ -139,9 +121,6 @@ def not_enforced(catalog: Catalog) -> list[str]:
 
 
 def _not_enforced(plan: Plan) -> Iterator[str]:
-    for at in sorted(_beyond(plan)):
-        limit = plan.limits[at]
-        yield f"limit of {' '.join(filter(None, limit.window))}: there are {LIMITS_MAX} before it"
     for limit in plan.limits if plan.mode == "postpaid" else ():
         if limit.group:
             yield f"limit of {' '.join(filter(None, limit.window))}: only where calls are held"

@@ -27,6 +27,7 @@ class _Answer(IntEnum):
     BUCKET = 6
     AMOUNT = 7
     REST = 8
+    DIGEST = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Answers(Table):
         row = self._rows.get((owner, name))
         if row is None:
             return None
-        at_ms, outcome, reason, *amounts = self._matrix[row, _Answer.AT :].tolist()
+        at_ms, outcome, reason, *amounts = self._matrix[row, _Answer.AT : _Answer.DIGEST].tolist()
         return OrderAnswer(
             outcome=Outcome(outcome),
             reason=Reason(reason),
@@ -70,12 +71,18 @@ class Answers(Table):
             at_ms=at_ms,
         )
 
-    def remember(self, owner: int, name: Session, answer: OrderAnswer) -> None:
-        """Keep an answer, and let go of those that are a week older."""
+    def answers(self, owner: int, name: Session, digest: int) -> bool:
+        """Say whether the answer kept under this name is that of an order of this digest, as far as is known."""
+        return self._matrix.item(self._rows[owner, name], +_Answer.DIGEST) in (0, digest)
+
+    def remember(self, owner: int, name: Session, answer: OrderAnswer, digest: int = 0) -> None:
+        """Keep an answer, and let go of those that are a week older; `digest` says what was asked, 0 nothing."""
         while self._ages and self._ages[0][0] < answer.at_ms - REMEMBERED_MS:
             self._forget(self._ages.popleft()[1])
         numbers = (answer.bucket, answer.amount_utok, answer.rest_utok)
-        row = self.add((owner, *name, answer.at_ms, answer.outcome, answer.reason, *numbers))
+        row = self.add(
+            (owner, *name, answer.at_ms, answer.outcome, answer.reason, *numbers, digest)
+        )
         self._note(row)
 
     def index(self) -> None:

@@ -46,7 +46,7 @@ class Balance(IntEnum):
     bucket number 0 had paid when the cycle began. OPENS_AT is when more may begin to be valid, as far
     as is known by then, and LOOKED_AT the moment of the last such look. LIMITED is 1 where `limits`
     counts something of the account; LIMIT_RESETS is when the limit that cuts it has room again, 0
-    while none cuts, and LIMIT_ROW which that is.
+    while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how much is too little for any call.
     """
 
     OWNER = 0
@@ -76,6 +76,7 @@ class Balance(IntEnum):
     LIMIT_ROW = 24
     LIMIT_RESETS = 25
     LOOKED_AT = 26
+    LEAST_CALL = 27
 
 
 class Status(IntEnum):

@@ -69,6 +69,7 @@ def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
     books.set(row, Balance.MODE, terms.mode)
     books.set(row, Balance.THRESHOLDS, books.thresholds_code(terms.thresholds))
     books.set(row, Balance.STOPS, not terms.overage)
+    books.set(row, Balance.LEAST_CALL, terms.least_call_utok)
     limits = books.cells.matrix[books.get(row, Balance.OWNER)]
     limits[LIMITS] = NO_LIMIT
     for cell, ceiling in terms.ceilings:

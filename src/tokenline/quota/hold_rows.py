@@ -1,8 +1,9 @@
 """Keep holds as rows of int64, find them by session and know which is due next.
 
-A hold has a row of its own; what it holds of more than PARTS_MAX buckets goes on in rows behind it:
+A hold has a row of its own; what it holds of more than PARTS_MAX buckets, or against more than
+LIMITS_MAX limits, goes on in rows behind it:
 
-    owner, row of the hold, which of its rows (0, 1, ...), parts in it, 0, MORE, the parts
+    owner, row of the hold, which of its rows (0, 1, ...), how many in it, of what, MORE, the parts or limits
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PARTS_MAX = 8
-LIMITS_MAX = 8  # of a plan in µtok: what is held is held against all of them
+LIMITS_MAX = 8
 SCALARS = 14
 ANSWERS = 15
-MORE = 9  # in the place of a status: not a hold, but further parts of one
+MORE = 9  # in the place of a status: not a hold, but what goes on of one
 MORE_AT = 6
+MORE_PARTS, MORE_LIMITS = 0, 1  # of what there is more
+PART_COLUMNS = len(Part._fields)
 WIDTH = SCALARS + ANSWERS + LIMITS_MAX + 5 * PARTS_MAX
 
 Session = tuple[int, int]
@@ -74,6 +77,8 @@ class Reason(IntEnum):
     EXPIRED = 18
     LIMIT_HELD = 19
     TOO_MANY_SCOPES = 20
+    COMMAND_ID_REUSED = 21
+    UNKNOWN_CAP = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +167,7 @@ class Hold:
             *(answer.catalog_version, answer.rest_utok, answer.at_ms),
             *(answer.limit, answer.limit_used, answer.limit_value, answer.resets_at_ms),
         ]
-        limits = [*self.limits, *[NONE] * (LIMITS_MAX - len(self.limits))]
+        limits = [*self.limits[:LIMITS_MAX], *[NONE] * (LIMITS_MAX - len(self.limits))]
         parts = _padded(self.parts[:PARTS_MAX], 3)
         split = _padded(answer.split, 2)
         return [*scalars, *answers, *limits, *parts, *split]
@@ -190,7 +195,7 @@ class Hold:
             opened_at_ms=times[0],
             expires_at_ms=times[1],
             kept_until_ms=times[2],
-            parts=[Part(*values[at : at + 3]) for at in range(parts_at, parts_end, 3)],
+            parts=_parts(values[parts_at:parts_end]),
             limits=[limit for limit in values[limits_at:parts_at] if limit != NONE],
             answer=_answer(values[SCALARS:limits_at], values[split_at:]),
         )
@@ -218,8 +223,11 @@ class Holds(Table):
         """Return one hold, to be changed and saved."""
         hold = Hold.of(row, self._matrix[row].tolist())
         for more in self._more.get(row, ()):
-            count, *values = self._matrix[more, MORE_AT - 3 :].tolist()
-            hold.parts += [Part(*values[at : at + 3]) for at in range(2, 2 + 3 * count, 3)]
+            count, what, _, *values = self._matrix[more, MORE_AT - 3 :].tolist()
+            if what == MORE_LIMITS:
+                hold.limits += values[:count]
+            else:
+                hold.parts += _parts(values[: PART_COLUMNS * count])
         return hold
 
     def save(self, hold: Hold) -> None:
@@ -279,22 +287,31 @@ class Holds(Table):
             self._note(self.load(row))
 
     def _save_more(self, hold: Hold) -> None:
-        """Write the parts that the hold's own row has no room for."""
-        rows, parts = self._more.pop(hold.row, []), hold.parts[PARTS_MAX:]
-        each = (self.width - MORE_AT) // 3
-        chunks = [parts[at : at + each] for at in range(0, len(parts), each)]
-        for row in rows[len(chunks) :]:
+        """Write the parts and limits that the hold's own row has no room for."""
+        rows, found = self._more.pop(hold.row, []), list(self._chunks(hold))
+        for row in rows[len(found) :]:
             self.free(row)
-        for at, chunk in enumerate(chunks):
-            values = [hold.owner, hold.row, at, len(chunk), 0, MORE, *chain.from_iterable(chunk)]
+        for at, (what, count, chunk) in enumerate(found):
+            values = [hold.owner, hold.row, at, count, what, MORE, *chunk]
             values += [0] * (self.width - len(values))
             if at == len(rows):
                 rows.append(self.add(values))
             else:
                 self._matrix[rows[at]] = values
                 self.touch(rows[at])
-        if chunks:
-            self._more[hold.row] = rows[: len(chunks)]
+        if found:
+            self._more[hold.row] = rows[: len(found)]
+
+    def _chunks(self, hold: Hold) -> Iterator[tuple[int, int, list[int]]]:
+        """Yield, a row each, of what there is more, how many, and the columns."""
+        room = self.width - MORE_AT
+        each = room // PART_COLUMNS
+        for at in range(PARTS_MAX, len(hold.parts), each):
+            parts = hold.parts[at : at + each]
+            yield MORE_PARTS, len(parts), list(chain.from_iterable(parts))
+        for at in range(LIMITS_MAX, len(hold.limits), room):
+            limits = hold.limits[at : at + room]
+            yield MORE_LIMITS, len(limits), limits
 
     def _note(self, hold: Hold) -> None:
         self._by_session[hold.owner, hold.session] = hold.row
@@ -330,6 +347,11 @@ def _answer(values: list[int], split: list[int]) -> HoldAnswer:
         resets_at_ms=resets_at_ms,
         split=tuple((number, amount) for number, amount in pairs if amount),
     )
+
+
+def _parts(values: list[int]) -> list[Part]:
+    steps = range(0, len(values), PART_COLUMNS)
+    return [Part(*values[at : at + PART_COLUMNS]) for at in steps]
 
 
 def _padded(rows: Iterable[tuple[int, ...]], width: int) -> list[int]:

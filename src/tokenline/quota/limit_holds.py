@@ -19,6 +19,8 @@ from tokenline.quota.limits import Limit
 from tokenline.quota.terms import NEVER_MS, Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tokenline.quota.books import Books
     from tokenline.quota.hold_rows import Hold, HoldAnswer
     from tokenline.quota.holds import HoldOrder
@@ -41,10 +43,14 @@ class Bound:
 
 
 def put_in_force(books: Books, row: int, terms: Terms, now_ms: int) -> None:
-    """Give an account the limits of a plan; a hold forgets those that are gone."""
-    books.set(row, Balance.LIMITED, bool(terms.limits))
+    """Give an account the limits of a plan beside its own; a hold forgets those that are gone."""
     owner = books.get(row, Balance.OWNER)
-    gone = books.limits.put_in_force(owner, terms.limits, now_ms)
+    forget(books, owner, books.limits.put_in_force(owner, terms.limits, now_ms))
+    books.set(row, Balance.LIMITED, books.limits.any_in_force(owner))
+
+
+def forget(books: Books, owner: int, gone: Collection[int]) -> None:
+    """Let an account's holds forget limits whose rows were given back."""
     for hold in books.holds.of_owner(owner) if gone else ():
         kept = [limit for limit in hold.limits if limit not in gone]
         if kept != hold.limits:

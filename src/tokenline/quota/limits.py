@@ -1,9 +1,10 @@
 """Keep the counters of limits: a row an account and limit, and one a subscriber where it is theirs.
 
 What a plan says of each subscriber is a row of its own, the pattern (`EACH`): it counts nothing, and
-a subscriber's row is made from it when the subscriber is first seen. Minute, hour and day limits of
-a whole account in tokens and requests, and its tokens a month, are not here but in `cells`, which
-count them for everybody.
+a subscriber's row is made from it when the subscriber is first seen. What the account itself allows a
+subscriber (`caps`) is that row with a ceiling of its OWN: no plan changes it, and it is never let go.
+Minute, hour and day limits of a whole account in tokens and requests, and its tokens a month, are not
+here but in `cells`, which count them for everybody.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from tokenline.quota.subscribers import Subscribers
 from tokenline.quota.table import FREE, NONE, OWNER, Table
-from tokenline.quota.terms import LimitSpec, Per, Unit, Use
+from tokenline.quota.terms import SUBSCRIBER_CAP, LimitSpec, Per, Unit, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,7 +33,8 @@ class Limit(IntEnum):
     """Name the columns; the order is part of the journal's format.
 
     SUBSCRIBER is a row of `Subscribers`, NONE of a whole account. The window in hand is [START, END);
-    of a rolling one it is the slice in hand, and USED the sum of the slices from RING on.
+    of a rolling one it is the slice in hand, and USED the sum of the slices from RING on. OWN is 1
+    where the ceiling is the account's own.
     """
 
     OWNER = 0
@@ -47,9 +49,10 @@ class Limit(IntEnum):
     USED = 9
     HELD = 10
     RING = 11
+    OWN = RING + SLICES + 1
 
 
-WIDTH = Limit.RING + SLICES + 1
+WIDTH = Limit.OWN + 1
 NOTHING_COUNTED = (0,) * (WIDTH - Limit.START)
 
 
@@ -125,6 +128,7 @@ class Limits(Table):
         self._of_account: dict[int, set[int]] = defaultdict(set)
         self._by_subscriber: dict[int, set[int]] = defaultdict(set)
         self._own: dict[tuple[int, int], int] = {}
+        self._capped: dict[int, set[int]] = defaultdict(set)
         self._matching: dict[int, _Matching] = {}
 
     def spec(self, row: int) -> LimitSpec:
@@ -161,7 +165,9 @@ class Limits(Table):
         key = known.key(use)
         found = known.rows.get(key)
         if found is None:
-            found = known.rows[key] = tuple(self._find(known.limits, owner, use))
+            # A cap of the account's own may be of a limit that its plan has as well.
+            rows = (*self._find(known.limits, owner, use), self._cap_row(owner, use.subscriber))
+            found = known.rows[key] = tuple(row for row in dict.fromkeys(rows) if row != NONE)
         return found
 
     def _matching_of(self, owner: int) -> _Matching:
@@ -177,7 +183,8 @@ class Limits(Table):
             if self.in_force(row)
         )
         by_model = any(limit.spec.models for limit in limits)
-        return _Matching(limits, by_model, any(limit.spec.each for limit in limits))
+        by_subscriber = owner in self._capped or any(limit.spec.each for limit in limits)
+        return _Matching(limits, by_model, by_subscriber)
 
     def put_in_force(
         self, owner: int, wanted: Iterable[tuple[LimitSpec, int]], now_ms: int
@@ -197,11 +204,10 @@ class Limits(Table):
                 self.free(row)
                 continue
             there = named.get(self.spec(row).identity)
-            if there is None:
-                self.set(row, Limit.CEILING, RETIRED)
-            else:
+            if there is not None:
                 self.set(row, Limit.SPEC, there[0])
-                self.set(row, Limit.CEILING, there[1])
+            if not self.get(row, Limit.OWN):
+                self.set(row, Limit.CEILING, RETIRED if there is None else there[1])
             self._note(row)
         there_now = {self.spec(row).identity for row in self.of_owner(owner) if self._is_first(row)}
         for identity, (code, ceiling) in named.items():
@@ -210,6 +216,42 @@ class Limits(Table):
                 self._add_row(owner, code, EACH if each else NONE, ceiling)
         self._matching.pop(owner, None)
         return gone
+
+    def cap(self, owner: int, name: str, ceiling: int) -> None:
+        """Give a subscriber a cap of the account's own; what it used of the plan's counts on."""
+        subscriber, code = self.subscribers.row(owner, name), self.specs.code(SUBSCRIBER_CAP)
+        row = self._own.get((code, subscriber))
+        if row is None:
+            row = self._add_row(owner, code, subscriber, ceiling)
+        self.set(row, Limit.CEILING, ceiling)
+        self.set(row, Limit.OWN, 1)
+        self._note(row)
+        self._look_again(owner, subscriber)
+
+    def has_cap(self, owner: int, name: str) -> bool:
+        """Say whether a subscriber has a cap of the account's own."""
+        return self._cap_row(owner, name) != NONE
+
+    def uncap(self, owner: int, name: str) -> frozenset[int]:
+        """Let the plan's cap be that of a subscriber who had one of its own; return the rows gone.
+
+        Where the plan has none, its row stays as long as something is held against it.
+        """
+        row = self._cap_row(owner, name)
+        self._unindex(row)
+        self.set(row, Limit.OWN, 0)
+        self.set(row, Limit.CEILING, self._ceiling_of_each(owner, self.get(row, Limit.SPEC)))
+        gone = not self.in_force(row) and not self.get(row, Limit.HELD)
+        if gone:
+            self.free(row)
+        else:
+            self._note(row)
+        self._look_again(owner, self.subscribers.find(owner, name))
+        return frozenset([row] if gone else [])
+
+    def any_in_force(self, owner: int) -> bool:
+        """Say whether anything limits an account or a subscriber of it."""
+        return any(map(self.in_force, self.of_owner(owner)))
 
     def index(self) -> None:
         """Find everything again when the rows were filled from a journal."""
@@ -227,13 +269,24 @@ class Limits(Table):
         self.looked = set()
         return found
 
+    def _look_again(self, owner: int, subscriber: int) -> None:
+        self._matching.pop(owner, None)
+        self.looked.add(subscriber)
+
+    def _ceiling_of_each(self, owner: int, code: int) -> int:
+        """Return what the plan allows every subscriber, RETIRED when it caps nobody."""
+        for row in self._of_account.get(owner, ()):
+            if (self.get(row, Limit.SPEC), self.get(row, Limit.SUBSCRIBER)) == (code, EACH):
+                return self.get(row, Limit.CEILING)
+        return RETIRED
+
     def _is_first(self, row: int) -> bool:
         return self.get(row, Limit.SUBSCRIBER) in (NONE, EACH)
 
     def _is_gone(
         self, row: int, named: dict[tuple[str, str], tuple[int, int]], now_ms: int
     ) -> bool:
-        if self.get(row, Limit.HELD):
+        if self.get(row, Limit.HELD) or self.get(row, Limit.OWN):
             return False
         if self.spec(row).identity not in named:
             return True
@@ -249,6 +302,14 @@ class Limits(Table):
             if limit.spec.covers(use):
                 each = limit.subscriber == EACH
                 yield self._own_row(limit, owner, use.subscriber) if each else limit.row
+
+    def _cap_row(self, owner: int, name: str) -> int:
+        """Return the row of a subscriber's cap of the account's own, NONE where it has none."""
+        if owner not in self._capped:
+            return NONE
+        code = self.specs.code(SUBSCRIBER_CAP)
+        row = self._own.get((code, self.subscribers.find(owner, name)), NONE)
+        return row if row in self._capped[owner] else NONE
 
     def _own_row(self, pattern: _InForce, owner: int, name: str) -> int:
         subscriber = self.subscribers.row(owner, name)
@@ -274,11 +335,16 @@ class Limits(Table):
         else:
             self._by_subscriber[subscriber].add(row)
             self._own[code, subscriber] = row
+            if self.get(row, Limit.OWN):
+                self._capped[owner].add(row)
 
     def _unindex(self, row: int) -> None:
         owner, code, subscriber = self._matrix[row, : Limit.CEILING].tolist()
         self._by_owner[owner].discard(row)
         self._of_account[owner].discard(row)
+        self._capped[owner].discard(row)
+        if not self._capped[owner]:
+            del self._capped[owner]
         if subscriber >= 0:
             self._by_subscriber[subscriber].discard(row)
             self._own.pop((code, subscriber), None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tokenline.errors import Declined
 from tokenline.metering.calendar import cycle_at, day_of_month, days_of
-from tokenline.quota.books import NO_CAUSE, Balance, Books, ChangeKind, Status
+from tokenline.quota.books import MOST_UTOK, NO_CAUSE, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_one
 from tokenline.quota.cycle import (
@@ -26,12 +26,13 @@ from tokenline.quota.cycle import (
 )
 from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
+from tokenline.quota.limit_holds import forget
 from tokenline.quota.limit_windows import move_cycle_end
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import LAST_DATE_MS, NEVER_MS, Grant, Source, Terms, Use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,30 @@ def transfer_return(books: Books, slot: int, granted: Grant, now_ms: int) -> int
     with _working(books, slot, now_ms, closed=True) as row:
         bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_RETURN, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
+
+
+def cap_subscribers(
+    books: Books, slot: int, names: Sequence[str], amount_utok: int | None, now_ms: int
+) -> None:
+    """Cap what each of these subscribers may use of a bill cycle, or with None let the plan say it again.
+
+    The cap replaces the plan's, and outlives cycles and plans. Where the plan has none, it counts from
+    now on.
+
+    Raises:
+        Declined: an amount is no ceiling, or one of them has no cap of its own to take off; none is changed.
+    """
+    with _working(books, slot, now_ms) as row:
+        if amount_utok is not None and not 0 <= amount_utok <= MOST_UTOK:
+            raise Declined(Reason.BAD_AMOUNT)
+        if amount_utok is None and not all(books.limits.has_cap(slot, name) for name in names):
+            raise Declined(Reason.UNKNOWN_CAP)
+        for name in dict.fromkeys(names):
+            if amount_utok is None:
+                forget(books, slot, books.limits.uncap(slot, name))
+            else:
+                books.limits.cap(slot, name, amount_utok)
+        books.set(row, Balance.LIMITED, books.limits.any_in_force(slot))
 
 
 def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:

@@ -14,6 +14,8 @@ Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
+CRUMB_SHARE = 1000
+_CRUMB = (Balance.LEAST_CALL, Balance.TOTAL)
 _RESTS_ON = (
     *(Balance.STATUS, Balance.STOPS, Balance.TOTAL, Balance.UNCOVERED_BASE, Balance.CYCLE_START),
     *(Balance.THRESHOLDS, Balance.OPENS_AT, Balance.LIMIT_RESETS),
@@ -24,8 +26,9 @@ _RESTS_ON = (
 class BalanceStanding:
     """Hold a column an account; `known` says which have a balance, the others' numbers mean nothing.
 
-    `used_up` is that nothing is left to grant nor held by a call, and the plan stops there. Where it
-    does not, `used_utok` goes on with what was used beyond, since the cycle began. `thresholds` is a
+    `used_up` is that nothing is left to grant nor held by a call, or too little for any call, and the
+    plan stops there. Where it does not, `used_utok` goes on with what was used beyond, since the cycle
+    began. `reached_utok` is what thresholds go by: all of it where it is used up. `thresholds` is a
     number of `Books.thresholds`, 0 for an account without a balance. `limit_resets_ms` is 0 where no
     limit of `Limits` cuts.
     """
@@ -34,6 +37,7 @@ class BalanceStanding:
     status: Int64s
     used_up: Bools
     used_utok: Int64s
+    reached_utok: Int64s
     total_utok: Int64s
     cycle_start_ms: Int64s
     thresholds: Int64s
@@ -50,7 +54,16 @@ def rests_on(books: Books, row: int) -> tuple[int, ...]:
     values: list[int] = books.balances.matrix[row].tolist()
     beyond = books.buckets.get(values[Balance.UNCOVERED], Bucket.USED)
     unused = values[Balance.LEFT] + values[Balance.HELD]
-    return (beyond, unused, *(values[column] for column in _RESTS_ON))
+    crumb = not values[Balance.HELD] and unused <= crumb_of(*(values[one] for one in _CRUMB))
+    return (beyond, unused, crumb, *(values[column] for column in _RESTS_ON))
+
+
+def crumb_of(least_call_utok: int, total_utok: int) -> int:
+    """Return how much of a balance is as good as nothing: too little for any call, or a thousandth of it.
+
+    Whatever an operator takes for the smallest call, of a small balance it is never much.
+    """
+    return min(least_call_utok, total_utok // CRUMB_SHARE)
 
 
 def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
@@ -60,14 +73,23 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
     if not known.any():
         return None
     found = books.balances.matrix[np.where(known, rows, 0)]
-    left, held = found[:, Balance.LEFT], found[:, Balance.HELD]
-    empty, stops = left + held <= 0, found[:, Balance.STOPS] != 0
+    total, held, stops = (
+        found[:, Balance.TOTAL],
+        found[:, Balance.HELD],
+        found[:, Balance.STOPS] != 0,
+    )
+    unused = found[:, Balance.LEFT] + held
+    # What a call holds may be used to the last, and then given back.
+    crumb = np.minimum(found[:, Balance.LEAST_CALL], total // CRUMB_SHARE) * (stops & (held <= 0))
+    empty = unused <= crumb
+    used = total - unused + _beyond(books, found, empty & ~stops)
     return BalanceStanding(
         known=known,
         status=found[:, Balance.STATUS],
         used_up=empty & stops,
-        used_utok=found[:, Balance.TOTAL] - left - held + _beyond(books, found, empty & ~stops),
-        total_utok=found[:, Balance.TOTAL],
+        used_utok=used,
+        reached_utok=np.where(empty & stops, np.maximum(used, total), used),
+        total_utok=total,
         cycle_start_ms=found[:, Balance.CYCLE_START],
         thresholds=found[:, Balance.THRESHOLDS] * known,
         opens_at_ms=found[:, Balance.OPENS_AT],

@@ -57,6 +57,10 @@ class Subscribers(Table):
         super().__init__(WIDTH)
         self._by_name: dict[tuple[int, str], int] = {}
 
+    def find(self, owner: int, name: str) -> int:
+        """Return the row of a subscriber, NONE for one never seen."""
+        return self._by_name.get((owner, name), NONE)
+
     def row(self, owner: int, name: str) -> int:
         """Return the row of a subscriber, a new one for one never seen."""
         found = self._by_name.get((owner, name))

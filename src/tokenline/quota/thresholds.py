@@ -21,11 +21,11 @@ def percent_by_list(
 ) -> Int64s:
     """Return the highest threshold each use has reached of its own plan's list; lists are few."""
     if not balances.thresholds.any():
-        return percent_reached(balances.used_utok, limit, thresholds[0])
+        return percent_reached(balances.reached_utok, limit, thresholds[0])
     percent = np.zeros(len(limit), np.int64)
     for code in np.unique(balances.thresholds).tolist():
         here = balances.thresholds == code
-        percent[here] = percent_reached(balances.used_utok[here], limit[here], thresholds[code])
+        percent[here] = percent_reached(balances.reached_utok[here], limit[here], thresholds[code])
     return percent
 
 

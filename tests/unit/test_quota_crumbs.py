@@ -1,0 +1,102 @@
+"""What is too little for any call is as good as nothing: its account is cut, told so, and resumed by more."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.limits import LIMITS_CATALOG
+from tests.strategies import MINUTE
+from tests.unit.test_charging_limits import MILLION, Line
+from tokenline.quota.standing import crumb_of
+from tokenline.rating.catalog import Catalog
+
+
+def line_of(tokens=100_000, **plan):
+    said = json.loads(LIMITS_CATALOG.to_json())
+    said["plans"]["loose"] |= {"tokens": tokens, "least_call_tokens": 50} | plan
+    return Line("loose", Catalog.from_json(json.dumps(said)))
+
+
+def told(step):
+    return [
+        (one.state.name, one.threshold_percent, one.used // MILLION, one.reason)
+        for one in step.decisions
+    ]
+
+
+def test_with_a_crumb_left_an_account_is_cut_and_its_last_threshold_told():
+    line = line_of()
+    line.hold(session="1", prompt_tokens=99_950, max_tokens=0)
+    assert [one[:2] for one in told(line.use(tokens=99_949, hold_id="1"))] == [
+        ("WARNED", 50),
+        ("WARNED", 80),
+    ]
+    # One token is held still, and 50 are free: a call may go on.
+    assert told(line.use(tokens=1, hold_id="1")) == [("CUT", 100, 99_950, "limit_reached")]
+    shown = line.shown()
+    assert (shown["state"], shown["why"], shown["rest_utok"]) == ("cut", "balance", 50 * MILLION)
+
+
+def test_a_call_that_runs_on_the_last_of_it_is_not_stopped_by_that():
+    line = line_of()
+    line.use(tokens=99_900)
+    assert line.hold(session="1", max_tokens=50).granted_utok == 100 * MILLION
+    assert line.shown()["state"] == "warned"
+    assert told(line.use(tokens=60, hold_id="1")) == []
+    settled = line.ask(session="1", seq=1, action="settle")
+    assert told(settled) == [("CUT", 100, 99_960, "limit_reached")]
+
+
+def test_a_question_that_finds_the_last_hold_expired_cuts():
+    line = line_of(hold_expiry="release")
+    line.use(tokens=99_960)
+    assert line.shown()["state"] == "cut"
+    line.order(kind="grant", amount_utok=30 * MILLION)
+    assert line.hold(session="1", max_tokens=30).granted_utok == 60 * MILLION
+    line.use(tokens=25, hold_id="1")
+    line.now += 2 * MINUTE
+    step = line.ask(session="2", prompt_tokens=90_000, max_tokens=1)
+    assert [one[:2] for one in told(step)] == [("CUT", 0)]
+    assert step.replies[0].answer.reason.name == "BALANCE_USED_UP"
+
+
+def test_more_resumes_it_and_what_was_left_is_not_lost():
+    line = line_of()
+    line.use(tokens=99_960)
+    step = line.order(kind="grant", amount_utok=11 * MILLION)
+    assert [one[0] for one in told(step)] == ["WARNED"]
+    assert step.decisions[-1].reason == "resumed"
+    assert line.hold(session="1", max_tokens=30).granted_utok == 51 * MILLION
+
+
+def test_of_a_small_balance_a_crumb_is_a_thousandth():
+    line = line_of(tokens=1000)
+    assert [one[0] for one in told(line.use(tokens=998))] == ["WARNED", "WARNED"]
+    assert told(line.use(tokens=1)) == [("CUT", 100, 999, "limit_reached")]
+    assert [crumb_of(50, total) for total in (0, 999, 1000, 50_000, 10**18)] == [0, 0, 1, 50, 50]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"mode": "postpaid"},
+        {"mode": "prepaid", "used_up": "overage", "overage_nano": 1},
+        {"least_call_tokens": 0},
+    ],
+)
+def test_where_usage_goes_on_to_the_last_token_no_crumb_cuts(plan):
+    line = line_of(**plan)
+    assert [one[0] for one in told(line.use(tokens=99_999))] == ["WARNED", "WARNED"]
+    assert line.shown()["state"] == "warned"
+    last = told(line.use(tokens=1))[-1]
+    assert last[0] == ("WARNED" if plan.get("used_up") else "CUT")
+
+
+def test_a_plan_says_it_in_whole_tokens_and_a_hundred_are_usual():
+    said = json.loads(LIMITS_CATALOG.to_json())
+    catalog = Catalog.from_json(json.dumps(said))
+    assert catalog.plans["loose"].least_call_utok == 100 * MILLION
+    said["plans"]["loose"]["mode"] = "postpaid"
+    assert Catalog.from_json(json.dumps(said)).plans["loose"].least_call_utok == 0
