@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.orders import CATALOG, catalog_version, order
+from tests.orders import CATALOG, catalog_version, hold_order, order
 from tests.strategies import BOUNDS, NOON, chunk_of, record
 from tokenline.charging import show
 from tokenline.charging.commands import fold_commands
@@ -15,7 +15,7 @@ from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.errors import Declined
 from tokenline.quota import buckets, orders
-from tokenline.quota.books import MOST_UTOK, Balance
+from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance
 from tokenline.quota.buckets import Scopes
 from tokenline.quota.terms import LAST_DATE_MS, Grant, Scope, Source
 
@@ -44,6 +44,19 @@ def test_returned_transfers_are_taken_beyond_any_sum_and_new_ones_are_not(state)
     for _ in range(12):
         orders.transfer_return(books, 0, part, NOON)
     assert books.get(books.row(0), Balance.LEFT) == np.iinfo(np.int64).max // 2
+
+
+def test_a_hold_on_more_than_a_cell_takes_is_answered_with_as_much_as_one_does(state):
+    part = Grant(amount_utok=MOST_UTOK, source=Source.TRANSFER)
+    for _ in range(12):
+        orders.transfer_return(state.books, 0, part, NOON)
+    step = fold_commands(state, [hold_order(2, NOON, max_tokens=1)], 2)
+    answer = step.replies[0].answer
+    assert (answer.reason.name, answer.granted_utok, answer.rest_utok) == (
+        "NONE",
+        2 * MILLION,
+        BOUNDLESS,
+    )
 
 
 @pytest.mark.parametrize("field", ["valid_from", "valid_to"])
