@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tests.orders import CATALOG, catalog_version, hold_order, order
-from tests.strategies import BOUNDS, NOON, chunk_of, record
+from tests.strategies import BOUNDS, HOUR, NOON, chunk_of, record
 from tokenline.charging import show
-from tokenline.charging.commands import fold_commands
+from tokenline.charging.commands import LIMIT_FIELDS, fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
+from tokenline.charging.step import Commanded
 from tokenline.errors import Declined
 from tokenline.quota import buckets, orders
 from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance
@@ -114,3 +115,20 @@ def test_usage_with_a_name_too_long_for_any_key_is_a_dead_letter(state, column):
     step = fold_usage(state, chunk_of([record(0, NOON, **said), record(1, NOON, model="max")]))
     assert [(one.offset, one.reason) for one in step.refused] == [(0, "long_id")]
     assert step.counted == 1
+
+
+def test_a_cycle_of_some_hours_has_a_day_to_share(state):
+    midnight = NOON + HOUR // 2
+    said = {name: -1 for name in LIMIT_FIELDS} | {"tenant_id": "t", "account_id": "a"}
+    moves = [
+        Commanded(offset=offset, appended_ms=midnight, fields=said | {"time_zone": zone})
+        for offset, zone in ((2, "UTC"), (4, "Asia/Shanghai"))
+    ]
+    day = order(3, midnight, kind="change_cycle", cycle_day=1)
+    plan = order(5, midnight, kind="change_plan", plan="limited")
+    step = fold_commands(state, [moves[0], day, moves[1], plan], 5)
+    row = state.books.row(0)
+    ends = [state.books.get(row, one) for one in (Balance.CYCLE_START, Balance.CYCLE_END)]
+    assert ends == [midnight, midnight + 8 * HOUR]
+    assert [one.answer.reason.name for one in step.replies] == ["NONE", "NONE"]
+    assert state.books.get(row, Balance.LEFT) == 310 * MILLION

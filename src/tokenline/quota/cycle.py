@@ -112,10 +112,9 @@ def grant_allowance(
 def share_left(books: Books, row: int, now_ms: int) -> tuple[int, int]:
     """Return how many days of the cycle are left, today included, and how many it has."""
     zone, end_ms = books.zone(row), books.get(row, Balance.CYCLE_END)
-    return (
-        days_of(zone, now_ms, end_ms),
-        days_of(zone, books.get(row, Balance.CYCLE_START), end_ms),
-    )
+    days = days_of(zone, books.get(row, Balance.CYCLE_START), end_ms)
+    # Moves to other zones and days may leave a cycle of some hours of one day.
+    return (days_of(zone, now_ms, end_ms), days) if days else (1, 1)
 
 
 def refresh(books: Books, row: int, now_ms: int) -> None:
