@@ -132,3 +132,18 @@ def test_a_cycle_of_some_hours_has_a_day_to_share(state):
     assert ends == [midnight, midnight + 8 * HOUR]
     assert [one.answer.reason.name for one in step.replies] == ["NONE", "NONE"]
     assert state.books.get(row, Balance.LEFT) == 310 * MILLION
+
+
+def test_a_cycle_begins_with_few_looks_at_all_holds_however_many_packs_are_used_up(
+    state, monkeypatch
+):
+    books, looks = state.books, []
+    ends_ms = books.get(books.row(0), Balance.CYCLE_END)
+    for offset in range(2, 42):
+        ask(state, offset, kind="grant", amount_utok=5, priority=1)
+    fold_usage(state, chunk_of([record(0, NOON, model="max", input_tokens=200)]))
+    assert len(books.chain(0)) == 41
+    of_owner = books.holds.of_owner
+    monkeypatch.setattr(books.holds, "of_owner", lambda owner: looks.append(1) or of_owner(owner))
+    orders.bring_up_to(books, 0, ends_ms)
+    assert (len(books.chain(0)), len(looks) < 5) == (2, True)
