@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests.orders import CATALOG, catalog_version, hold_order, order
-from tests.strategies import BOUNDS, HOUR, NOON, chunk_of, record
+from tests.paper_line import Books as PaperBooks
+from tests.paper_line import Journal, PaperLine, facts
+from tests.strategies import BOUNDS, DAY, HOUR, NOON, chunk_of, record
 from tokenline.charging import show
 from tokenline.charging.commands import LIMIT_FIELDS, fold_commands
 from tokenline.charging.fold import fold_usage
@@ -17,7 +19,7 @@ from tokenline.charging.step import Commanded
 from tokenline.errors import Declined
 from tokenline.quota import buckets, orders
 from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance
-from tokenline.quota.buckets import Scopes
+from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
 from tokenline.quota.terms import LAST_DATE_MS, Grant, Scope, Source
 
 MILLION = 1_000_000
@@ -77,19 +79,61 @@ def test_a_grant_names_no_more_than_the_journal_should_carry_for_ever(state):
 
 def test_a_scope_more_than_the_journal_holds_is_declined_and_known_ones_are_not(state, monkeypatch):
     _, (first,) = ask(state, 2, kind="grant", amount_utok=5, subscribers=["kid"])
-    monkeypatch.setattr(buckets, "SCOPES_MAX_CHARS", 60)
+    monkeypatch.setattr(buckets, "SCOPES_MAX_BYTES", 20)
     _, (second,) = ask(state, 3, kind="grant", amount_utok=5, subscribers=["mother"])
     _, (third,) = ask(state, 4, kind="grant", amount_utok=5, subscribers=["kid"])
     reasons = [answer.reason.name for answer in (first, second, third)]
     assert reasons == ["NONE", "TOO_MANY_SCOPES", "NONE"]
 
 
+def keep(scopes, held, scope):
+    granted = Grant(amount_utok=5, source=Source.PACK)
+    held.add(bucket_values(0, 1, granted, scopes.code(scope), NOON)[column] for column in Bucket)
+
+
 def test_scopes_count_what_they_take_when_they_come_back_from_the_journal(monkeypatch):
-    scopes, kid, mother = Scopes(), *(Scope(subscribers=(name,)) for name in ("kid", "mother"))
-    scopes.code(kid)
+    kid, mother = (Scope(subscribers=(name,)) for name in ("kid", "mother"))
+    scopes, held = Scopes(), Buckets()
+    keep(scopes, held, kid)
     again = Scopes.from_json(scopes.to_json())
-    monkeypatch.setattr(buckets, "SCOPES_MAX_CHARS", 60)
-    assert (again.has_room(kid), again.has_room(mother)) == (True, False)
+    monkeypatch.setattr(buckets, "SCOPES_MAX_BYTES", 20)
+    assert (again.has_room(kid, held), again.has_room(mother, held)) == (True, False)
+
+
+def test_scopes_take_what_the_journal_writes_whatever_their_letters(monkeypatch):
+    monkeypatch.setattr(buckets, "SCOPES_MAX_BYTES", 10_000)
+    scopes, held = Scopes(), Buckets()
+    for name in ("\N{GRINNING FACE}" * 100 + str(n) for n in range(100)):
+        if scopes.has_room(Scope(subscribers=(name,)), held):
+            keep(scopes, held, Scope(subscribers=(name,)))
+    assert 8_000 < len(scopes.to_json()) < 10_200
+
+
+def test_scopes_that_no_bucket_has_any_more_make_room_for_others(monkeypatch):
+    monkeypatch.setattr(buckets, "SCOPES_MAX_BYTES", 100)
+    journal, books = Journal(), PaperBooks()
+    line = PaperLine(journal, books)
+    line.command([catalog_version(0, NOON, CATALOG), order(1, NOON, kind="open", plan="strict")])
+    for day in range(30):
+        now_ms = NOON + day * DAY
+        said = {"valid_to": now_ms + HOUR, "subscribers": [f"member {day}"]}
+        line.command([order(2 + day, now_ms, kind="grant", amount_utok=5, **said)])
+        assert facts(PaperLine(_copy(journal), PaperBooks()).state) == facts(line.state)
+    line.rest()
+    assert {said["reason"] for said in books.replies.values()} == {0}
+    chain = line.state.books.chain(0)
+    covered = [
+        line.state.books.scopes.scopes[line.state.books.buckets.get(one, Bucket.SCOPE)]
+        for one in chain
+    ]
+    assert Scope(subscribers=("member 29",)) in covered
+    assert len(line.state.books.scopes.scopes) < 8
+
+
+def _copy(journal):
+    copy = Journal()
+    copy.records = list(journal.records)
+    return copy
 
 
 def test_an_account_with_more_rows_than_a_reply_carries_is_shown_in_part(state, monkeypatch):
@@ -119,7 +163,7 @@ def test_usage_with_a_name_too_long_for_any_key_is_a_dead_letter(state, column):
 
 def test_a_cycle_of_some_hours_has_a_day_to_share(state):
     midnight = NOON + HOUR // 2
-    said = {name: -1 for name in LIMIT_FIELDS} | {"tenant_id": "t", "account_id": "a"}
+    said = dict.fromkeys(LIMIT_FIELDS, -1) | {"tenant_id": "t", "account_id": "a"}
     moves = [
         Commanded(offset=offset, appended_ms=midnight, fields=said | {"time_zone": zone})
         for offset, zone in ((2, "UTC"), (4, "Asia/Shanghai"))

@@ -190,9 +190,9 @@ class Books:
 
     @property
     def names(self) -> tuple[int, ...]:
-        """How many plans, thresholds, scopes and limits have a number: the journal has their names."""
-        scopes, specs = self.scopes.scopes, self.limits.specs.specs
-        return len(self.plans), len(self.thresholds), len(scopes), len(specs)
+        """How many plans, thresholds, scopes and limits had a number: the journal has their names."""
+        specs = self.limits.specs.specs
+        return len(self.plans), len(self.thresholds), self.scopes.changes, len(specs)
 
     def row(self, slot: int) -> int:
         """Return the balance row of an account, NONE when it was never opened."""
