@@ -10,7 +10,7 @@ import pytest
 from tests.orders import CATALOG, catalog_version, hold_order, order
 from tests.paper_line import Books as PaperBooks
 from tests.paper_line import Journal, PaperLine, facts
-from tests.strategies import BOUNDS, DAY, HOUR, NOON, chunk_of, record
+from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, chunk_of, record
 from tokenline.charging import show
 from tokenline.charging.commands import LIMIT_FIELDS, fold_commands
 from tokenline.charging.fold import fold_usage
@@ -21,6 +21,7 @@ from tokenline.quota import buckets, orders
 from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance
 from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
 from tokenline.quota.terms import LAST_DATE_MS, Grant, Scope, Source
+from tokenline.rating.catalog import Catalog
 
 MILLION = 1_000_000
 
@@ -191,3 +192,20 @@ def test_a_cycle_begins_with_few_looks_at_all_holds_however_many_packs_are_used_
     monkeypatch.setattr(books.holds, "of_owner", lambda owner: looks.append(1) or of_owner(owner))
     orders.bring_up_to(books, 0, ends_ms)
     assert (len(books.chain(0)), len(looks) < 5) == (2, True)
+
+
+def test_a_strict_call_costs_no_more_than_it_holds_though_its_plan_is_sold_no_more(state):
+    # It is 23:30; seven minutes later an answer costs five times as much.
+    cheap = {"from": "22:00", "to": "23:37", "multiply": "0.2"}
+    said = CATALOG.model_dump(mode="json") | {"version": 2}
+    del said["plans"]["strict"]
+    said["rates"][0] |= {"hours": [cheap]}
+    newer = Catalog.model_validate(said)
+    asked = fold_commands(
+        state, [catalog_version(2, NOON, newer), hold_order(3, NOON, max_tokens=100)], 3
+    )
+    use = {"occurred_at": (later := NOON + 8 * MINUTE), "input_tokens": 0, "hold_id": "s1"}
+    said = use | {"model": "max", "output_tokens": asked.replies[1].answer.max_tokens}
+    assert fold_usage(state, chunk_of([record(0, later, **said)])).counted == 1
+    uncovered = state.books.get(state.books.row(0), Balance.UNCOVERED)
+    assert state.books.buckets.get(uncovered, Bucket.USED) == 0
