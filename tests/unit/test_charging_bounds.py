@@ -162,7 +162,7 @@ def test_usage_with_a_name_too_long_for_any_key_is_a_dead_letter(state, column):
     assert step.counted == 1
 
 
-def test_a_cycle_of_some_hours_has_a_day_to_share(state):
+def test_a_cycle_of_some_hours_shares_a_day(state):
     midnight = NOON + HOUR // 2
     said = dict.fromkeys(LIMIT_FIELDS, -1) | {"tenant_id": "t", "account_id": "a"}
     moves = [
@@ -176,7 +176,7 @@ def test_a_cycle_of_some_hours_has_a_day_to_share(state):
     ends = [state.books.get(row, one) for one in (Balance.CYCLE_START, Balance.CYCLE_END)]
     assert ends == [midnight, midnight + 8 * HOUR]
     assert [one.answer.reason.name for one in step.replies] == ["NONE", "NONE"]
-    assert state.books.get(row, Balance.LEFT) == 310 * MILLION
+    assert state.books.get(row, Balance.LEFT) == 310 * MILLION // 30
 
 
 def test_a_cycle_begins_with_few_looks_at_all_holds_however_many_packs_are_used_up(
@@ -209,3 +209,22 @@ def test_a_strict_call_costs_no_more_than_it_holds_though_its_plan_is_sold_no_mo
     assert fold_usage(state, chunk_of([record(0, later, **said)])).counted == 1
     uncovered = state.books.get(state.books.row(0), Balance.UNCOVERED)
     assert state.books.buckets.get(uncovered, Bucket.USED) == 0
+
+
+@pytest.mark.parametrize("tokens", [310, 10**12])
+def test_a_cycle_cut_short_and_drawn_out_again_gives_one_allowance(tokens):
+    # The first of November, Shanghai; a month of thirty days.
+    said = CATALOG.model_dump(mode="json")
+    for plan in ("strict", "household"):
+        said["plans"][plan]["tokens"] = tokens
+    state, now_ms = PartitionState(BOUNDS), NOON + 12 * HOUR
+    asked = [
+        catalog_version(0, now_ms, Catalog.model_validate(said)),
+        order(1, now_ms, kind="open", plan="strict"),
+        order(2, now_ms, kind="change_cycle", cycle_day=2),
+        order(3, now_ms, kind="change_plan", plan="household"),
+        order(4, now_ms, kind="change_cycle", cycle_day=1),
+    ]
+    step = fold_commands(state, asked, 4)
+    assert {one.answer.reason.name for one in step.replies} == {"NONE"}
+    assert 0.9 < state.books.get(0, Balance.LEFT) / (tokens * MILLION) < 1.1

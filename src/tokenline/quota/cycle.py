@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenline.metering.calendar import cycle_after, days_of
+from tokenline.metering.calendar import cycle_after, cycle_at, days_of
 from tokenline.quota.books import BOUNDLESS, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, rest_of
 from tokenline.quota.cells import LIMITS, NO_LIMIT
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MINUTE_MS = 60_000
+# Of 28 to 31 days; moves to other zones make no more of it.
+MONTHS_DIFFER_DAYS = 3
 # Two of them may be added.
 SUM_MAX = BOUNDLESS - 1
 
@@ -110,11 +112,18 @@ def grant_allowance(
 
 
 def share_left(books: Books, row: int, now_ms: int) -> tuple[int, int]:
-    """Return how many days of the cycle are left, today included, and how many it has."""
-    zone, end_ms = books.zone(row), books.get(row, Balance.CYCLE_END)
-    days = days_of(zone, books.get(row, Balance.CYCLE_START), end_ms)
-    # Moves to other zones and days may leave a cycle of some hours of one day.
-    return (days_of(zone, now_ms, end_ms), days) if days else (1, 1)
+    """Return how many days of the cycle are left, today included, and how many its allowance is for.
+
+    That is all it has. One that was cut short or drawn out, because cycles begin on another day now, is
+    shared by the days of a usual one: a cycle of one day would have a month's allowance, and growing
+    again thirty of them.
+    """
+    zone, day = books.zone(row), books.get(row, Balance.CYCLE_DAY)
+    start_ms, end_ms = books.get(row, Balance.CYCLE_START), books.get(row, Balance.CYCLE_END)
+    days = days_of(zone, start_ms, end_ms)
+    usual = days_of(zone, *cycle_at(zone, day, (end_ms - 1) // MINUTE_MS * MINUTE_MS))
+    left = max(1, days_of(zone, now_ms, end_ms))
+    return left, usual if abs(days - usual) > MONTHS_DIFFER_DAYS else days
 
 
 def refresh(books: Books, row: int, now_ms: int) -> None:
