@@ -215,7 +215,10 @@ class EngineAndModel(RuleBasedStateMachine):
         if not terms.prorated:
             return terms.allowance_utok
         left = days(self.zone, self.now, account.end)
-        return Fraction(terms.allowance_utok * left, days(self.zone, account.start, account.end))
+        whole = days(self.zone, account.start, account.end)
+        usual = days(self.zone, *cycle(self.zone, account.day, account.end - 1))
+        # A cycle that was cut short or drawn out is shared by the days of a usual one.
+        return Fraction(terms.allowance_utok * left, whole if abs(whole - usual) <= 3 else usual)
 
     @rule(
         slot=slots,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 Fields = Mapping[str, Any]
-# Scopes are kept for ever, and all of them are in one record of the journal.
+# Scopes are kept while a bucket has them, and all of them are in one record of the journal.
 SCOPE_NAMES_MAX, SCOPE_CHARS_MAX = 1000, 16_000
 # What an order asks: its id, who asks, when, and moments aside.
 _TELLING = (

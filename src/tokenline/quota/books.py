@@ -24,7 +24,7 @@ from tokenline.quota.hold_rows import Holds
 from tokenline.quota.limits import Limits
 from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
-from tokenline.quota.terms import THRESHOLDS_PERCENT, Grant, Terms, Use
+from tokenline.quota.terms import GONE_STRICT, THRESHOLDS_PERCENT, Grant, Mode, Terms, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,9 +191,9 @@ class Books:
 
     @property
     def names(self) -> tuple[int, ...]:
-        """How many plans, thresholds, scopes and limits have a number: the journal has their names."""
-        scopes, specs = self.scopes.scopes, self.limits.specs.specs
-        return len(self.plans), len(self.thresholds), len(scopes), len(specs)
+        """How many plans, thresholds, scopes and limits had a number: the journal has their names."""
+        specs = self.limits.specs.specs
+        return len(self.plans), len(self.thresholds), self.scopes.changes, len(specs)
 
     def row(self, slot: int) -> int:
         """Return the balance row of an account, NONE when it was never opened."""
@@ -233,7 +233,8 @@ class Books:
 
     def terms(self, row: int, at_ms: int) -> Terms:
         """Return the terms of the account's plan; one that is gone from the catalog grants nothing."""
-        return self._terms_of(self.plan(row), at_ms) or Terms()
+        strict = self.get(row, Balance.MODE) == Mode.STRICT
+        return self._terms_of(self.plan(row), at_ms) or (GONE_STRICT if strict else Terms())
 
     def terms_of(self, plan: str, at_ms: int) -> Terms | None:
         """Return the terms of a plan by name."""

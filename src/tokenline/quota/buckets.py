@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import json
 from enum import IntEnum
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from tokenline.quota.table import NONE, Table
 from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Use
@@ -59,44 +62,85 @@ class Part(NamedTuple):
 
 
 # Half of what one batch of the journal holds.
-SCOPES_MAX_CHARS = 8 << 20
+SCOPES_MAX_BYTES = 8 << 20
 
 
 class Scopes:
-    """Keep each distinct scope once, under a small number; 0 covers everything."""
+    """Keep each distinct scope once, under a small number; 0 covers everything.
+
+    All of them are in one record of the journal. When there is no room for another, those that no
+    bucket has any more are forgotten, and their numbers are given anew, the lowest first. `changes`
+    counts both, so that the journal knows when to write them again.
+    """
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = [Scope()]
+        self.changes = 1
         self._codes: dict[Scope, int] = {Scope(): 0}
-        self._chars = 0
+        # As the journal has them: written once, however often another is made.
+        self._texts: list[str] = [_text_of(Scope())]
+        self._free: list[int] = []
+        self._bytes = 0
 
     def code(self, scope: Scope) -> int:
         """Return the number of a scope, remembering a new one."""
         if scope not in self._codes:
-            self._codes[scope] = len(self.scopes)
-            self.scopes.append(scope)
-            self._chars += _chars_of(scope)
+            code = heappop(self._free) if self._free else self._append()
+            self._put(code, scope)
         return self._codes[scope]
 
-    def has_room(self, scope: Scope) -> bool:
-        """Say whether a scope is known, or may become so: the journal has all in one record."""
-        return scope in self._codes or self._chars + _chars_of(scope) <= SCOPES_MAX_CHARS
+    def has_room(self, scope: Scope, buckets: Buckets) -> bool:
+        """Say whether a scope is known, or may become so; `buckets` are all that have one."""
+        if not self._fits(scope):
+            self._forget_unused(buckets)
+        return self._fits(scope)
 
     def covers(self, code: int, use: Use) -> bool:
         """Say whether a bucket of this scope may pay for `use`."""
         return not code or _covers(self.scopes[code], use)
 
     def to_json(self) -> str:
-        """Return all scopes as text, for the journal."""
-        return json.dumps([[scope.models, scope.subscribers] for scope in self.scopes])
+        """Return all scopes as text, for the journal; a number that is free says what 0 says."""
+        return f"[{', '.join(self._texts)}]"
 
     @classmethod
     def from_json(cls, text: str) -> Scopes:
         """Return what `to_json` wrote."""
         found = cls()
-        for models, subscribers in json.loads(text):
-            found.code(Scope(models=tuple(models), subscribers=tuple(subscribers)))
+        for models, subscribers in json.loads(text)[1:]:
+            code, scope = (
+                found._append(),
+                Scope(models=tuple(models), subscribers=tuple(subscribers)),
+            )
+            if scope == Scope():
+                found._free.append(code)
+            else:
+                found._put(code, scope)
         return found
+
+    def _append(self) -> int:
+        self.scopes.append(Scope())
+        self._texts.append(self._texts[0])
+        return len(self.scopes) - 1
+
+    def _put(self, code: int, scope: Scope) -> None:
+        self.scopes[code], self._texts[code] = scope, _text_of(scope)
+        self._codes[scope] = code
+        self._bytes += len(self._texts[code])
+        self.changes += 1
+
+    def _fits(self, scope: Scope) -> bool:
+        return scope in self._codes or self._bytes + len(_text_of(scope)) <= SCOPES_MAX_BYTES
+
+    def _forget_unused(self, buckets: Buckets) -> None:
+        used = set(np.unique(buckets.matrix[:, Bucket.SCOPE]).tolist())
+        for code, scope in enumerate(self.scopes):
+            if scope != Scope() and code not in used:
+                del self._codes[scope]
+                self._bytes -= len(self._texts[code])
+                self.scopes[code], self._texts[code] = Scope(), self._texts[0]
+                heappush(self._free, code)
+                self.changes += 1
 
 
 class Buckets(Table):
@@ -165,9 +209,9 @@ class Buckets(Table):
         )
 
 
-def _chars_of(scope: Scope) -> int:
-    """Return about how much a scope takes as JSON, where a character may take six."""
-    return 8 + sum(6 * len(name) + 4 for name in (*scope.models, *scope.subscribers))
+def _text_of(scope: Scope) -> str:
+    # Escaped, so that a character is a byte.
+    return json.dumps([scope.models, scope.subscribers])
 
 
 def rest_of(values: list[int]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenline.metering.calendar import cycle_after, days_of
+from tokenline.metering.calendar import cycle_after, cycle_at, days_of
 from tokenline.quota.books import BOUNDLESS, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, rest_of
 from tokenline.quota.cells import LIMITS, NO_LIMIT
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MINUTE_MS = 60_000
+# Of 28 to 31 days; moves to other zones make no more of it.
+MONTHS_DIFFER_DAYS = 3
 # Two of them may be added.
 SUM_MAX = BOUNDLESS - 1
 
@@ -111,12 +113,18 @@ def grant_allowance(
 
 
 def share_left(books: Books, row: int, now_ms: int) -> tuple[int, int]:
-    """Return how many days of the cycle are left, today included, and how many it has."""
-    zone, end_ms = books.zone(row), books.get(row, Balance.CYCLE_END)
-    return (
-        days_of(zone, now_ms, end_ms),
-        days_of(zone, books.get(row, Balance.CYCLE_START), end_ms),
-    )
+    """Return how many days of the cycle are left, today included, and how many its allowance is for.
+
+    That is all it has. One that was cut short or drawn out, because cycles begin on another day now, is
+    shared by the days of a usual one: a cycle of one day would have a month's allowance, and growing
+    again thirty of them.
+    """
+    zone, day = books.zone(row), books.get(row, Balance.CYCLE_DAY)
+    start_ms, end_ms = books.get(row, Balance.CYCLE_START), books.get(row, Balance.CYCLE_END)
+    days = days_of(zone, start_ms, end_ms)
+    usual = days_of(zone, *cycle_at(zone, day, (end_ms - 1) // MINUTE_MS * MINUTE_MS))
+    left = max(1, days_of(zone, now_ms, end_ms))
+    return left, usual if abs(days - usual) > MONTHS_DIFFER_DAYS else days
 
 
 def refresh(books: Books, row: int, now_ms: int) -> None:
@@ -125,6 +133,10 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     opens = _cycle_opens(books, row, now_ms)
     due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
     chain = [(bucket, books.buckets.matrix[bucket].tolist()) for bucket in books.chain(row)]
+    closed_ms = now_ms - books.linger_ms
+    over = [bucket for bucket, values in chain if values[Bucket.VALID_TO] <= closed_ms]
+    # One that is over and still held is closed when its hold lets go: that is looked at then.
+    due = min(due, *(_closes_at(books, bucket) for bucket in _unclaimed(books, row, over)), due)
     for bucket, values in chain:
         if values[Bucket.VALID_FROM] <= now_ms < values[Bucket.VALID_TO]:
             left += rest_of(values)
@@ -132,7 +144,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
             held += values[Bucket.HELD]
             due = min(due, values[Bucket.VALID_TO])
         else:
-            due = min(due, *_turns(books, row, bucket, now_ms), NEVER_MS)
+            due = min(due, *_turns(books, bucket, now_ms), NEVER_MS)
             opens = min(opens, _opens_at(books, row, bucket, now_ms))
     for column, value in (
         (Balance.DUE_AT, due),
@@ -194,19 +206,11 @@ def _opens_at(books: Books, row: int, bucket: int, now_ms: int) -> int:
     return closes_ms if over and _rolled_over(books, row, bucket, rest, closes_ms) else NEVER_MS
 
 
-def _turns(books: Books, row: int, bucket: int, now_ms: int) -> Iterator[int]:
-    """Yield the moments at which a bucket begins, ends and is to be closed.
-
-    One that is over and still held is closed when its hold lets go: that is looked at then.
-    """
+def _turns(books: Books, bucket: int, now_ms: int) -> Iterator[int]:
+    """Yield the moments to come at which a bucket begins, ends and is to be closed."""
     start = books.buckets.get(bucket, Bucket.VALID_FROM)
     end = books.buckets.get(bucket, Bucket.VALID_TO)
-    for moment in (start, end):
-        if moment > now_ms:
-            yield moment
-    closes = _closes_at(books, bucket)
-    if closes > now_ms or _is_closable(books, row, bucket):
-        yield closes
+    return (moment for moment in (start, end, _closes_at(books, bucket)) if moment > now_ms)
 
 
 def _closes_at(books: Books, bucket: int) -> int:
@@ -232,9 +236,9 @@ def _close_holds(books: Books, row: int, now_ms: int) -> None:
 
 
 def _close_buckets(books: Books, row: int, now_ms: int) -> None:
-    for bucket in books.chain(row):
-        if _closes_at(books, bucket) <= now_ms and _is_closable(books, row, bucket):
-            _close_bucket(books, row, bucket, now_ms)
+    over = [bucket for bucket in books.chain(row) if _closes_at(books, bucket) <= now_ms]
+    for bucket in _unclaimed(books, row, over):
+        _close_bucket(books, row, bucket, now_ms)
 
 
 def _drop_used_up(books: Books, row: int) -> None:
@@ -242,20 +246,24 @@ def _drop_used_up(books: Books, row: int) -> None:
 
     Once a cycle, so that it can be seen and adjusted until then.
     """
-    for bucket in books.chain(row):
-        endless = books.buckets.get(bucket, Bucket.VALID_TO) == NEVER_MS
-        if endless and not books.buckets.rest(bucket) and _is_closable(books, row, bucket):
-            books.drop_bucket(row, bucket)
+    used_up = [
+        bucket
+        for bucket in books.chain(row)
+        if books.buckets.get(bucket, Bucket.VALID_TO) == NEVER_MS and not books.buckets.rest(bucket)
+    ]
+    for bucket in _unclaimed(books, row, used_up):
+        books.drop_bucket(row, bucket)
 
 
-def _is_closable(books: Books, row: int, bucket: int) -> bool:
-    """Say whether no hold has a claim on a bucket: none holds of it or may still be corrected."""
-    if books.buckets.get(bucket, Bucket.HELD):
-        return False
-    owner = books.get(row, Balance.OWNER)
-    return not any(
-        part.row == bucket for hold in books.holds.of_owner(owner) for part in hold.parts
-    )
+def _unclaimed(books: Books, row: int, buckets: Iterable[int]) -> list[int]:
+    """Return those on which no hold has a claim: none holds of them or may still be corrected."""
+    found = [bucket for bucket in buckets if not books.buckets.get(bucket, Bucket.HELD)]
+    if not found:
+        return []
+    # Once for all of them: an account may have ten thousand holds.
+    holds = books.holds.of_owner(books.get(row, Balance.OWNER))
+    claimed = {part.row for hold in holds for part in hold.parts}
+    return [bucket for bucket in found if bucket not in claimed]
 
 
 def _close_bucket(books: Books, row: int, bucket: int, now_ms: int) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tokenline.quota.books import MOST_UTOK, Balance, Books, ChangeKind, Status
+from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket, Part
 from tokenline.quota.counting import charge_expired, refund_expired
 from tokenline.quota.hold_rows import (
@@ -255,7 +255,8 @@ def _with_balance(books: Books, row: int, answer: HoldAnswer) -> HoldAnswer:
 
 
 def _rest(books: Books, row: int, use: Use, now_ms: int) -> int:
-    return sum(books.buckets.rest(bucket) for bucket in books.payers(row, use, now_ms))
+    # Returned transfers are taken however much there is: a sum may be more than an answer holds.
+    return min(BOUNDLESS, sum(map(books.buckets.rest, books.payers(row, use, now_ms))))
 
 
 def _max_tokens(order: HoldOrder, granted: int) -> int:

@@ -98,7 +98,7 @@ def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
             raise Declined(Reason.BAD_AMOUNT)
         if granted.valid_from_ms >= granted.valid_to_ms or _beyond_calendars(granted):
             raise Declined(Reason.BAD_AMOUNT)
-        if not books.scopes.has_room(granted.scope):
+        if not books.scopes.has_room(granted.scope, books.buckets):
             raise Declined(Reason.TOO_MANY_SCOPES)
         bucket = books.add_bucket(row, granted, ChangeKind.GRANT, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
@@ -153,7 +153,7 @@ def transfer_in(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
             raise Declined(Reason.EXPIRED)
         if granted.amount_utok > books.room(row):
             raise Declined(Reason.BAD_AMOUNT)
-        if not books.scopes.has_room(granted.scope):
+        if not books.scopes.has_room(granted.scope, books.buckets):
             raise Declined(Reason.TOO_MANY_SCOPES)
         bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_IN, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)

@@ -156,6 +156,11 @@ class Terms:
     limits: tuple[tuple[LimitSpec, int], ...] = ()
 
 
+# Of a strict plan that is gone from the catalog. How long its calls may run is gone too, and still none
+# may cost more than it holds: as long as any plan may say (`rating.offers.Plan.longest_call_s`).
+GONE_STRICT = Terms(mode=Mode.STRICT, priced_ahead_ms=14_400_000)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """Describe a bucket to be: how much, since when and until when, for what, burnt how early.
