@@ -200,12 +200,15 @@ class Outputs:
             "cause_topic": self._settings.topic(topic),
             "cause_partition": self._partition,
             "cause_offset": offset,
+            "model_group": decided.group,
+            "models": list(decided.models),
         }
-        key = decision_key(tenant, account, state.epoch, decided.subscriber)
+        whom = decided.subscriber, decided.group
+        key = decision_key(tenant, account, state.epoch, *whom)
         yield Message(DECISIONS, key, self._codec.encode("quota_decision", fields))
         if decided.old_epoch not in (0, state.epoch):
             # The new owner's word stands: the old one's key would be kept for ever otherwise.
-            old = decision_key(tenant, account, decided.old_epoch, decided.subscriber)
+            old = decision_key(tenant, account, decided.old_epoch, *whom)
             yield Message(DECISIONS, old, None)
 
     def _sent(self, sent: Sent) -> Message:

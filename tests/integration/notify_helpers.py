@@ -98,6 +98,8 @@ def decision(account, version, **fields):
         "version": version,
         "epoch": 1,
         "as_of": 1_790_000_000_000,
+        "model_group": "",
+        "models": [],
         "cause_topic": "usage",
         "cause_partition": 0,
         "cause_offset": version,

@@ -139,6 +139,15 @@ class ModelLimits:
         why = "limit_reached" if reached else "limit_held" if held else ""
         return max(0, room), max(0, most), why
 
+    def cut_groups(self, subscribers: tuple[str, ...], now: int) -> set[tuple[str, str]]:
+        """Return for whom which limits of groups of models are reached; a limit of each one has met."""
+        return {
+            (name, spec.name)
+            for name in subscribers
+            for spec, ceiling, key in self.every(name)
+            if spec.models and self.used(spec, key, now) >= ceiling
+        }
+
     def cuts(self, subscriber: str, now: int) -> bool:
         """Say whether a subscriber, or the whole account, is cut."""
         use = Use("nobody", "none", subscriber)

@@ -64,6 +64,11 @@ PLANS = {
         overage=True,
         rollover_utok=10**15,
         hold_expiry=HoldExpiry.CHARGE_GRANTED,
+        # The same by name as of another plan, of other models; one of nothing cuts from the start.
+        limits=(
+            (limit("month_utok:cheap", Unit.UTOK, Per.MONTH, models=("qwen/*",)), 20 * MILLION),
+            (limit("none:mini", Unit.REQUESTS, Per.HOUR, models=("glm/mini",)), 0),
+        ),
     ),
     "scoped": Terms(mode=Mode.STRICT, allowance_utok=40 * MILLION, scope=CHEAP, priority=5),
     "empty": Terms(mode=Mode.STRICT),
@@ -84,6 +89,7 @@ PLANS = {
             (limit("week_utok", Unit.UTOK, Per.WEEK), 70 * MILLION),
             (limit("rolling_hour_utok", Unit.UTOK, Per.HOUR, rolling=True), 40 * MILLION),
             (limit("month_utok:cheap", Unit.UTOK, Per.MONTH, models=CHEAP.models), 30 * MILLION),
+            (limit("tens", Unit.REQUESTS, Per.DAY, each=True, models=("glm/*",)), 5),
             (limit("cycle_tokens", Unit.TOKENS, Per.CYCLE), 2000),
             (SUBSCRIBER_CAP, 35 * MILLION),
             (limit("hour_tokens", Unit.TOKENS, Per.HOUR, each=True), 500),
@@ -619,17 +625,25 @@ class EngineAndModel(RuleBasedStateMachine):
     def who_has_reached_a_limit_is_told_so(self):
         told = limit_decisions(self.books, (), self.now, 1)
         for one in told:
-            self.told[one.slot, one.subscriber] = one
+            assert bool(one.group) == bool(one.models)
+            self.told[one.slot, one.subscriber, one.group] = one
         for slot, account in getattr(self, "model", {}).items():
             for name in ("mother", "son"):
-                one = self.told.get((slot, name))
-                cut = one is not None and one.state is State.CUT
-                cut = cut and not 0 < one.resets_at_ms <= self.now
-                assert cut == account.limits.cuts(name, self.now)
+                assert self.is_cut(slot, name, "") == account.limits.cuts(name, self.now)
+            groups = account.limits.cut_groups(("", "mother", "son"), self.now)
+            for who, group in {(*key[1:],) for key in self.told if key[0] == slot and key[2]}:
+                assert self.is_cut(slot, who, group) == ((who, group) in groups)
+            assert all(self.is_cut(slot, *whom) for whom in groups)
             row = self.books.row(slot)
             if self.now < self.books.get(row, Balance.DUE_AT):
                 resets = self.books.get(row, Balance.LIMIT_RESETS)
                 assert (resets > self.now) == account.limits.cuts("", self.now)
+
+    def is_cut(self, slot, subscriber, group):
+        """Say what a guard makes of what it was told."""
+        one = self.told.get((slot, subscriber, group))
+        cut = one is not None and one.state is State.CUT
+        return cut and not 0 < one.resets_at_ms <= self.now
 
     @invariant()
     def nobody_holds_or_uses_what_is_not_there(self):

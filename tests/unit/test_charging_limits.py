@@ -263,15 +263,6 @@ def test_what_is_shown_names_every_limit_whether_used_or_not(limited):
     ]
 
 
-def test_of_a_postpaid_plan_a_limit_of_a_group_is_named_as_not_enforced():
-    text = LIMITS_CATALOG.to_json()
-    postpaid = Catalog.from_json(text.replace('"mode":"strict"', '"mode":"postpaid"'))
-    assert not_enforced(LIMITS_CATALOG) == []
-    assert not_enforced(postpaid) == [
-        "plans.limited: limit of utok hour calendar account minis: only where calls are held"
-    ]
-
-
 def test_a_hold_is_bound_by_any_number_of_limits_and_gives_back_what_it_held_against_each():
     said = json.loads(LIMITS_CATALOG.to_json())
     groups = [f"g{number}" for number in range(100)]

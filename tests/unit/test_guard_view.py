@@ -33,8 +33,14 @@ def decision(account="a", *, subscriber="", state="open", version=1, epoch=1, **
         "as_of": NOW - 5,
         "epoch": epoch,
         "version": version,
+        "model_group": "",
+        "models": [],
     }
     return base | more
+
+
+def group_decision(group="day_utok:minis", models=("p/mini",), **more):
+    return decision(**{"state": "cut"} | more, model_group=group, models=list(models))
 
 
 @pytest.fixture
@@ -235,6 +241,80 @@ def test_a_subscriber_is_cut_by_itself_or_with_its_account(make):
     assert guard.check("a", "mum").allowed
     assert not guard.check("a", "kid").allowed
     assert not guard.check("b", "kid").allowed
+
+
+def test_a_group_of_models_is_cut_alone_for_all_or_for_one_subscriber(make):
+    guard = make(
+        decision("a"),
+        group_decision(version=2),
+        group_decision("hour_utok:all", ["q/*"], version=3, subscriber="kid"),
+    )
+
+    assert guard.check("a").allowed
+    assert guard.check("a", "kid").allowed
+    assert guard.check("a", provider="p", model="max").allowed
+    assert not guard.check("a", provider="p", model="mini").allowed
+    assert not guard.check("a", "mum", provider="p", model="mini").allowed
+    assert guard.check("a", provider="q", model="any").allowed
+    assert guard.check("a", "mum", provider="q", model="any").allowed
+    assert not guard.check("a", "kid", provider="q", model="any").allowed
+    assert guard.check("b", provider="p", model="mini").state == "unknown"
+
+
+def test_of_several_groups_the_cut_that_ends_last_is_told(make):
+    ends = {"one": NOW + 5, "never": 0, "over": NOW - 1, "two": NOW + 9}
+    cuts = [group_decision(group, rule=group, resets_at=at) for group, at in ends.items()]
+    assert make(decision(), *cuts).check("a", provider="p", model="mini").rule == "never"
+    del cuts[1]
+    assert make(decision(), *cuts).check("a", provider="p", model="mini").rule == "two"
+    assert make(decision(), cuts[1]).check("a", provider="p", model="mini").allowed
+
+
+def test_of_one_group_the_newest_word_counts_and_its_own_key_takes_it_away(make):
+    guard = make(decision())
+    take = guard._view.apply_decision
+    assert take(0, group_decision(version=5), NOW)
+    assert not take(0, group_decision(version=4, state="open"), NOW)
+    assert not guard.check("a", provider="p", model="mini").allowed
+    assert take(0, group_decision(version=6, models=["p/max"]), NOW)
+    assert guard.check("a", provider="p", model="mini").allowed
+    assert not guard.check("a", provider="p", model="max").allowed
+    for key in (
+        decision_key("default", "a", 2, "", "day_utok:minis"),
+        decision_key("default", "a", 1, "", "another"),
+        decision_key("default", "a", 1, "kid", "day_utok:minis"),
+    ):
+        guard._view.apply_tombstone(key)
+    assert not guard.check("a", provider="p", model="max").allowed
+    guard._view.apply_tombstone(decision_key("default", "a", 1, "", "day_utok:minis"))
+    assert guard.check("a", provider="p", model="max").allowed
+    assert guard.check("a").state == "open"
+
+
+async def test_a_groups_cut_wakes_who_is_served_by_its_models_and_nobody_else(make):
+    guard = make(decision())
+    wait = {"provider": "p", "model": "mini"}
+    woken = [asyncio.create_task(guard.wait_cut("a", who, **wait)) for who in (None, "kid")]
+    others = [
+        asyncio.create_task(guard.wait_cut("a")),
+        asyncio.create_task(guard.wait_cut("a", provider="p", model="max")),
+        asyncio.create_task(guard.wait_cut("b", **wait)),
+    ]
+    await asyncio.sleep(0)
+    guard._view.apply_decision(0, group_decision(resets_at=NOW - 1, version=2), NOW)
+    guard._view.apply_decision(0, group_decision(subscriber="mum", version=3), NOW)
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in woken)
+    guard._view.apply_decision(0, group_decision(version=4), NOW)
+    cuts = await asyncio.wait_for(asyncio.gather(*woken), 5)
+    assert [cut.version for cut in cuts] == [4, 4]
+    assert (await asyncio.wait_for(guard.wait_cut("a", **wait), 1)).version == 4
+    assert not any(task.done() for task in others)
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    assert not guard._view._waiters
+    assert [list(one.waiters) for one in guard._view._groups.values()] == [[]]
 
 
 def test_tenants_are_apart(make):

@@ -51,6 +51,8 @@ def decision(**fields):
         "version": 7,
         "epoch": 3,
         "as_of": NOW_MS + 1,
+        "model_group": "",
+        "models": [],
         "cause_topic": "usage",
         "cause_partition": 0,
         "cause_offset": 9,

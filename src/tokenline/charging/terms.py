@@ -121,8 +121,5 @@ def not_enforced(catalog: Catalog) -> list[str]:
 
 
 def _not_enforced(plan: Plan) -> Iterator[str]:
-    for limit in plan.limits if plan.mode == "postpaid" else ():
-        if limit.group:
-            yield f"limit of {' '.join(filter(None, limit.window))}: only where calls are held"
     if plan.mode == "postpaid" and plan.unreachable == "leases":
         yield "unreachable = leases: a postpaid plan has none, so its calls stop"

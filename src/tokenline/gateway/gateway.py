@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from tokenline.event import UsageEvent
     from tokenline.wire.receipt import Receipt
-    from tokenline.wire.view import Decision
+    from tokenline.wire.view import Decision, Verdict
 
 ASK_S = 2.0
 START_S = 60.0
@@ -219,7 +219,7 @@ class Gateway:
 
     async def _open(self, asked: Asked) -> tuple[Call, bool]:
         key = asked.key
-        verdict = self.guard.check(key.account, key.subscriber, key.tenant)
+        verdict = self._verdict(key)
         if verdict.state == "cut" or (verdict.state == "unknown" and not verdict.stale):
             raise refusal_of(key, verdict)
         now_ms = self._clock.wall_ms()
@@ -249,15 +249,20 @@ class Gateway:
         return Call(self, asked, rules, held), True
 
     def check_running(self, key: Key) -> None:
-        """Raise CutOff when the line has cut the account or the subscriber off."""
-        verdict = self.guard.check(key.account, key.subscriber, key.tenant)
+        """Raise CutOff when the line has cut the account, the subscriber or the model off."""
+        verdict = self._verdict(key)
         if verdict.state == "cut":
             self.stats.cut += 1
             raise cut_off_of(key, verdict)
 
     async def wait_cut(self, key: Key) -> Decision:
-        """Return the decision that cuts the account or subscriber."""
-        return await self.guard.wait_cut(key.account, key.subscriber or None, key.tenant)
+        """Return the decision that cuts the account, the subscriber or the model."""
+        whom = key.account, key.subscriber or None, key.tenant
+        return await self.guard.wait_cut(*whom, provider=key.provider, model=key.model)
+
+    def _verdict(self, key: Key) -> Verdict:
+        whom = key.account, key.subscriber, key.tenant
+        return self.guard.check(*whom, provider=key.provider, model=key.model)
 
     async def extend(self, asked: Asked, held: Reserved, full_utok: int, least_utok: int) -> bool:
         """Reserve more for a call that runs; False when its lease has ended."""

@@ -169,7 +169,7 @@ def _state_now(asker: Asker, who: dict[str, Any], now_ms: int) -> tuple[str, str
     decided = asker.row(
         "SELECT state, rule, reason, toUnixTimestamp64Milli(resets_at) FROM {db}.v_decisions "
         "WHERE tenant_id = %(tenant)s AND account_id = %(account)s AND subscriber_id = '' "
-        "ORDER BY version DESC LIMIT 1",
+        "AND model_group = '' ORDER BY version DESC LIMIT 1",
         who,
     )
     state, rule, reason, resets_at_ms = decided or ("open", "", "", 0)

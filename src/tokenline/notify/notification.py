@@ -3,7 +3,7 @@
 | kind | when |
 | --- | --- |
 | threshold | a part of the allowance is used: `threshold_percent` says which |
-| cut | the account may not go on: a limit, its balance, or its status |
+| cut | the account, or a subscriber or a group of models alone, may not go on |
 | resumed | a cut is over: a window began, or something was granted |
 
 An announcement (`account_set`) tells who just set the account nothing new, unless a threshold is
@@ -97,6 +97,8 @@ def iso_of(moment_ms: int) -> str:
 
 def _body(kind: Kind, decision: Mapping[str, object]) -> bytes:
     data: dict[str, object] = {name: decision[name] for name in (*_PLAIN, *_COUNTS)}
+    if decision["model_group"]:
+        data |= {name: decision[name] for name in ("model_group", "models")}
     for name in ("window_start", "resets_at"):
         moment_ms = int(str(decision[name]))
         data[name] = iso_of(moment_ms) if moment_ms else None

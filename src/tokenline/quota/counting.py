@@ -10,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from tokenline.quota.books import Balance
 from tokenline.quota.limit_windows import note_use, resets_at, roll_all, rolled, take_back
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tokenline.quota.books import Books, Int64s
     from tokenline.quota.hold_rows import Hold
     from tokenline.quota.terms import Use
+
+Bools = npt.NDArray[np.bool_]
 
 
 def count_one(books: Books, row: int, use: Use, tokens: int, amount_utok: int, now_ms: int) -> None:
@@ -95,6 +98,13 @@ def _add(books: Books, rows: Int64s, amounts: Int64s, now_ms: int) -> None:
     _look_again(books, distinct, now_ms)
 
 
+def _look_at_groups(books: Books, rows: Int64s, over: Bools) -> None:
+    grouped, looked = books.limits.grouped, books.limits.looked_groups
+    looked.update(grouped[row] for row in grouped.keys() & rows[over].tolist())
+    below = [grouped[row] for row in grouped.keys() & rows[~over].tolist()]
+    looked |= books.told.cut_groups(below)
+
+
 def _look_again(books: Books, rows: Int64s, now_ms: int) -> None:
     """Note whose standing may have changed: who has reached a limit, and who was cut before."""
     limits = books.limits.matrix[rows]
@@ -103,6 +113,8 @@ def _look_again(books: Books, rows: Int64s, now_ms: int) -> None:
     own = whose >= 0
     books.limits.looked.update(whose[own & over].tolist())
     books.limits.looked |= books.told.cut(whose[own & ~over].tolist())
+    if books.limits.grouped:
+        _look_at_groups(books, rows, over)
     accounts = books.rows_of(limits[~own, Limit.OWNER])
     cut = books.balances.matrix[accounts, Balance.LIMIT_RESETS] != 0
     for row in np.unique(accounts[over[~own] | cut]).tolist():

@@ -73,7 +73,8 @@ RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 class Decided:
     """Record one decision; `slot` names the account, `old_epoch` who decided before (0: nobody).
 
-    `subscriber` is empty for the whole account; `limit_name` says which limit Rule.LIMIT is.
+    `subscriber` is empty for the whole account; `limit_name` says which limit Rule.LIMIT is. What is
+    decided of a group of `models` alone names it in `group`.
     """
 
     slot: int
@@ -89,6 +90,8 @@ class Decided:
     old_epoch: int
     subscriber: str = ""
     limit_name: str = ""
+    group: str = ""
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tokenline.quota.subscribers import Subscribers
+from tokenline.quota.subscribers import Subscribers, Whom
 from tokenline.quota.table import FREE, NONE, OWNER, Table
 from tokenline.quota.terms import SUBSCRIBER_CAP, LimitSpec, Per, Unit, Use
 
@@ -62,6 +62,7 @@ class Specs:
     def __init__(self) -> None:
         self.specs: list[LimitSpec] = []
         self._codes: dict[LimitSpec, int] = {}
+        self._firsts: dict[tuple[str, str], int] = {}
 
     def __getitem__(self, code: int) -> LimitSpec:
         return self.specs[code - 1]
@@ -71,7 +72,12 @@ class Specs:
         if spec not in self._codes:
             self.specs.append(spec)
             self._codes[spec] = len(self.specs)
+            self._firsts.setdefault(spec.identity, len(self.specs))
         return self._codes[spec]
+
+    def first(self, code: int) -> int:
+        """Return the number under which a limit was known first, whatever models were in its group then."""
+        return self._firsts[self[code].identity]
 
     def to_json(self) -> str:
         """Return all of them as text, for the journal."""
@@ -115,7 +121,8 @@ class _Matching:
 class Limits(Table):
     """Hold the rows; the indexes are made again from them after a recovery.
 
-    `looked` are subscribers of whom something may have to be told.
+    `looked` are subscribers, and `looked_groups` those whom a limit of a group may cut, of whom
+    something may have to be told. `grouped` says of rows of such limits whom they cut.
     """
 
     def __init__(self, subscribers: Subscribers) -> None:
@@ -123,6 +130,9 @@ class Limits(Table):
         self.specs = Specs()
         self.subscribers = subscribers
         self.looked: set[int] = set()
+        self.looked_groups: set[Whom] = set()
+        self.grouped: dict[int, Whom] = {}
+        self._group_rows: dict[Whom, int] = {}
         self._by_owner: dict[int, set[int]] = defaultdict(set)
         # Without subscribers' own rows: few, however many subscribers there are.
         self._of_account: dict[int, set[int]] = defaultdict(set)
@@ -215,6 +225,7 @@ class Limits(Table):
                 each = self.specs[code].each
                 self._add_row(owner, code, EACH if each else NONE, ceiling)
         self._matching.pop(owner, None)
+        self._look_at_groups(owner)
         return gone
 
     def cap(self, owner: int, name: str, ceiling: int) -> None:
@@ -262,12 +273,26 @@ class Limits(Table):
         """Note that something may have to be told of any subscriber of an account."""
         whose = {self.get(row, Limit.SUBSCRIBER) for row in self.of_owner(owner)}
         self.looked |= whose - {NONE, EACH}
+        self._look_at_groups(owner)
 
-    def take_looked(self) -> list[int]:
-        """Return the subscribers of whom something may have to be told, and forget them."""
-        found = sorted(self.looked)
-        self.looked = set()
+    def take_looked(self) -> list[Whom]:
+        """Return of whom something may have to be told, and forget them: subscribers, then groups."""
+        found = [Whom(self.subscribers.owner(one), one) for one in sorted(self.looked)]
+        found += sorted(self.looked_groups)
+        self.looked, self.looked_groups = set(), set()
         return found
+
+    def that_cut(self, whom: Whom) -> list[int]:
+        """Return the rows in force that may cut a subscriber, or somebody for a group of models."""
+        if whom.group:
+            row = self._group_rows.get(whom, NONE)
+            return [row] if row != NONE and self.in_force(row) else []
+        rows = self.of_subscriber(whom.subscriber)
+        return [row for row in rows if self.in_force(row) and row not in self.grouped]
+
+    def _look_at_groups(self, owner: int) -> None:
+        rows = self._by_owner.get(owner, ())
+        self.looked_groups |= {self.grouped[row] for row in self.grouped.keys() & rows}
 
     def _look_again(self, owner: int, subscriber: int) -> None:
         self._matching.pop(owner, None)
@@ -337,9 +362,14 @@ class Limits(Table):
             self._own[code, subscriber] = row
             if self.get(row, Limit.OWN):
                 self._capped[owner].add(row)
+        if subscriber != EACH and self.specs[code].models:
+            whom = Whom(owner, subscriber, self.specs.first(code))
+            self.grouped[row], self._group_rows[whom] = whom, row
 
     def _unindex(self, row: int) -> None:
         owner, code, subscriber = self._matrix[row, : Limit.CEILING].tolist()
+        if row in self.grouped:
+            self._group_rows.pop(self.grouped.pop(row), None)
         self._by_owner[owner].discard(row)
         self._of_account[owner].discard(row)
         self._capped[owner].discard(row)

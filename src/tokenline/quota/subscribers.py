@@ -1,4 +1,4 @@
-"""Keep the subscribers whom a limit counts, by name, and what was last told of those that were cut.
+"""Keep the subscribers whom a limit counts, by name, and what was last told of whom limits have cut.
 
 A name is kept as numbers in the row itself, so it is journaled like all else; one that is too long
 goes on in rows behind. An account without limits of subscribers has none here.
@@ -7,14 +7,14 @@ goes on in rows behind. An account without limits of subscribers has none here.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tokenline.quota.table import NONE, OWNER, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 WORDS = 6
 WORD_BYTES = 8
@@ -36,7 +36,8 @@ class Subscriber(IntEnum):
 class Telling(IntEnum):
     """Name the columns; the order is part of the journal's format.
 
-    SUBSCRIBER is its row. STATE, SPEC (which limit cuts) and RESETS_AT were told by EPOCH.
+    SUBSCRIBER is its row, NONE for a whole account. STATE, SPEC (which limit cuts) and RESETS_AT were
+    told by EPOCH; of all models, or of those of the limit that GROUP names (`Specs.first`).
     """
 
     OWNER = 0
@@ -45,6 +46,7 @@ class Telling(IntEnum):
     SPEC = 3
     RESETS_AT = 4
     EPOCH = 5
+    GROUP = 6
 
 
 WIDTH = Subscriber.TEXT + WORDS
@@ -100,19 +102,32 @@ class Subscribers(Table):
             row = int(values[Subscriber.NEXT])
 
 
+class Whom(NamedTuple):
+    """Name whom a limit cuts: an account (by slot) or a subscriber of it, of all models or of a group's.
+
+    `subscriber` is a row, NONE for the whole account; `group` a number of `Specs.first`, 0 for all models.
+    """
+
+    owner: int
+    subscriber: int
+    group: int = 0
+
+
 class Told(Table):
-    """Hold what was last told of a subscriber: a row for each that was ever cut.
+    """Hold what was last told of whom limits cut: a row for each that was ever cut.
 
     It is no part of a balance: what is told depends on which commands were folded together.
     """
 
     def __init__(self) -> None:
         super().__init__(len(Telling))
-        self._rows: dict[int, int] = {}
+        # A subscriber's row is one account's; of many thousands most are found by that alone.
+        self._by_subscriber: dict[int, int] = {}
+        self._by_group: dict[Whom, int] = {}
 
-    def find(self, subscriber: int) -> list[int]:
+    def find(self, whom: Whom) -> list[int]:
         """Return the columns; of one of whom nothing was told they are those of an open one."""
-        row = self._rows.get(subscriber)
+        row = self._row_of(whom)
         if row is None:
             return [0] * self.width
         found: list[int] = self._matrix[row].tolist()
@@ -120,19 +135,41 @@ class Told(Table):
 
     def tell(self, values: list[int]) -> None:
         """Keep what is told now, all columns of it."""
-        subscriber = values[Telling.SUBSCRIBER]
-        row = self._rows.get(subscriber)
+        whom = _whom(values)
+        row = self._row_of(whom)
         if row is None:
-            self._rows[subscriber] = self.add(values)
+            self._note(whom, self.add(values))
         else:
             self._matrix[row] = values
             self.touch(row)
 
-    def cut(self, subscribers: list[int]) -> set[int]:
-        """Return those of these that are cut as far as anybody was told."""
-        known = self._rows.keys() & subscribers
-        return {one for one in known if self.find(one)[Telling.STATE]}
+    def cut(self, subscribers: Iterable[int]) -> set[int]:
+        """Return those of these that are cut for all models, as far as anybody was told."""
+        found = self._by_subscriber
+        return {one for one in found.keys() & subscribers if self._is_cut(found[one])}
+
+    def cut_groups(self, whom: Iterable[Whom]) -> set[Whom]:
+        """Return those of these that are cut for a group of models, as far as anybody was told."""
+        found = self._by_group
+        return {one for one in found.keys() & whom if self._is_cut(found[one])}
 
     def index(self) -> None:
         """Find everything again when the rows were filled from a journal."""
-        self._rows = {subscriber: row for row, subscriber in enumerate(self.matrix[:, 1].tolist())}
+        for row, values in enumerate(self.matrix.tolist()):
+            self._note(_whom(values), row)
+
+    def _row_of(self, whom: Whom) -> int | None:
+        return self._by_group.get(whom) if whom.group else self._by_subscriber.get(whom.subscriber)
+
+    def _is_cut(self, row: int) -> bool:
+        return self.get(row, Telling.STATE) != 0
+
+    def _note(self, whom: Whom, row: int) -> None:
+        if whom.group:
+            self._by_group[whom] = row
+        else:
+            self._by_subscriber[whom.subscriber] = row
+
+
+def _whom(values: list[int]) -> Whom:
+    return Whom(values[OWNER], values[Telling.SUBSCRIBER], values[Telling.GROUP])

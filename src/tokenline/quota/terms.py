@@ -114,6 +114,13 @@ class LimitSpec:
     models: tuple[str, ...] = ()
 
     @property
+    def group(self) -> str:
+        """What a limit of a group of models is told by; empty for one of all models."""
+        if not self.models:
+            return ""
+        return f"{self.name}@{self.subscriber}" if self.subscriber else self.name
+
+    @property
     def identity(self) -> tuple[str, str]:
         """What a limit is known by when a plan changes."""
         return self.name, self.subscriber

@@ -27,7 +27,7 @@ from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import client_options
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.topics import DECISIONS
-from tokenline.wire.view import RESET, UNKNOWN, Decision, Identity, Verdict, View
+from tokenline.wire.view import RESET, UNKNOWN, Decision, Identity, Served, Verdict, View
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -156,12 +156,19 @@ class Guard:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def check(
-        self, account: str, subscriber: str | None = None, tenant: str = "default"
+        self,
+        account: str,
+        subscriber: str | None = None,
+        tenant: str = "default",
+        *,
+        provider: str = "",
+        model: str = "",
     ) -> Verdict:
         """Answer from memory: no I/O, no wait, about 2 µs.
 
-        A cut of the account or of the subscriber denies; a cut whose window has ended by the wall
-        clock does not. `stale` answers follow `on_stale`.
+        A cut of the account or of the subscriber denies, and one of a group of models where the model
+        that is to serve is named and in it; a cut whose window has ended by the wall clock does not.
+        `stale` answers follow `on_stale`.
         """
         now_ms = self._clock.wall_ms()
         decision = self._find((tenant, account, ""))
@@ -169,6 +176,9 @@ class Guard:
             own = self._find((tenant, account, subscriber))
             if own is not None and (decision is None or not decision.cuts(now_ms)):
                 decision = own if decision is None or own.cuts(now_ms) else decision
+        if model and (decision is None or not decision.cuts(now_ms)):
+            served = Served(subscriber or "", provider, model)
+            decision = self._view.find_group_cut(tenant, account, served, now_ms) or decision
         if decision is None:
             return self._unknown(now_ms)
         return self._judge(decision, now_ms)
@@ -187,16 +197,23 @@ class Guard:
         return verdict
 
     async def wait_cut(
-        self, account: str, subscriber: str | None = None, tenant: str = "default"
+        self,
+        account: str,
+        subscriber: str | None = None,
+        tenant: str = "default",
+        *,
+        provider: str = "",
+        model: str = "",
     ) -> Decision:
-        """Return the decision that cuts the account or subscriber, at once if it is cut now.
+        """Return the decision that cuts the account, subscriber or model, at once if it is cut now.
 
         Cancel it when the call ends. It says nothing of staleness: ask `check` now and then.
         """
         identities: tuple[Identity, ...] = ((tenant, account, ""),)
         if subscriber:
             identities += ((tenant, account, subscriber),)
-        return await self._view.wait_cut(identities, self._clock.wall_ms())
+        served = Served(subscriber or "", provider, model) if model else None
+        return await self._view.wait_cut(identities, self._clock.wall_ms(), served)
 
     @property
     def oldest_fresh_ms(self) -> int:

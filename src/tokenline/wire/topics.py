@@ -106,13 +106,17 @@ TOPICS = (
 )
 
 
-def decision_key(tenant: str, account: str, epoch: int, subscriber: str = "") -> bytes:
+def decision_key(
+    tenant: str, account: str, epoch: int, subscriber: str = "", group: str = ""
+) -> bytes:
     """Return the key of a decision: compaction keeps the newest of each owner's life.
 
-    A subscriber's stands behind a NUL, which is in no name that an emitter takes.
+    A subscriber stands behind a NUL, which is in no name that an emitter takes, and a group of models
+    behind another.
     """
-    own = b"\0" + subscriber.encode() if subscriber else b""
-    return account_key(tenant, account) + own + b"#%d" % epoch
+    own = [subscriber, group] if group else [subscriber] if subscriber else []
+    whom = "".join(f"\0{name}" for name in own)
+    return account_key(tenant, account) + whom.encode() + b"#%d" % epoch
 
 
 def heartbeat_key(partition: int, epoch: int) -> bytes:

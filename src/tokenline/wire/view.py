@@ -1,7 +1,7 @@
 """Keep the newest decision of each account and answer from memory; no Kafka, no clock.
 
 Records arrive in the order of their partition. Three rules make every gateway see the same:
- 1 of one account or subscriber the highest (epoch, version) counts, however late it comes;
+ 1 of one account, subscriber or group of models the highest (epoch, version) counts, however late it comes;
  2 a heartbeat of an epoch below the highest seen is the word of an owner that has lost the
    partition and does not know yet: it must not make the view look fresh, so it is ignored;
  3 a tombstone removes the row it is the key of, never a newer owner's.
@@ -12,16 +12,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 State = Literal["open", "warned", "cut", "unknown"]
 Identity = tuple[str, str, str]
+# A group of models by the name of its limit, and whose limit it is; of the whole account nobody's.
+Group = tuple[str, str]
 
 RESET = "window_reset"
+FOR_EVER_MS = 1 << 63
 UNKNOWN = "unknown_account"
+
+
+class Served(NamedTuple):
+    """Name who is served, and by which model."""
+
+    subscriber: str
+    provider: str
+    model: str
+
+    def is_of(self, subscriber: str, models: frozenset[str]) -> bool:
+        """Say whether a limit of a group of models counts it; a limit of nobody's is the account's."""
+        if subscriber not in ("", self.subscriber):
+            return False
+        return f"{self.provider}/{self.model}" in models or f"{self.provider}/*" in models
 
 
 class Decision(NamedTuple):
@@ -38,6 +56,7 @@ class Decision(NamedTuple):
     version: int
     partition: int
     plan: str = ""
+    models: frozenset[str] = frozenset()
 
     def cuts(self, now_ms: int) -> bool:
         """Tell whether this decision stops the account at `now_ms`."""
@@ -63,11 +82,26 @@ class Verdict(NamedTuple):
     plan: str = ""
 
 
+@dataclass(slots=True)
+class _Groups:
+    """Hold what was decided of an account's groups of models, and who waits for a cut of his."""
+
+    rows: dict[Group, Decision] = field(default_factory=dict)
+    waiters: dict[asyncio.Future[Decision], Served] = field(default_factory=dict)
+
+    def of(self, served: Served) -> Iterator[Decision]:
+        for (subscriber, _), decision in self.rows.items():
+            if served.is_of(subscriber, decision.models):
+                yield decision
+
+
 class View:
     """Fold decision records; ask with `find`, follow with `wait_cut`. Single-threaded."""
 
     def __init__(self) -> None:
         self.rows: dict[Identity, Decision] = {}
+        # Of most accounts there is none.
+        self._groups: defaultdict[tuple[str, str], _Groups] = defaultdict(_Groups)
         self._epochs: dict[int, int] = {}
         self.heard_by_partition: dict[int, int] = {}
         self._waiters: defaultdict[Identity, set[asyncio.Future[Decision]]] = defaultdict(set)
@@ -79,6 +113,15 @@ class View:
     def find(self, identity: Identity) -> Decision | None:
         """Return the newest decision on (tenant, account, subscriber)."""
         return self.rows.get(identity)
+
+    def find_group_cut(
+        self, tenant: str, account: str, served: Served, now_ms: int
+    ) -> Decision | None:
+        """Return the decision that cuts an account, or its subscriber, for the model that serves."""
+        groups = self._groups.get((tenant, account))
+        cuts = () if groups is None else (one for one in groups.of(served) if one.cuts(now_ms))
+        # The one that ends last, 0 being never.
+        return max(cuts, key=lambda one: one.resets_at_ms or FOR_EVER_MS, default=None)
 
     def heard_ms(self, partition: int) -> int:
         """Return up to when all usage of this partition is charged; 0 when nothing was heard."""
@@ -97,12 +140,24 @@ class View:
             str(record["account_id"]),
             str(record["subscriber_id"]),
         )
-        known = self.rows.get(identity)
-        if known is not None and (decision.epoch, decision.version) < (known.epoch, known.version):
+        if group := str(record["model_group"]):
+            return self._apply_group(identity, group, decision, now_ms)
+        if _is_older(decision, self.rows.get(identity)):
             return False
         self.rows[identity] = decision
         if decision.cuts(now_ms):
             self._wake(identity, decision)
+        return True
+
+    def _apply_group(self, identity: Identity, group: str, decision: Decision, now_ms: int) -> bool:
+        tenant, account, subscriber = identity
+        groups = self._groups[tenant, account]
+        if _is_older(decision, groups.rows.get((subscriber, group))):
+            return False
+        groups.rows[subscriber, group] = decision
+        for waiter, served in list(groups.waiters.items()) if decision.cuts(now_ms) else ():
+            if served.is_of(subscriber, decision.models) and not waiter.done():
+                waiter.set_result(decision)
         return True
 
     def apply_heartbeat(self, partition: int, epoch: int, as_of_ms: int) -> bool:
@@ -119,16 +174,29 @@ class View:
         tenant, slash, account = account_key.decode(errors="replace").partition("/")
         if not slash or not epoch.isdigit() or tenant.startswith("~"):
             return
-        account, _, subscriber = account.partition("\0")
+        account, _, own = account.partition("\0")
+        subscriber, _, group = own.partition("\0")
         known = self.rows.get((tenant, account, subscriber))
-        if known is not None and known.epoch == int(epoch):
+        if group:
+            groups = self._groups.get((tenant, account), _Groups()).rows
+            known = groups.get((subscriber, group))
+            if known is not None and known.epoch == int(epoch):
+                del groups[subscriber, group]
+        elif known is not None and known.epoch == int(epoch):
             del self.rows[tenant, account, subscriber]
 
-    async def wait_cut(self, identities: tuple[Identity, ...], now_ms: int) -> Decision:
-        """Return the decision that cuts any of these, at once if one does already.
+    async def wait_cut(
+        self, identities: tuple[Identity, ...], now_ms: int, served: Served | None = None
+    ) -> Decision:
+        """Return the decision that cuts any of these, or who is served, at once if one does already.
 
-        Cheap by the thousand: one future and one set entry a waiter.
+        Cheap by the thousand: one future and an entry or two a waiter.
         """
+        tenant, account, _ = identities[0]
+        if served is not None:
+            known = self.find_group_cut(tenant, account, served, now_ms)
+            if known is not None:
+                return known
         for identity in identities:
             known = self.rows.get(identity)
             if known is not None and known.cuts(now_ms):
@@ -136,9 +204,13 @@ class View:
         waiter: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         for identity in identities:
             self._waiters[identity].add(waiter)
+        if served is not None:
+            self._groups[tenant, account].waiters[waiter] = served
         try:
             return await waiter
         finally:
+            if served is not None:
+                self._forget_served(tenant, account, waiter)
             for identity in identities:
                 self._forget(identity, waiter)
 
@@ -147,12 +219,22 @@ class View:
             if not waiter.done():
                 waiter.set_result(decision)
 
+    def _forget_served(self, tenant: str, account: str, waiter: asyncio.Future[Decision]) -> None:
+        groups = self._groups[tenant, account]
+        del groups.waiters[waiter]
+        if not groups.rows and not groups.waiters:
+            del self._groups[tenant, account]
+
     def _forget(self, identity: Identity, waiter: asyncio.Future[Decision]) -> None:
         waiters = self._waiters.get(identity)
         if waiters is not None:
             waiters.discard(waiter)
             if not waiters:
                 del self._waiters[identity]
+
+
+def _is_older(decision: Decision, known: Decision | None) -> bool:
+    return known is not None and (decision.epoch, decision.version) < (known.epoch, known.version)
 
 
 def _decision_of(partition: int, record: Mapping[str, object]) -> Decision:
@@ -169,6 +251,7 @@ def _decision_of(partition: int, record: Mapping[str, object]) -> Decision:
         version=_whole(record["version"]),
         partition=partition,
         plan=_shared(record.get("plan", "")),
+        models=_names(record["models"]),
     )
 
 
@@ -180,6 +263,12 @@ _SHARED_MAX = 1000
 def _shared(value: object) -> str:
     text = str(value)
     return _SHARED.setdefault(text, text) if len(_SHARED) < _SHARED_MAX else text
+
+
+def _names(value: object) -> frozenset[str]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list of names")
+    return frozenset(map(_shared, value))
 
 
 def _whole(value: object) -> int:
