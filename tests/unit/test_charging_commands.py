@@ -357,6 +357,16 @@ def test_a_pack_that_is_not_shared_is_for_somebody(state):
         order(3, NOON, kind="grant", pack="coupon", subscribers=["son"]),
     )
     assert (nobody.reason.name, son.reason.name) == ("BAD_AMOUNT", "NONE")
+    assert "not shared: name the subscribers" in nobody.detail
+
+
+def test_a_shared_pack_is_not_granted_to_some_who_would_share_it_with_all(state):
+    opened(state)
+    (answer,) = ask(state, order(2, NOON, kind="grant", pack="coupon", subscribers=["son"]))
+    assert (answer.reason.name, answer.detail) == (
+        "BAD_AMOUNT",
+        "pack coupon is shared: name no subscribers for it",
+    )
 
 
 def test_what_is_shown_is_as_of_the_question_and_showing_tells_nobody_anything(state):

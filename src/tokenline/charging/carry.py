@@ -272,13 +272,17 @@ def _pack(state: PartitionState, fields: Fields, now_ms: int) -> Grant:
         # A scope that names nobody is everybody's.
         detail = f"pack {name} is not shared: name the subscribers that it is for"
         raise Declined(Reason.BAD_AMOUNT, detail)
-    subscribers = () if pack.shared else tuple(fields["subscribers"])
+    if pack.shared and fields["subscribers"]:
+        # It would pay for everybody, and whoever named some would think it does not.
+        raise Declined(Reason.BAD_AMOUNT, f"pack {name} is shared: name no subscribers for it")
     return Grant(
         amount_utok=pack.allowance_utok,
         source=_SOURCES[pack.source],
         priority=pack.priority,
         valid_to_ms=now_ms + pack.valid_days * DAY_MS,
-        scope=Scope(models=catalog.models_in(pack.groups), subscribers=subscribers),
+        scope=Scope(
+            models=catalog.models_in(pack.groups), subscribers=tuple(fields["subscribers"])
+        ),
         transferable=pack.transferable,
     )
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from tokenline.cli.common import DataDir, Json, line_settings, print_json, print_table, readable
+from tokenline.cli.common import (
+    DataDir,
+    Json,
+    Misuse,
+    line_settings,
+    print_json,
+    print_table,
+    readable,
+)
 from tokenline.clock import SystemClock
 from tokenline.errors import BadData
 
@@ -17,6 +25,11 @@ app = typer.Typer(
 
 MILLION = 1_000_000
 DAY_MS = 86_400_000
+MOST_TOKENS = 1_000_000_000_000  # that an account may hold
+MOST_DAYS = 365_000
+MOST_PRIORITY = 1_000_000
+# What a pack's terms in the catalog say of a grant, by the option that says it without a pack.
+PACK_SAYS = ("--source", "--days", "--priority", "--models", "--transferable")
 Account = Annotated[str, typer.Argument(help="account id")]
 Tenant = Annotated[str, typer.Option(help="tenant of the account")]
 CommandId = Annotated[
@@ -41,6 +54,9 @@ def open_account(
 
     Example: tokenline account open acme --plan developer-15m
     """
+    from tokenline.metering.calendar import zone_of  # noqa: PLC0415  zones bring numpy
+
+    zone_of(time_zone)
     fields = {"kind": "open", "plan": plan, "cycle_day": cycle_day, "time_zone": time_zone}
     _order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
@@ -48,11 +64,36 @@ def open_account(
 @app.command("grant")
 def grant(
     account: Account,
-    tokens: Annotated[int, typer.Argument(min=0, help="standard tokens; 0 with --pack")] = 0,
-    pack: Annotated[str, typer.Option(help="pack of the catalog")] = "",
-    source: Annotated[str, typer.Option(help="top_up, gift, free, pack or refund")] = "top_up",
-    days: Annotated[int, typer.Option(min=0, help="days it is valid; 0 is for ever")] = 0,
-    priority: Annotated[int, typer.Option(help="lower burns first")] = 100,
+    tokens: Annotated[
+        int | None, typer.Argument(min=1, max=MOST_TOKENS, help="standard tokens; none with --pack")
+    ] = None,
+    pack: Annotated[
+        str, typer.Option(help="pack of the catalog; it says all but whom it is for")
+    ] = "",
+    source: Annotated[
+        Literal["top_up", "gift", "free", "pack", "refund"] | None,
+        typer.Option(help="where it comes from; top_up if not said"),
+    ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option(min=0, max=MOST_DAYS, help="days it is valid; 0 or not said: for ever"),
+    ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            min=-MOST_PRIORITY, max=MOST_PRIORITY, help="lower burns first; 100 if not said"
+        ),
+    ] = None,
+    subscriber: Annotated[
+        list[str] | None,
+        typer.Option(help="subscriber it pays for; once for each; not said: for all"),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="what it pays for: provider/model or provider/*; once for each; not said: all"
+        ),
+    ] = None,
     transferable: Annotated[
         bool, typer.Option("--transferable", help="may be moved to another account")
     ] = False,
@@ -63,28 +104,41 @@ def grant(
 ) -> None:
     """Add tokens: a top-up, a gift, a refund, or a pack of the catalog.
 
+    A pack that is not shared wants the subscribers it is for.
+
     Example: tokenline account grant acme 400000 --days 31
+
+    Example: tokenline account grant acme --pack students --subscriber kim --subscriber lee
     """
     if bool(tokens) == bool(pack):
-        raise BadData("name either an amount of tokens or --pack")
-    ends_ms = SystemClock().wall_ms() + days * DAY_MS
+        raise Misuse("say either how many tokens to grant, or --pack")
+    if pack:
+        _check_pack_alone(source, days, priority, models, transferable or None)
     fields = {
         "kind": "grant",
         "pack": pack,
-        "amount_utok": tokens * MILLION,
-        "source": source,
-        "priority": priority,
+        "amount_utok": (tokens or 0) * MILLION,
+        "source": source or "top_up",
+        "priority": 100 if priority is None else priority,
+        "models": _checked_models(models or []),
+        "subscribers": _checked_subscribers(subscriber or []),
         "transferable": int(transferable),
-        "valid_to": ends_ms if days else 0,
+        "valid_to": SystemClock().wall_ms() + days * DAY_MS if days else 0,
     }
     _order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 
-@app.command("adjust")
+# So that a number below zero is one, and no option.
+@app.command("adjust", context_settings={"ignore_unknown_options": True})
 def adjust(
     account: Account,
-    bucket: Annotated[int, typer.Argument(help="number of the bucket; see `show`")],
-    tokens: Annotated[int, typer.Argument(help="standard tokens to add; below zero to take")],
+    bucket: Annotated[int, typer.Argument(min=1, help="number of the bucket; see `show`")],
+    tokens: Annotated[
+        int,
+        typer.Argument(
+            min=-MOST_TOKENS, max=MOST_TOKENS, help="standard tokens to add; below zero to take"
+        ),
+    ],
     tenant: Tenant = "default",
     command_id: CommandId = "",
     data: DataDir = None,
@@ -92,7 +146,7 @@ def adjust(
 ) -> None:
     """Correct a bucket by hand; the ledger keeps it as an adjustment.
 
-    Example: tokenline account adjust acme 1 -- -5000
+    Example: tokenline account adjust acme 1 -5000
     """
     fields = {"kind": "adjust", "bucket": bucket, "amount_utok": tokens * MILLION}
     _order(account, tenant, command_id, fields, data=data, as_json=as_json)
@@ -102,7 +156,9 @@ def adjust(
 def transfer(
     account: Annotated[str, typer.Argument(metavar="FROM", help="account that gives")],
     to_account: Annotated[str, typer.Argument(metavar="TO", help="account that receives")],
-    tokens: Annotated[int, typer.Argument(metavar="AMOUNT", min=1, help="standard tokens")],
+    tokens: Annotated[
+        int, typer.Argument(metavar="AMOUNT", min=1, max=MOST_TOKENS, help="standard tokens")
+    ],
     tenant: Tenant = "default",
     command_id: CommandId = "",
     data: DataDir = None,
@@ -234,6 +290,31 @@ def _for_people(name: str, value: Any) -> tuple[str, str]:  # noqa: ANN401  JSON
     if isinstance(value, list):
         return name, ", ".join(value) or "all"
     return name.removesuffix("_ms").replace("_", " "), readable(name, value)
+
+
+def _check_pack_alone(*given: object) -> None:
+    """Check that nothing is asked of a pack that its terms in the catalog say.
+
+    Raises:
+        Misuse: it would be passed over in silence.
+    """
+    said = [name for name, one in zip(PACK_SAYS, given, strict=True) if one is not None]
+    if said:
+        raise Misuse(f"the pack itself says {', '.join(said)}: leave out what goes with --pack")
+
+
+def _checked_models(models: list[str]) -> list[str]:
+    for one in models:
+        provider, _, model = one.partition("/")
+        if not (provider and model):
+            raise Misuse(f"--models {one!r} is no provider/model and no provider/*")
+    return models
+
+
+def _checked_subscribers(subscribers: list[str]) -> list[str]:
+    if not all(subscribers):
+        raise Misuse("--subscriber names nobody; leave it out if the grant is for all")
+    return subscribers
 
 
 def _order(

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tokenline.errors import NotRunning
+from tokenline.errors import NotRunning, TokenlineError
 from tokenline.settings import Settings
 
 out = Console()
@@ -23,6 +23,10 @@ DataDir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for programs")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
+
+
+class Misuse(TokenlineError):
+    """Refuse options that are wrong together; nothing was sent, and the exit code is 2 as for any usage."""
 
 
 def line_settings(data: Path | None) -> Settings:
