@@ -11,6 +11,7 @@ import typer
 
 from tokenline import cli
 from tokenline.cli import account
+from tokenline.errors import Unavailable
 from tokenline.quota.books import MOST_UTOK
 from tokenline.settings import Settings
 from tokenline.wire import orders
@@ -187,3 +188,42 @@ def test_a_zone_that_is_none_never_leaves_this_machine(line, run):
 
 def test_the_bounds_of_what_may_be_typed_are_those_of_the_books():
     assert account.MOST_TOKENS * MILLION == MOST_UTOK
+
+
+def test_an_id_that_was_made_here_is_told_so_that_the_order_can_be_repeated(line, run):
+    line.says = {"bucket": 3}
+    _, told, _ = run("grant", "acme", "5")
+    made = line.sent[0]["command_id"]
+    assert len(made) == 36
+    assert told == f"grant: done, bucket 3; 7 standard tokens left (command id {made})\n"
+    _, told, _ = run("grant", "acme", "5", "--json")
+    assert json.loads(told)["command_id"] == line.sent[1]["command_id"] != made
+
+
+@pytest.mark.parametrize("fails", [Unavailable("no answer"), KeyboardInterrupt()])
+def test_who_gets_no_answer_is_told_how_to_ask_again(line, run, fails):
+    line.fails = fails
+    code, _, said = run("suspend", "acme", "--command-id", "c1")
+    assert code in (1, 130)
+    assert "the same order with --command-id c1 is carried out once" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail", "told"),
+    [
+        ("bad_amount", "only 5 left", "bad amount: only 5 left"),
+        ("bad_amount", "", "bad amount: which rule was broken is told once"),
+        ("unknown_plan", "", "unknown plan (tokenline catalog show lists the plans)"),
+        ("unknown_account", "", "(an account is opened first: tokenline account open acme --plan"),
+        ("limit_held", "", "limit held"),
+    ],
+)
+def test_a_refusal_says_why_and_what_helps(line, run, reason, detail, told):
+    line.says = {"outcome": "refused", "reason": reason, "detail": detail}
+    code, out, (said,) = run("suspend", "acme")
+    assert (code, out) == (1, "")
+    assert said.startswith("tokenline: suspend of default/acme is refused: ")
+    assert told in said
+
+    code, out, (said,) = run("suspend", "acme", "--json")
+    assert (code, json.loads(out)["reason"]) == (1, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import Annotated, Any, Literal
 
 import typer
@@ -11,13 +12,14 @@ from tokenline.cli.common import (
     DataDir,
     Json,
     Misuse,
+    err,
     line_settings,
     print_json,
     print_table,
     readable,
 )
 from tokenline.clock import SystemClock
-from tokenline.errors import BadData
+from tokenline.errors import BadData, Unavailable
 
 app = typer.Typer(
     help="Open an account on a plan, top it up, change it, look at it.", no_args_is_help=True
@@ -267,6 +269,7 @@ def show(
     import json  # noqa: PLC0415
 
     reply = _ask(account, tenant, "", {"kind": "show"}, data)
+    _check_done(reply, "show")
     found = json.loads(reply["detail"])
     if as_json:
         print_json(found)
@@ -326,12 +329,30 @@ def _order(
     data: Any,  # noqa: ANN401  as typer gives it
     as_json: bool,
 ) -> None:
-    reply = _ask(account, tenant, command_id, fields, data)
+    """Have an order carried out and print what became of it, with the id to repeat it by.
+
+    Raises:
+        BadData: it was refused; the text says why.
+        Unavailable: nobody knows whether it was; the text says how to find out.
+    """
+    from tokenline.quota.terms import tokens_text  # noqa: PLC0415  it brings numpy
+
+    command_id = command_id or str(uuid.uuid4())
+    repeat = f"the same order with --command-id {command_id} is carried out once"
+    try:
+        reply = _ask(account, tenant, command_id, fields, data)
+    except Unavailable as error:
+        raise Unavailable(f"{error}; {repeat}") from error
+    except KeyboardInterrupt:
+        err.print(f"it may be carried out; {repeat}", markup=False, soft_wrap=True)
+        raise
     if as_json:
         print_json(reply)
-        return
-    bucket = f", bucket {reply['bucket']}" if reply["bucket"] else ""
-    typer.echo(f"{fields['kind']}: done{bucket}; {reply['rest_utok'] // MILLION:,} tokens are left")
+    _check_done(reply, fields["kind"])
+    if not as_json:
+        bucket = f", bucket {reply['bucket']}" if reply["bucket"] else ""
+        left = tokens_text(reply["rest_utok"])
+        typer.echo(f"{fields['kind']}: done{bucket}; {left} left (command id {command_id})")
 
 
 def _ask(
@@ -341,21 +362,41 @@ def _ask(
     fields: dict[str, Any],
     data: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
-    """Return the answer.
-
-    Raises:
-        BadData: it was refused; the text says why.
-    """
+    """Return the answer, which may be a refusal."""
     from tokenline.wire.orders import Orders  # noqa: PLC0415
 
     async def ask() -> dict[str, Any]:
         async with Orders(line_settings(data)) as orders:
             return await orders.order(account, tenant=tenant, command_id=command_id, **fields)
 
-    reply = asyncio.run(ask())
-    if reply["outcome"] != "done":
-        raise BadData(
-            f"{fields['kind']} of {tenant}/{account} is refused: {reply['reason'].replace('_', ' ')}"
-            + (f": {reply['detail']}" if reply["detail"] else "")
-        )
-    return reply
+    return asyncio.run(ask())
+
+
+_HELP = {
+    "unknown_account": "an account is opened first: tokenline account open {account} --plan NAME",
+    "already_open": "its plan is changed by: tokenline account plan {account} NAME",
+    "unknown_plan": "tokenline catalog show lists the plans",
+    "unknown_pack": "tokenline catalog show lists the packs",
+    "unknown_bucket": "tokenline account show {account} lists its buckets",
+    "suspended": "tokenline account resume {account} ends that",
+    "closed": "a closed account stays closed",
+}
+
+
+def _check_done(reply: dict[str, Any], kind: str) -> None:
+    """Check that an order was carried out.
+
+    Raises:
+        BadData: it was refused; the text says why and what helps.
+    """
+    if reply["outcome"] == "done":
+        return
+    tenant, account, reason = reply["tenant_id"], reply["account_id"], reply["reason"]
+    text = f"{kind} of {tenant}/{account} is refused: {reason.replace('_', ' ')}"
+    if reply["detail"]:
+        text += f": {reply['detail']}"
+    elif reason == "bad_amount":
+        text += ": which rule was broken is told once, with the figures, and not remembered"
+    if reason in _HELP:
+        text += f" ({_HELP[reason].format(account=account)})"
+    raise BadData(text)
