@@ -15,8 +15,6 @@ from tokenline.cli.common import (
     err,
     line_settings,
     print_json,
-    print_table,
-    readable,
 )
 from tokenline.clock import SystemClock
 from tokenline.errors import BadData, Unavailable
@@ -262,11 +260,14 @@ def show(
 ) -> None:
     """Show buckets, limits, holds and the decision of an account, and why it is so.
 
-    Asks the worker that owns it, so it is the balance at this very moment.
+    Asks the worker that owns it, so it is the balance at this very moment. With --json amounts are in
+    µtok, millionths of a standard token, and times in ms since the epoch.
 
     Example: tokenline account show acme
     """
     import json  # noqa: PLC0415
+
+    from tokenline.cli.account_show import print_account  # noqa: PLC0415  it brings numpy
 
     reply = _ask(account, tenant, "", {"kind": "show"}, data)
     _check_done(reply, "show")
@@ -274,25 +275,7 @@ def show(
     if as_json:
         print_json(found)
         return
-    lists = {"limits", "buckets", "holds", "not_shown"}
-    facts = {name: value for name, value in found.items() if name not in lists}
-    print_table(["what", "is"], [list(_for_people(*fact)) for fact in facts.items()])
-    for name in ("buckets", "limits", "holds"):
-        rows = [dict(_for_people(*fact) for fact in one.items()) for one in found.get(name, [])]
-        if rows:
-            print_table(list(rows[0]), [list(one.values()) for one in rows])
-        if more := found.get("not_shown", {}).get(name):
-            typer.echo(f"and {more:,} more {name}")
-
-
-def _for_people(name: str, value: Any) -> tuple[str, str]:  # noqa: ANN401  JSON is any JSON
-    """Return a fact as a person reads it: µtok as standard tokens, lists as words."""
-    if name.endswith("_utok"):
-        whole, rest = divmod(value, MILLION)
-        return name.removesuffix("_utok"), f"{whole:,}" + (f".{rest:06}" if rest else "")
-    if isinstance(value, list):
-        return name, ", ".join(value) or "all"
-    return name.removesuffix("_ms").replace("_", " "), readable(name, value)
+    print_account(found)
 
 
 def _check_pack_alone(*given: object) -> None:
