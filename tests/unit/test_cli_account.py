@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 
 import pytest
 import typer
 
-from tokenline import cli
+from tests.paper_orders import PaperOrders, run_command
 from tokenline.cli import account
 from tokenline.errors import Unavailable
 from tokenline.quota.books import MOST_UTOK
-from tokenline.settings import Settings
 from tokenline.wire import orders
-from tokenline.wire.avro import Codec
-from tokenline.wire.registry import open_registry
 
 MILLION = 1_000_000
 NOON = 1_793_448_000_000
 DAY = 86_400_000
-
-
-class PaperOrders:
-    """Take orders as the line does, byte for byte, and answer each with `says`."""
-
-    def __init__(self):
-        self.codec = Codec(open_registry(Settings()))
-        self.sent, self.settings_of, self.says, self.fails = [], [], {}, None
-
-    def __call__(self, settings):
-        self.settings_of.append(settings)
-        return self
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *_):
-        """Stop nothing."""
-
-    async def order(self, account, *, tenant, command_id, **fields):
-        if self.fails:
-            raise self.fails
-        names = {"account_id": account, "tenant_id": tenant, "command_id": command_id}
-        self.sent.append(self.codec.decode(self.codec.encode("account_order", names | fields))[1])
-        plain = {"outcome": "done", "reason": "none", "as_of": 0, "cause_offset": 0}
-        said = names | plain | {"reply_to": "me", "rest_utok": 7 * MILLION} | self.says
-        return self.codec.decode(self.codec.encode("order_reply", said))[1]
 
 
 @pytest.fixture
@@ -60,19 +28,8 @@ def line(monkeypatch):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command as a shell does; return its exit code, stdout and the lines of stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["tokenline", "account", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err.splitlines()
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+def run(capsys):
+    return lambda *words: run_command(capsys, "account", *words)
 
 
 # What is typed, and the fields of the order that say so.
@@ -227,3 +184,10 @@ def test_a_refusal_says_why_and_what_helps(line, run, reason, detail, told):
 
     code, out, (said,) = run("suspend", "acme", "--json")
     assert (code, json.loads(out)["reason"]) == (1, reason)
+
+
+def test_an_account_that_looks_like_a_key_is_told_how_tenants_are_named(line, run):
+    line.says = {"outcome": "refused", "reason": "unknown_account"}
+    code, _, (said,) = run("show", "t/acme")
+    assert code == 1
+    assert said.endswith("(the account of another tenant is named by --tenant)")

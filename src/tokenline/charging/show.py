@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.show_limits import limits_of
-from tokenline.charging.show_why import why_of
+from tokenline.charging.show_why import used_utok, why_of
 from tokenline.quota.books import Balance, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
@@ -70,6 +70,7 @@ def _balance(state: PartitionState, row: int) -> dict[str, Any]:
         "cycle_day": books.get(row, Balance.CYCLE_DAY),
         "cycle_start_ms": books.get(row, Balance.CYCLE_START),
         "cycle_end_ms": books.get(row, Balance.CYCLE_END),
+        "used_utok": used_utok(state, books.get(row, Balance.OWNER)),
         "rest_utok": books.get(row, Balance.LEFT),
         "held_utok": books.get(row, Balance.HELD),
         "total_utok": books.get(row, Balance.TOTAL),

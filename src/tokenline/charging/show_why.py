@@ -52,13 +52,16 @@ def _limit(state: PartitionState, slot: int) -> tuple[str, dict[str, Any] | None
     return f"limit: {spec.name}", _figure(values[Limit.USED], values[Limit.CEILING], unit)
 
 
-def _balance(state: PartitionState, slot: int) -> dict[str, Any] | None:
+def _balance(state: PartitionState, slot: int) -> dict[str, Any]:
+    row = state.books.row(slot)
+    total, ends_ms = (state.books.get(row, one) for one in (Balance.TOTAL, Balance.CYCLE_END))
+    return _figure(used_utok(state, slot), total, "utok") | {"resets_at_ms": ends_ms}
+
+
+def used_utok(state: PartitionState, slot: int) -> int:
+    """Return what is used of the balance, and beyond it in this cycle where the plan goes on."""
     standing = standing_of(state.books, np.array([slot], np.int64))
-    if standing is None:
-        return None
-    used, total = int(standing.used_utok[0]), int(standing.total_utok[0])
-    ends_ms = state.books.get(state.books.row(slot), Balance.CYCLE_END)
-    return _figure(used, total, "utok") | {"resets_at_ms": ends_ms}
+    return 0 if standing is None else int(standing.used_utok[0])
 
 
 def _cell(state: PartitionState, slot: int, rule: Rule) -> dict[str, Any] | None:

@@ -380,6 +380,8 @@ def _check_done(reply: dict[str, Any], kind: str) -> None:
         text += f": {reply['detail']}"
     elif reason == "bad_amount":
         text += ": which rule was broken is told once, with the figures, and not remembered"
-    if reason in _HELP:
+    if reason == "unknown_account" and "/" in account:
+        text += " (the account of another tenant is named by --tenant)"
+    elif reason in _HELP:
         text += f" ({_HELP[reason].format(account=account)})"
     raise BadData(text)

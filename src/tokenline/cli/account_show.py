@@ -24,7 +24,10 @@ def print_account(found: dict[str, Any]) -> None:
     typer.echo(f"{found['account']} is {why_text(found)}")
     zone = found["time_zone"]
     facts = [
-        [name.removesuffix("_ms").removesuffix("_utok").replace("_", " "), _fact(name, value, zone)]
+        [
+            name.removesuffix("_ms").removesuffix("_utok").replace("_", " "),
+            fact_text(name, value, zone),
+        ]
         for name, value in found.items()
         if name not in NOT_FACTS
     ]
@@ -78,7 +81,8 @@ def _amount(value: int, unit: str) -> str:
     return tokens_number(value) if unit == "utok" else f"{value:,}"
 
 
-def _fact(name: str, value: Any, zone: str) -> str:  # noqa: ANN401  JSON is any JSON
+def fact_text(name: str, value: Any, zone: str) -> str:  # noqa: ANN401  JSON is any JSON
+    """Return a fact as people read it: amounts with their unit, times in the account's own zone."""
     if name.endswith("_utok"):
         return tokens_text(value)
     if name.endswith("_ms"):

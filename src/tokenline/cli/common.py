@@ -87,16 +87,3 @@ def print_table(columns: list[str], rows: list[list[Any]], *, title: str | None 
         table.add_row(*map(Text, row))
     console = out if out.is_terminal else Console(width=PIPE_WIDTH)
     console.print(table, crop=False)
-
-
-def readable(name: str, value: Any) -> str:  # noqa: ANN401  any field of a view
-    """Return a value as a person reads it: times in ISO 8601, counts with commas."""
-    if name.endswith("_ms") and isinstance(value, int):
-        from datetime import UTC, datetime  # noqa: PLC0415
-
-        return (
-            datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
-            if value > 0
-            else "never"
-        )
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
