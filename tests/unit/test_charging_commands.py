@@ -146,13 +146,13 @@ def test_an_order_the_rules_do_not_allow_is_answered_so_and_changes_nothing(stat
         ({"kind": "transfer", "to_account": "a"}, "cannot give to itself"),
         ({"kind": "transfer"}, "names nobody to give to"),
         ({"kind": "change_cycle", "cycle_day": 32}, "a day from 1 to 31, not on day 32"),
-        ({"kind": "change_plan", "plan": "gone"}, "no plan 'gone'"),
-        ({"kind": "open", "account_id": "b", "plan": "gone"}, "no plan 'gone'"),
+        ({"kind": "change_plan", "plan": "gone"}, "has a plan 'gone'"),
+        ({"kind": "open", "account_id": "b", "plan": "gone"}, "has a plan 'gone'"),
         (
             {"kind": "open", "account_id": "b", "plan": "strict", "cycle_day": -1},
             "a day from 1 to 31, or 0 for today, not on day -1",
         ),
-        ({"kind": "grant", "pack": "gone"}, "no pack 'gone'"),
+        ({"kind": "grant", "pack": "gone"}, "has a pack 'gone'"),
     ],
 )
 def test_a_refusal_says_which_rule_was_broken_and_by_what(state, fields, detail):

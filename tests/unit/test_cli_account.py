@@ -157,6 +157,13 @@ def test_an_id_that_was_made_here_is_told_so_that_the_order_can_be_repeated(line
     assert json.loads(told)["command_id"] == line.sent[1]["command_id"] != made
 
 
+def test_who_transfers_is_told_that_it_may_come_back(line, run):
+    _, told, _ = run("transfer", "acme", "lab", "5", "--command-id", "c1")
+    assert told == (
+        "transfer: done, and what lab cannot take comes back; 7 standard tokens left (command id c1)\n"
+    )
+
+
 @pytest.mark.parametrize("fails", [Unavailable("no answer"), KeyboardInterrupt()])
 def test_who_gets_no_answer_is_told_how_to_ask_again(line, run, fails):
     line.fails = fails

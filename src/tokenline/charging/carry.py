@@ -140,7 +140,7 @@ def _why_not(state: PartitionState, fields: Fields, now_ms: int) -> Declined | N
         return Declined(Reason.UNKNOWN_ACCOUNT)
     plan = str(fields["plan"])
     if state.terms_of(plan, now_ms) is None:
-        return Declined(Reason.UNKNOWN_PLAN, f"the catalog in force has no plan {plan!r}")
+        return Declined(Reason.UNKNOWN_PLAN, f"no catalog in force has a plan {plan!r}")
     try:
         check_cycle_day(int(fields["cycle_day"]), 0)
     except Declined as declined:
@@ -267,7 +267,7 @@ def _pack(state: PartitionState, fields: Fields, now_ms: int) -> Grant:
     name = str(fields["pack"])
     pack = None if catalog is None else catalog.packs.get(name)
     if catalog is None or pack is None:
-        raise Declined(Reason.UNKNOWN_PACK, f"the catalog in force has no pack {name!r}")
+        raise Declined(Reason.UNKNOWN_PACK, f"no catalog in force has a pack {name!r}")
     if not pack.shared and not any(fields["subscribers"]):
         # A scope that names nobody is everybody's.
         detail = f"pack {name} is not shared: name the subscribers that it is for"

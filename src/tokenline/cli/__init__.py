@@ -37,9 +37,10 @@ app.add_typer(webhooks.app, name="webhooks")
 
 @app.callback()
 def _begin(context: typer.Context) -> None:
-    """Keep what aiokafka logs off a person's terminal: what matters of it arrives as an error of ours."""
+    """Keep what clients log off a person's terminal: what matters of it arrives as an error of ours."""
     if context.invoked_subcommand != "worker":
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL + 1)
+        for client in ("aiokafka", "clickhouse_connect"):
+            logging.getLogger(client).setLevel(logging.CRITICAL + 1)
 
 
 def main() -> NoReturn:

@@ -334,6 +334,8 @@ def _order(
     _check_done(reply, fields["kind"])
     if not as_json:
         bucket = f", bucket {reply['bucket']}" if reply["bucket"] else ""
+        if to_account := fields.get("to_account"):
+            bucket = f", and what {to_account} cannot take comes back"
         left = tokens_text(reply["rest_utok"])
         typer.echo(f"{fields['kind']}: done{bucket}; {left} left (command id {command_id})")
 

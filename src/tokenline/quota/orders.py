@@ -270,7 +270,7 @@ def _require(books: Books, row: int, status: Status, reason: Reason) -> None:
 def _terms(books: Books, plan: str, now_ms: int) -> Terms:
     terms = books.terms_of(plan, now_ms)
     if terms is None:
-        raise Declined(Reason.UNKNOWN_PLAN, f"the catalog in force has no plan {plan!r}")
+        raise Declined(Reason.UNKNOWN_PLAN, f"no catalog in force has a plan {plan!r}")
     return terms
 
 
