@@ -133,11 +133,14 @@ class RegistryUnavailable(Unavailable):
 
 
 class Declined(TokenlineError):
-    """Refuse a command the rules do not allow; `reason` is a `Reason` of `quota`."""
+    """Refuse a command the rules do not allow; `reason` is a `Reason` of `quota`.
 
-    def __init__(self, reason: IntEnum) -> None:
+    `detail` says to people which rule, with its figures; it may be empty.
+    """
+
+    def __init__(self, reason: IntEnum, detail: str = "") -> None:
         super().__init__(reason.name.lower())
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 class StaleView(TokenlineError):

@@ -1,5 +1,7 @@
 """What the README tells people to type works, as it is written there."""
 
+import asyncio
+import base64
 import json
 import os
 import re
@@ -7,7 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import tomllib
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,9 @@ from typer.testing import CliRunner
 from tokenline import cli
 from tokenline.errors import NotRunning
 from tokenline.landing.queries import Asker
+from tokenline.notify import Secret
+from tokenline.notify.endpoints import Endpoint
+from tokenline.notify.probe import probe
 from tokenline.platform.processes import wait_for
 from tokenline.platform.stack import find_stack, status
 
@@ -72,6 +80,27 @@ def test_the_gateway_example_compiles_and_names_real_things():
     exec(compiled, names)
 
     assert callable(names["serve"])
+
+
+def test_the_webhook_receiver_takes_what_is_signed_once_and_nothing_else(monkeypatch, capsys):
+    secret = f"whsec_{base64.b64encode(os.urandom(32)).decode()}"
+    monkeypatch.setenv("CRM_HOOK_SECRET", secret)
+    [source] = [one for one in blocks("python") if "BaseHTTPRequestHandler" in one]
+    names = {"__name__": "receiver"}
+    exec(compile(source, "README.md", "exec"), names)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), names["Receiver"]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        said = Endpoint(name="crm", url=url, secret_env=("CRM_HOOK_SECRET",))
+        now_ms = int(time.time() * 1000)
+        answers = [
+            asyncio.run(probe(said, [Secret(one)], now_ms, 10_000))[1]
+            for one in (secret, secret, f"whsec_{base64.b64encode(os.urandom(32)).decode()}")
+        ]
+        server.shutdown()
+    assert answers == ["HTTP 204", "HTTP 204", "HTTP 401"]
+    assert capsys.readouterr().out == "webhook.test {'endpoint': 'crm'}\n"
 
 
 def test_the_accounts_example_is_an_accounts_file(tmp_path):

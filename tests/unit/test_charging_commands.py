@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.terms import not_enforced
+from tokenline.quota.books import MOST_UTOK
 from tokenline.quota.decide import Rule, State
 from tokenline.rating.catalog import Catalog
 
@@ -105,6 +107,68 @@ def test_an_order_the_rules_do_not_allow_is_answered_so_and_changes_nothing(stat
     assert state.cells.slot("t/b") is None
     for table, rows in zip(state.books.tables[:3], before, strict=True):
         assert (table.matrix == rows).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        ({"kind": "grant"}, "must be above zero, and is 0 standard tokens"),
+        ({"kind": "grant", "amount_utok": -1}, "and is -0.000001 standard tokens"),
+        (
+            {"kind": "grant", "amount_utok": MOST_UTOK},
+            "more than it may hold: there is room for 999,999,999,990 standard tokens of 1,000,000",
+        ),
+        (
+            {"kind": "grant", "amount_utok": 1, "valid_from": NOON + DAY, "valid_to": NOON + HOUR},
+            "end before it begins: valid to 2026-11-01 00:30:00 +0800 (Asia/Shanghai), from 2026-11",
+        ),
+        ({"kind": "grant", "amount_utok": 1, "valid_to": NOON - 1}, "would end in the past"),
+        ({"kind": "grant", "amount_utok": 1, "valid_to": NOON * 1000}, "after the year 9999"),
+        (
+            {"kind": "grant", "amount_utok": 1, "valid_from": -(2**63), "valid_to": 1 - 2**63},
+            "in the past: valid to -9223372036854775807 ms since the epoch",
+        ),
+        ({"kind": "adjust", "bucket": 1}, "an adjustment of nothing"),
+        (
+            {"kind": "adjust", "bucket": 1, "amount_utok": -11 * MILLION},
+            "bucket 1 has only 10 standard tokens left that are neither used nor held",
+        ),
+        (
+            {"kind": "adjust", "bucket": 1, "amount_utok": MOST_UTOK},
+            "more than it may hold",
+        ),
+        ({"kind": "adjust", "bucket": 7, "amount_utok": 1}, "no bucket 7 to adjust; it has 1"),
+        (
+            {"kind": "transfer", "to_account": "b", "amount_utok": 2},
+            "not transferable enough: 0 standard tokens are",
+        ),
+        ({"kind": "transfer", "to_account": "b"}, "what is moved must be above zero"),
+        ({"kind": "transfer", "to_account": "a"}, "cannot give to itself"),
+        ({"kind": "transfer"}, "names nobody to give to"),
+        ({"kind": "change_cycle", "cycle_day": 32}, "a day from 1 to 31, not on day 32"),
+        ({"kind": "change_plan", "plan": "gone"}, "has a plan 'gone'"),
+        ({"kind": "open", "account_id": "b", "plan": "gone"}, "has a plan 'gone'"),
+        (
+            {"kind": "open", "account_id": "b", "plan": "strict", "cycle_day": -1},
+            "a day from 1 to 31, or 0 for today, not on day -1",
+        ),
+        ({"kind": "grant", "pack": "gone"}, "has a pack 'gone'"),
+    ],
+)
+def test_a_refusal_says_which_rule_was_broken_and_by_what(state, fields, detail):
+    opened(state)
+    (answer,) = ask(state, order(2, NOON, **fields))
+
+    assert answer.outcome.name == "REFUSED"
+    assert detail in answer.detail
+
+
+def test_the_words_of_a_refusal_are_not_remembered_and_never_long(state):
+    opened(state)
+    gone = {"kind": "grant", "pack": "x" * 100_000, "command_id": "x"}
+    first, again = ask(state, order(2, NOON, **gone), order(3, NOON, **gone))
+    assert 0 < len(first.detail) <= 500
+    assert again == replace(first, detail="")
 
 
 def test_the_same_command_id_is_carried_out_once_and_answered_alike_for_a_week(state):
@@ -293,6 +357,16 @@ def test_a_pack_that_is_not_shared_is_for_somebody(state):
         order(3, NOON, kind="grant", pack="coupon", subscribers=["son"]),
     )
     assert (nobody.reason.name, son.reason.name) == ("BAD_AMOUNT", "NONE")
+    assert "not shared: name the subscribers" in nobody.detail
+
+
+def test_a_shared_pack_is_not_granted_to_some_who_would_share_it_with_all(state):
+    opened(state)
+    (answer,) = ask(state, order(2, NOON, kind="grant", pack="coupon", subscribers=["son"]))
+    assert (answer.reason.name, answer.detail) == (
+        "BAD_AMOUNT",
+        "pack coupon is shared: name no subscribers for it",
+    )
 
 
 def test_what_is_shown_is_as_of_the_question_and_showing_tells_nobody_anything(state):

@@ -27,6 +27,7 @@ from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_holds import limit_name
+from tokenline.quota.refusals import check_cycle_day
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import Grant, Scope, Source, Terms, Use
 from tokenline.rating.tariff import dearest
@@ -44,6 +45,7 @@ _TELLING = (
     *("kind", "plan", "cycle_day", "pack", "amount_utok", "source", "bucket", "priority"),
     *("models", "subscribers", "transferable", "to_account", "uncap"),
 )
+DETAIL_CHARS_MAX = 500
 _ENDS = ("settle", "release")
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
@@ -65,9 +67,9 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
         return arrive(state, key, fields, now_ms)
     slot = state.cells.slot(key)
     if slot is None:
-        reason = _why_not(state, fields, now_ms)
-        if reason:
-            return -1, OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms)
+        declined = _why_not(state, fields, now_ms)
+        if declined is not None:
+            return -1, _refusal(declined, now_ms)
         slot = _new_slot(state.cells, key, str(fields["time_zone"]))
     if fields["kind"] == "show":
         # Whoever folds commands has brought it up to the moment.
@@ -151,14 +153,29 @@ def account_key_of(fields: Fields) -> str:
     return f"{tenant}/{account}"
 
 
-def _why_not(state: PartitionState, fields: Fields, now_ms: int) -> Reason:
+def _why_not(state: PartitionState, fields: Fields, now_ms: int) -> Declined | None:
     """Say why an account that is not there cannot be made: an order that fails must leave none."""
     zone_of(str(fields["time_zone"]))
     if fields["kind"] != "open":
-        return Reason.UNKNOWN_ACCOUNT
-    if state.terms_of(str(fields["plan"]), now_ms) is None:
-        return Reason.UNKNOWN_PLAN
-    return Reason.NONE if 0 <= int(fields["cycle_day"]) <= 31 else Reason.BAD_AMOUNT
+        return Declined(Reason.UNKNOWN_ACCOUNT)
+    plan = str(fields["plan"])
+    if state.terms_of(plan, now_ms) is None:
+        return Declined(Reason.UNKNOWN_PLAN, f"no catalog in force has a plan {plan!r}")
+    try:
+        check_cycle_day(int(fields["cycle_day"]), 0)
+    except Declined as declined:
+        return declined
+    return None
+
+
+def _refusal(declined: Declined, now_ms: int) -> OrderAnswer:
+    """Return the answer to what is declined; a name in its detail may be of any length."""
+    return OrderAnswer(
+        outcome=Outcome.REFUSED,
+        reason=Reason(declined.reason),
+        at_ms=now_ms,
+        detail=declined.detail[:DETAIL_CHARS_MAX],
+    )
 
 
 def _new_slot(cells: AccountCells, key: str, zone: str) -> int:
@@ -180,16 +197,14 @@ def _answer(
         with state.books.caused(Cause(str(fields["command_id"]))):
             bucket, amount = _KINDS[str(fields["kind"])](state, slot, fields, now_ms)
     except Declined as declined:
-        reason = Reason(declined.reason)
-        return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms)
+        return _refusal(declined, now_ms)
     rest = state.books.get(state.books.row(slot), Balance.LEFT)
     return OrderAnswer(bucket=bucket, amount_utok=amount, rest_utok=rest, at_ms=now_ms)
 
 
 def _open(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
     day = int(fields["cycle_day"])
-    if not 0 <= day <= 31:
-        raise Declined(Reason.BAD_AMOUNT)
+    check_cycle_day(day, 0)
     zone, plan = str(fields["time_zone"]), str(fields["plan"])
     zone_of(zone)
     if state.books.row(slot) == NONE and state.terms_of(plan, now_ms) is not None:
@@ -281,19 +296,25 @@ _SOURCES = {
 
 def _pack(state: PartitionState, fields: Fields, now_ms: int) -> Grant:
     catalog = state.catalogs.at(now_ms)
-    pack = None if catalog is None else catalog.packs.get(str(fields["pack"]))
+    name = str(fields["pack"])
+    pack = None if catalog is None else catalog.packs.get(name)
     if catalog is None or pack is None:
-        raise Declined(Reason.UNKNOWN_PACK)
+        raise Declined(Reason.UNKNOWN_PACK, f"no catalog in force has a pack {name!r}")
     if not pack.shared and not any(fields["subscribers"]):
         # A scope that names nobody is everybody's.
-        raise Declined(Reason.BAD_AMOUNT)
-    subscribers = () if pack.shared else tuple(fields["subscribers"])
+        detail = f"pack {name} is not shared: name the subscribers that it is for"
+        raise Declined(Reason.BAD_AMOUNT, detail)
+    if pack.shared and fields["subscribers"]:
+        # It would pay for everybody, and whoever named some would think it does not.
+        raise Declined(Reason.BAD_AMOUNT, f"pack {name} is shared: name no subscribers for it")
     return Grant(
         amount_utok=pack.allowance_utok,
         source=_SOURCES[pack.source],
         priority=pack.priority,
         valid_to_ms=now_ms + pack.valid_days * DAY_MS,
-        scope=Scope(models=catalog.models_in(pack.groups), subscribers=subscribers),
+        scope=Scope(
+            models=catalog.models_in(pack.groups), subscribers=tuple(fields["subscribers"])
+        ),
         transferable=pack.transferable,
     )
 

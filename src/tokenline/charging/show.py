@@ -6,10 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.show_limits import limits_of
+from tokenline.charging.show_why import used_utok, why_of
 from tokenline.quota.books import Balance, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
-from tokenline.quota.decide import Rule, State
+from tokenline.quota.decide import State
 from tokenline.quota.hold_rows import Hold
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Mode, Source
@@ -46,25 +47,16 @@ def _shortened(whole: dict[str, Any], most: int) -> dict[str, Any]:
 def shown(state: PartitionState, slot: int) -> dict[str, Any]:
     """Return what is known of an account, for JSON; times are ms since the epoch, 0 for never."""
     row = state.cells.matrix[slot]
-    rule = Rule(int(row[Cell.RULE]))
     found: dict[str, Any] = {
         "account": state.cells.keys[slot],
         "time_zone": state.cells.zones[int(row[Cell.ZONE])],
         "state": State(int(row[Cell.STATE])).name.lower(),
-        "why": _why(state, slot, rule),
+        **why_of(state, slot),
         "resets_at_ms": int(row[Cell.RESETS_AT]),
         "limits": limits_of(state, slot),
     }
     balance = state.books.row(slot)
     return found if balance == NONE else found | _balance(state, balance)
-
-
-def _why(state: PartitionState, slot: int, rule: Rule) -> str:
-    if rule is Rule.LIMIT:
-        row = state.books.get(state.books.row(slot), Balance.LIMIT_ROW)
-        # A plan that was changed since may have no limit there; then the next decision says so.
-        return f"limit: {state.books.limits.spec(row).name}" if row != NONE else "limit"
-    return rule.name.lower() if rule else ""
 
 
 def _balance(state: PartitionState, row: int) -> dict[str, Any]:
@@ -78,6 +70,7 @@ def _balance(state: PartitionState, row: int) -> dict[str, Any]:
         "cycle_day": books.get(row, Balance.CYCLE_DAY),
         "cycle_start_ms": books.get(row, Balance.CYCLE_START),
         "cycle_end_ms": books.get(row, Balance.CYCLE_END),
+        "used_utok": used_utok(state, books.get(row, Balance.OWNER)),
         "rest_utok": books.get(row, Balance.LEFT),
         "held_utok": books.get(row, Balance.HELD),
         "total_utok": books.get(row, Balance.TOTAL),

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 def limits_of(state: PartitionState, slot: int) -> list[dict[str, Any]]:
     """Return the limits with what is used and held of each; `subscriber` is empty for the account.
 
-    Those in µtok are shown in µtok. `*` is every subscriber that has used nothing yet; `own` is a cap
-    that the account set itself.
+    `unit` is what it counts: tokens, utok or requests. `*` is every subscriber that has used nothing
+    yet; `own` is a cap that the account set itself.
     """
     limits = state.books.limits
     rows = [row for row in limits.of_owner(slot) if limits.in_force(row)]
     return [
         *(
             _row(one.rule.name.lower(), one.used, one.ceiling, one.ends_ms)
+            | {"unit": one.rule.name.lower().rpartition("_")[2]}
             for one in cell_limits(state.cells, slot, state.clock_ms or state.minute_ms)
         ),
-        *(_shown(state, row) for row in rows),
+        *(_shown(state, row) | {"unit": limits.spec(row).unit.name.lower()} for row in rows),
     ]
 
 

@@ -52,7 +52,8 @@ def send(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple
     """
     giver, receiver = str(fields["account_id"]), str(fields["to_account"])
     if receiver in ("", giver):
-        raise Declined(Reason.BAD_RECEIVER)
+        detail = "an account cannot give to itself" if receiver else "it names nobody to give to"
+        raise Declined(Reason.BAD_RECEIVER, detail)
     amount_utok, cause = int(fields["amount_utok"]), Cause(str(fields["command_id"]), receiver)
     with state.books.caused(cause):
         parts = orders.transfer_out(state.books, slot, amount_utok, now_ms)

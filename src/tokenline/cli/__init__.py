@@ -11,12 +11,13 @@ from typing import NoReturn
 import typer
 
 from tokenline.cli import account, ask, catalog, migrate, send, stack, trial, webhooks
-from tokenline.cli.common import err
+from tokenline.cli.common import Misuse, err
 from tokenline.errors import SettingsError, TokenlineError
 
 # As shells have it: 128 and the number of SIGINT. Typer returns it for a Ctrl-C in a command.
 INTERRUPTED = 130
 WRONG_SETTING = 2
+WRONG_USAGE = 2  # as click has it
 
 app = typer.Typer(
     help="tokenline: the usage line for AI tokens (词元). Start with: tokenline demo",
@@ -36,9 +37,10 @@ app.add_typer(webhooks.app, name="webhooks")
 
 @app.callback()
 def _begin(context: typer.Context) -> None:
-    """Keep what aiokafka logs off a person's terminal: what matters of it arrives as an error of ours."""
+    """Keep what clients log off a person's terminal: what matters of it arrives as an error of ours."""
     if context.invoked_subcommand != "worker":
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL + 1)
+        for client in ("aiokafka", "clickhouse_connect"):
+            logging.getLogger(client).setLevel(logging.CRITICAL + 1)
 
 
 def main() -> NoReturn:
@@ -51,6 +53,8 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             _end("stopped", INTERRUPTED)
+    except Misuse as error:
+        _end(f"{error}", WRONG_USAGE)
     except SettingsError as error:
         # Another code than what a restart may help against: see the table in `streams/README.md`.
         _end(f"{error}", WRONG_SETTING)
@@ -75,9 +79,17 @@ def _end(text: str, code: int) -> NoReturn:
 
 
 def _end_click(error: Exception) -> NoReturn:
-    """Show a usage error as click does; anything else is a defect of ours and keeps its traceback."""
+    """Show a usage error in one line; anything else is a defect of ours and keeps its traceback."""
     show: Callable[[], None] | None = getattr(error, "show", None)
     if show is None:
         raise error
-    show()
-    sys.exit(int(getattr(error, "exit_code", 1)))
+    context: typer.Context | None = getattr(error, "ctx", None)
+    code, text = int(getattr(error, "exit_code", 1)), error.format_message()  # type: ignore[attr-defined]
+    if context is None or "\n" in text:  # A group of commands that was named alone shows its help.
+        show()
+        sys.exit(code)
+    if text.startswith("No such option: -") and text[17:18].isdigit():
+        text += " (a number below zero is written behind --)"
+    # Typer says of a choice that its check was one.
+    text = text.replace("Value error, ", "").rstrip(".?")
+    _end(f"{text}; see {context.command_path} --help", code)

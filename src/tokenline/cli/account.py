@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from tokenline.cli.common import DataDir, Json, line_settings, print_json, print_table, readable
+from tokenline.cli.account_order import ask, check_done, order
+from tokenline.cli.common import DataDir, Json, Misuse, print_json
 from tokenline.clock import SystemClock
-from tokenline.errors import BadData
 
 app = typer.Typer(
     help="Open an account on a plan, top it up, change it, look at it.", no_args_is_help=True
@@ -17,6 +16,11 @@ app = typer.Typer(
 
 MILLION = 1_000_000
 DAY_MS = 86_400_000
+MOST_TOKENS = 1_000_000_000_000  # that an account may hold
+MOST_DAYS = 365_000
+MOST_PRIORITY = 1_000_000
+# What a pack's terms in the catalog say of a grant, by the option that says it without a pack.
+PACK_SAYS = ("--source", "--days", "--priority", "--models", "--transferable")
 Account = Annotated[str, typer.Argument(help="account id")]
 Tenant = Annotated[str, typer.Option(help="tenant of the account")]
 CommandId = Annotated[
@@ -41,18 +45,46 @@ def open_account(
 
     Example: tokenline account open acme --plan developer-15m
     """
+    from tokenline.metering.calendar import zone_of  # noqa: PLC0415  zones bring numpy
+
+    zone_of(time_zone)
     fields = {"kind": "open", "plan": plan, "cycle_day": cycle_day, "time_zone": time_zone}
-    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+    order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 
 @app.command("grant")
 def grant(
     account: Account,
-    tokens: Annotated[int, typer.Argument(min=0, help="standard tokens; 0 with --pack")] = 0,
-    pack: Annotated[str, typer.Option(help="pack of the catalog")] = "",
-    source: Annotated[str, typer.Option(help="top_up, gift, free, pack or refund")] = "top_up",
-    days: Annotated[int, typer.Option(min=0, help="days it is valid; 0 is for ever")] = 0,
-    priority: Annotated[int, typer.Option(help="lower burns first")] = 100,
+    tokens: Annotated[
+        int | None, typer.Argument(min=1, max=MOST_TOKENS, help="standard tokens; none with --pack")
+    ] = None,
+    pack: Annotated[
+        str, typer.Option(help="pack of the catalog; it says all but whom it is for")
+    ] = "",
+    source: Annotated[
+        Literal["top_up", "gift", "free", "pack", "refund"] | None,
+        typer.Option(help="where it comes from; top_up if not said"),
+    ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option(min=0, max=MOST_DAYS, help="days it is valid; 0 or not said: for ever"),
+    ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            min=-MOST_PRIORITY, max=MOST_PRIORITY, help="lower burns first; 100 if not said"
+        ),
+    ] = None,
+    subscriber: Annotated[
+        list[str] | None,
+        typer.Option(help="subscriber it pays for; once for each; not said: for all"),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="what it pays for: provider/model or provider/*; once for each; not said: all"
+        ),
+    ] = None,
     transferable: Annotated[
         bool, typer.Option("--transferable", help="may be moved to another account")
     ] = False,
@@ -63,28 +95,41 @@ def grant(
 ) -> None:
     """Add tokens: a top-up, a gift, a refund, or a pack of the catalog.
 
+    A pack that is not shared wants the subscribers it is for.
+
     Example: tokenline account grant acme 400000 --days 31
+
+    Example: tokenline account grant acme --pack students --subscriber kim --subscriber lee
     """
     if bool(tokens) == bool(pack):
-        raise BadData("name either an amount of tokens or --pack")
-    ends_ms = SystemClock().wall_ms() + days * DAY_MS
+        raise Misuse("say either how many tokens to grant, or --pack")
+    if pack:
+        _check_pack_alone(source, days, priority, models, transferable or None)
     fields = {
         "kind": "grant",
         "pack": pack,
-        "amount_utok": tokens * MILLION,
-        "source": source,
-        "priority": priority,
+        "amount_utok": (tokens or 0) * MILLION,
+        "source": source or "top_up",
+        "priority": 100 if priority is None else priority,
+        "models": _checked_models(models or []),
+        "subscribers": _checked_subscribers(subscriber or []),
         "transferable": int(transferable),
-        "valid_to": ends_ms if days else 0,
+        "valid_to": SystemClock().wall_ms() + days * DAY_MS if days else 0,
     }
-    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+    order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 
-@app.command("adjust")
+# So that a number below zero is one, and no option.
+@app.command("adjust", context_settings={"ignore_unknown_options": True})
 def adjust(
     account: Account,
-    bucket: Annotated[int, typer.Argument(help="number of the bucket; see `show`")],
-    tokens: Annotated[int, typer.Argument(help="standard tokens to add; below zero to take")],
+    bucket: Annotated[int, typer.Argument(min=1, help="number of the bucket; see `show`")],
+    tokens: Annotated[
+        int,
+        typer.Argument(
+            min=-MOST_TOKENS, max=MOST_TOKENS, help="standard tokens to add; below zero to take"
+        ),
+    ],
     tenant: Tenant = "default",
     command_id: CommandId = "",
     data: DataDir = None,
@@ -92,17 +137,49 @@ def adjust(
 ) -> None:
     """Correct a bucket by hand; the ledger keeps it as an adjustment.
 
-    Example: tokenline account adjust acme 1 -- -5000
+    Example: tokenline account adjust acme 1 -5000
     """
     fields = {"kind": "adjust", "bucket": bucket, "amount_utok": tokens * MILLION}
-    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+    order(account, tenant, command_id, fields, data=data, as_json=as_json)
+
+
+@app.command("cap")
+def cap(
+    account: Account,
+    subscriber: Annotated[str, typer.Argument(help="subscriber of the account")],
+    tokens: Annotated[
+        int | None, typer.Argument(min=0, max=MOST_TOKENS, help="standard tokens a bill cycle")
+    ] = None,
+    none: Annotated[
+        bool, typer.Option("--none", help="take it off: the plan says again what all may use")
+    ] = False,
+    tenant: Tenant = "default",
+    command_id: CommandId = "",
+    data: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Cap what one subscriber may use of each bill cycle, whatever the plan says.
+
+    Example: tokenline account cap acme kim 200000
+    """
+    if none is not (tokens is None):
+        raise Misuse("say either how many tokens the subscriber may use, or --none")
+    fields = {
+        "kind": "cap",
+        "subscribers": _checked_subscribers([subscriber]),
+        "amount_utok": (tokens or 0) * MILLION,
+        "uncap": int(none),
+    }
+    order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 
 @app.command("transfer")
 def transfer(
     account: Annotated[str, typer.Argument(metavar="FROM", help="account that gives")],
     to_account: Annotated[str, typer.Argument(metavar="TO", help="account that receives")],
-    tokens: Annotated[int, typer.Argument(metavar="AMOUNT", min=1, help="standard tokens")],
+    tokens: Annotated[
+        int, typer.Argument(metavar="AMOUNT", min=1, max=MOST_TOKENS, help="standard tokens")
+    ],
     tenant: Tenant = "default",
     command_id: CommandId = "",
     data: DataDir = None,
@@ -116,7 +193,7 @@ def transfer(
     Example: tokenline account transfer acme acme-lab 400000
     """
     fields = {"kind": "transfer", "to_account": to_account, "amount_utok": tokens * MILLION}
-    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+    order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 
 @app.command("plan")
@@ -133,7 +210,7 @@ def change_plan(
     Example: tokenline account plan acme developer-70m
     """
     fields = {"kind": "change_plan", "plan": plan}
-    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+    order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 
 @app.command("cycle")
@@ -150,7 +227,7 @@ def change_cycle(
     Example: tokenline account cycle acme 15
     """
     fields = {"kind": "change_cycle", "cycle_day": day}
-    _order(account, tenant, command_id, fields, data=data, as_json=as_json)
+    order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 
 @app.command("suspend")
@@ -165,7 +242,7 @@ def suspend(
 
     Example: tokenline account suspend acme
     """
-    _order(account, tenant, command_id, {"kind": "suspend"}, data=data, as_json=as_json)
+    order(account, tenant, command_id, {"kind": "suspend"}, data=data, as_json=as_json)
 
 
 @app.command("resume")
@@ -180,7 +257,7 @@ def resume(
 
     Example: tokenline account resume acme
     """
-    _order(account, tenant, command_id, {"kind": "resume"}, data=data, as_json=as_json)
+    order(account, tenant, command_id, {"kind": "resume"}, data=data, as_json=as_json)
 
 
 @app.command("close")
@@ -195,7 +272,7 @@ def close(
 
     Example: tokenline account close acme
     """
-    _order(account, tenant, command_id, {"kind": "close"}, data=data, as_json=as_json)
+    order(account, tenant, command_id, {"kind": "close"}, data=data, as_json=as_json)
 
 
 @app.command("show")
@@ -204,77 +281,44 @@ def show(
 ) -> None:
     """Show buckets, limits, holds and the decision of an account, and why it is so.
 
-    Asks the worker that owns it, so it is the balance at this very moment.
+    Asks the worker that owns it, so it is the balance at this very moment. With --json amounts are in
+    µtok, millionths of a standard token, and times in ms since the epoch.
 
     Example: tokenline account show acme
     """
     import json  # noqa: PLC0415
 
-    reply = _ask(account, tenant, "", {"kind": "show"}, data)
+    from tokenline.cli.account_show import print_account  # noqa: PLC0415  it brings numpy
+
+    reply = ask(account, tenant, "", {"kind": "show"}, data)
+    check_done(reply, "show")
     found = json.loads(reply["detail"])
     if as_json:
         print_json(found)
         return
-    lists = {"limits", "buckets", "holds", "not_shown"}
-    facts = {name: value for name, value in found.items() if name not in lists}
-    print_table(["what", "is"], [list(_for_people(*fact)) for fact in facts.items()])
-    for name in ("buckets", "limits", "holds"):
-        rows = [dict(_for_people(*fact) for fact in one.items()) for one in found.get(name, [])]
-        if rows:
-            print_table(list(rows[0]), [list(one.values()) for one in rows])
-        if more := found.get("not_shown", {}).get(name):
-            typer.echo(f"and {more:,} more {name}")
+    print_account(found)
 
 
-def _for_people(name: str, value: Any) -> tuple[str, str]:  # noqa: ANN401  JSON is any JSON
-    """Return a fact as a person reads it: µtok as standard tokens, lists as words."""
-    if name.endswith("_utok"):
-        whole, rest = divmod(value, MILLION)
-        return name.removesuffix("_utok"), f"{whole:,}" + (f".{rest:06}" if rest else "")
-    if isinstance(value, list):
-        return name, ", ".join(value) or "all"
-    return name.removesuffix("_ms").replace("_", " "), readable(name, value)
-
-
-def _order(
-    account: str,
-    tenant: str,
-    command_id: str,
-    fields: dict[str, Any],
-    *,
-    data: Any,  # noqa: ANN401  as typer gives it
-    as_json: bool,
-) -> None:
-    reply = _ask(account, tenant, command_id, fields, data)
-    if as_json:
-        print_json(reply)
-        return
-    bucket = f", bucket {reply['bucket']}" if reply["bucket"] else ""
-    typer.echo(f"{fields['kind']}: done{bucket}; {reply['rest_utok'] // MILLION:,} tokens are left")
-
-
-def _ask(
-    account: str,
-    tenant: str,
-    command_id: str,
-    fields: dict[str, Any],
-    data: Any,  # noqa: ANN401
-) -> dict[str, Any]:
-    """Return the answer.
+def _check_pack_alone(*given: object) -> None:
+    """Check that nothing is asked of a pack that its terms in the catalog say.
 
     Raises:
-        BadData: it was refused; the text says why.
+        Misuse: it would be passed over in silence.
     """
-    from tokenline.wire.orders import Orders  # noqa: PLC0415
+    said = [name for name, one in zip(PACK_SAYS, given, strict=True) if one is not None]
+    if said:
+        raise Misuse(f"the pack itself says {', '.join(said)}: leave out what goes with --pack")
 
-    async def ask() -> dict[str, Any]:
-        async with Orders(line_settings(data)) as orders:
-            return await orders.order(account, tenant=tenant, command_id=command_id, **fields)
 
-    reply = asyncio.run(ask())
-    if reply["outcome"] != "done":
-        raise BadData(
-            f"{fields['kind']} of {tenant}/{account} is refused: {reply['reason'].replace('_', ' ')}"
-            + (f": {reply['detail']}" if reply["detail"] else "")
-        )
-    return reply
+def _checked_models(models: list[str]) -> list[str]:
+    for one in models:
+        provider, _, model = one.partition("/")
+        if not (provider and model):
+            raise Misuse(f"--models {one!r} is no provider/model and no provider/*")
+    return models
+
+
+def _checked_subscribers(subscribers: list[str]) -> list[str]:
+    if not all(subscribers):
+        raise Misuse("a subscriber needs a name; a grant that names none is for all")
+    return subscribers

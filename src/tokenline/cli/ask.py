@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import asyncio
+import json
+from typing import Annotated, Any, Literal
 
 import typer
 
 from tokenline.cli.common import (
     DataDir,
     Json,
+    err,
     line_settings,
     out,
     print_json,
     print_table,
-    readable,
     waiting,
 )
-from tokenline.errors import TokenlineError
+from tokenline.errors import TokenlineError, Unavailable
 from tokenline.settings import Settings, variable
 
 app = typer.Typer()
+
+CHARGING_WITHIN_S = 5.0
+# Of what charging shows of an account, what a balance is; and how people call it, if they are told.
+BALANCE = {
+    "plan": "plan",
+    "mode": "mode",
+    "status": "",
+    "state": "",
+    "why": "",
+    "total_utok": "balance in all",
+    "used_utok": "balance used",
+    "held_utok": "balance held for calls",
+    "rest_utok": "balance left",
+    "cycle_end_ms": "bill cycle ends",
+    "resets_at_ms": "",
+    "time_zone": "",
+}
+OF_THE_MONTH = {
+    "tenant_id": "",
+    "account_id": "",
+    "known": "",
+    "plan": "plan of the accounts file",
+    "used": "used this month",
+    "limit": "limit a month",
+    "late_used": "used late, of this month",
+    "state": "state",
+    "rule": "rule",
+    "reason": "reason",
+    "month_start_ms": "month began",
+    "resets_at_ms": "resets",
+    "as_of_ms": "landed until",
+}
+# What has landed of the newest decision; charging says how it is now.
+OF_A_DECISION = ("state", "rule", "reason", "resets_at_ms")
 
 
 @app.command()
@@ -55,24 +91,69 @@ def quota(
 ) -> None:
     """Show what an account has used, may use, and whether it is cut off.
 
+    Its month is what has landed in the warehouse; its balance, if it has a plan, is asked of charging.
+
     Example: tokenline quota acme
     """
     from tokenline.landing.queries import quota as look  # noqa: PLC0415
 
     tenant, slash, name = account.partition("/")
-    view = look(line_settings(data), tenant if slash else "default", name if slash else account)
+    tenant, name = (tenant, name) if slash else ("default", account)
+    settings = line_settings(data)
+    view, (found, away) = look(settings, tenant, name), _ask_charging(settings, tenant, name)
+    balance = {key: found[key] for key in BALANCE} if found and "plan" in found else None
     if as_json:
-        print_json(view.to_dict())
-    else:
-        print_table(
-            ["what", "value"],
-            [[name, readable(name, value)] for name, value in view.to_dict().items()],
-        )
-    if not view.known:
-        raise TokenlineError(
-            f"account {account} was never applied (see `tokenline accounts apply --help`); "
-            f"if it has a plan: tokenline account show {account}"
-        )
+        print_json(view.to_dict() | {"balance": balance})
+    elif view.known or balance:
+        _print_quota(view.to_dict() if view.known else {}, found, balance)
+    if view.known and away:
+        err.print(f"tokenline: a balance is not shown: {away}", markup=False, soft_wrap=True)
+    if view.known or balance:
+        return
+    if away:
+        raise Unavailable(f"account {tenant}/{name} is in no accounts file; its balance: {away}")
+    raise TokenlineError(
+        f"account {tenant}/{name} was never applied (see `tokenline accounts apply --help`) nor "
+        "opened on a plan (see `tokenline account open --help`)"
+    )
+
+
+def _ask_charging(settings: Settings, tenant: str, name: str) -> tuple[dict[str, Any] | None, str]:
+    """Return what charging shows of an account, None if it has none, and why it was not to be asked."""
+    from tokenline.wire.orders import Orders  # noqa: PLC0415
+
+    async def ask() -> dict[str, Any]:
+        async with Orders(settings) as orders:
+            return await orders.order(name, tenant=tenant, kind="show", timeout_s=CHARGING_WITHIN_S)
+
+    try:
+        reply = asyncio.run(ask())
+    except Unavailable as error:
+        return None, str(error)
+    return (json.loads(reply["detail"]), "") if reply["outcome"] == "done" else (None, "")
+
+
+def _print_quota(
+    month: dict[str, Any], found: dict[str, Any] | None, balance: dict[str, Any] | None
+) -> None:
+    """Print for people what charging says now, and what of the month has landed."""
+    from tokenline.cli.account_show import fact_text, why_text  # noqa: PLC0415  they bring numpy
+
+    zone, rows = "UTC", []
+    if found:
+        typer.echo(f"{found['account']} is {why_text(found)}")
+        zone = found["time_zone"]
+        # What has landed of a decision may be older than that.
+        month = {name: value for name, value in month.items() if name not in OF_A_DECISION}
+    for name, value in (balance or {}).items():
+        if text := BALANCE[name]:
+            rows.append([text, fact_text(name, value, zone)])
+    for name, value in month.items():
+        if text := OF_THE_MONTH[name]:
+            told = "none" if value == -1 else fact_text(name, value, zone)
+            told = f"{value:,} tokens" if text.endswith("month") and value >= 0 else told
+            rows.append([text, told])
+    print_table(["what", "value"], rows)
 
 
 @app.command()

@@ -11,9 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from tokenline.errors import NotRunning
+from tokenline.errors import NotRunning, TokenlineError
 from tokenline.settings import Settings
+
+PIPE_WIDTH = 1000
+WORD_MAX = 40  # a longer one is folded
 
 out = Console()
 err = Console(stderr=True, highlight=False)
@@ -23,6 +27,10 @@ DataDir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for programs")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
+
+
+class Misuse(TokenlineError):
+    """Refuse options that are wrong together; nothing was sent, and the exit code is 2 as for any usage."""
 
 
 def line_settings(data: Path | None) -> Settings:
@@ -63,22 +71,19 @@ def write_json(file: Path | None, value: Any) -> None:  # noqa: ANN401  JSON is 
         file.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def print_table(columns: list[str], rows: list[list[Any]]) -> None:
-    """Print for a person; None is shown as nothing."""
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    out.print(table)
+def print_table(columns: list[str], rows: list[list[Any]], *, title: str | None = None) -> None:
+    """Print for a person; None is shown as nothing.
 
-
-def readable(name: str, value: Any) -> str:  # noqa: ANN401  any field of a view
-    """Return a value as a person reads it: times in ISO 8601, counts with commas."""
-    if name.endswith("_ms") and isinstance(value, int):
-        from datetime import UTC, datetime  # noqa: PLC0415
-
-        return (
-            datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
-            if value > 0
-            else "never"
-        )
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    Nothing is cut off: words and numbers stay whole, and a pipe is as wide as it takes.
+    """
+    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    table = Table(title=title, title_justify="left")
+    for at, name in enumerate(columns):
+        words = " ".join((name, *(row[at] for row in cells))).split()
+        longest = max(map(len, words), default=0)
+        table.add_column(name, overflow="fold", min_width=min(longest, WORD_MAX))
+    for row in cells:
+        # Names may have brackets, which rich would take for its own.
+        table.add_row(*map(Text, row))
+    console = out if out.is_terminal else Console(width=PIPE_WIDTH)
+    console.print(table, crop=False)

@@ -32,8 +32,9 @@ GRANTED = """
 SELECT sum(amount_utok) AS utok FROM v_balance_changes
 WHERE kind = 'grant' AND startsWith(command_id, 'top-up-')
 """
-# Who asks, when and where: that is of the question, and all the rest of the answer.
-OF_THE_QUESTION = {"reply_to", "as_of", "cause_offset"}
+# Who asks, when and where: that is of the question, and all the rest of the answer, but for the words
+# that come with a refusal: they are for people and not remembered.
+OF_THE_QUESTION = {"reply_to", "as_of", "cause_offset", "detail"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

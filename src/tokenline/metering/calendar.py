@@ -21,6 +21,7 @@ MINUTE_MS = 60_000
 # What is shorter is no cycle, but what a move to another zone leaves of one.
 CYCLE_MIN_MS = 2 * 86_400_000
 ZONE_MINUTES = 1 << 40  # more minutes than there are
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Int64s = npt.NDArray[np.int64]
 
 
@@ -126,6 +127,15 @@ def days_of(zone_name: str, start_ms: int, end_ms: int) -> int:
 def day_of_month(zone_name: str, moment_ms: int) -> int:
     """Return the day of the month, 1 to 31, on which a moment falls."""
     return datetime.fromtimestamp(moment_ms // 1000, zone_of(zone_name)).day
+
+
+def moment_text(zone_name: str, moment_ms: int) -> str:
+    """Return a moment as people read it, to the second: "2026-10-01 00:00:00 +0800 (Asia/Shanghai)"."""
+    try:
+        local = (EPOCH + timedelta(milliseconds=moment_ms)).astimezone(zone_of(zone_name))
+    except OverflowError:  # It has no date.
+        return f"{moment_ms} ms since the epoch"
+    return f"{local:%Y-%m-%d %H:%M:%S %z} ({zone_name})"
 
 
 def _anchored(local: datetime, day: int) -> datetime:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tokenline.errors import Declined
 from tokenline.metering.calendar import cycle_at, day_of_month, days_of
-from tokenline.quota.books import MOST_UTOK, NO_CAUSE, Balance, Books, ChangeKind, Status
+from tokenline.quota.books import NO_CAUSE, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_one
 from tokenline.quota.cycle import (
@@ -28,8 +28,17 @@ from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
 from tokenline.quota.limit_holds import forget
 from tokenline.quota.limit_windows import move_cycle_end
+from tokenline.quota.refusals import (
+    check_adjustment,
+    check_cap,
+    check_cycle_day,
+    check_grant,
+    check_room,
+    check_scope,
+    check_transfer,
+)
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import LAST_DATE_MS, NEVER_MS, Grant, Source, Terms, Use
+from tokenline.quota.terms import Grant, Source, Terms, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,29 +103,16 @@ def close_account(books: Books, slot: int, now_ms: int) -> None:
 def grant(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     """Add a bucket (top-up, pack, gift, refund) and return its number."""
     with _working(books, slot, now_ms) as row:
-        if not 0 < granted.amount_utok <= books.room(row) or granted.valid_to_ms <= now_ms:
-            raise Declined(Reason.BAD_AMOUNT)
-        if granted.valid_from_ms >= granted.valid_to_ms or _beyond_calendars(granted):
-            raise Declined(Reason.BAD_AMOUNT)
-        if not books.scopes.has_room(granted.scope, books.buckets):
-            raise Declined(Reason.TOO_MANY_SCOPES)
+        check_grant(books, row, granted, now_ms)
         bucket = books.add_bucket(row, granted, ChangeKind.GRANT, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
-
-
-def _beyond_calendars(granted: Grant) -> bool:
-    """Say whether a moment has no date: a time in microseconds, say."""
-    ends_ms = 0 if granted.valid_to_ms == NEVER_MS else granted.valid_to_ms
-    return max(granted.valid_from_ms, ends_ms) > LAST_DATE_MS
 
 
 def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) -> None:
     """Add to a bucket, or take from what is neither used nor held of it."""
     with _working(books, slot, now_ms) as row:
         bucket = _bucket(books, row, number)
-        rest = books.buckets.rest(bucket)
-        if not amount_utok or not -rest <= amount_utok <= books.room(row):
-            raise Declined(Reason.BAD_AMOUNT)
+        check_adjustment(books, row, bucket, amount_utok)
         books.reduce(row, bucket, ChangeKind.ADJUSTMENT, -amount_utok, now_ms)
 
 
@@ -129,8 +125,7 @@ def transfer_out(books: Books, slot: int, amount_utok: int, now_ms: int) -> list
     with _working(books, slot, now_ms) as row:
         _require(books, row, Status.ACTIVE, Reason.SUSPENDED)
         found = _givers(books, row, now_ms)
-        if amount_utok <= 0 or sum(map(books.buckets.rest, found)) < amount_utok:
-            raise Declined(Reason.BAD_AMOUNT)
+        check_transfer(books, found, amount_utok)
         moved: list[Moved] = []
         for bucket in found:
             if taken := min(books.buckets.rest(bucket), amount_utok):
@@ -151,10 +146,8 @@ def transfer_in(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
     with _working(books, slot, now_ms) as row:
         if granted.valid_to_ms <= now_ms:
             raise Declined(Reason.EXPIRED)
-        if granted.amount_utok > books.room(row):
-            raise Declined(Reason.BAD_AMOUNT)
-        if not books.scopes.has_room(granted.scope, books.buckets):
-            raise Declined(Reason.TOO_MANY_SCOPES)
+        check_room(books, row, granted.amount_utok)
+        check_scope(books, granted)
         bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_IN, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
 
@@ -185,10 +178,7 @@ def cap_subscribers(
         Declined: an amount is no ceiling, or one of them has no cap of its own to take off; none is changed.
     """
     with _working(books, slot, now_ms) as row:
-        if amount_utok is not None and not 0 <= amount_utok <= MOST_UTOK:
-            raise Declined(Reason.BAD_AMOUNT)
-        if amount_utok is None and not all(books.limits.has_cap(slot, name) for name in names):
-            raise Declined(Reason.UNKNOWN_CAP)
+        check_cap(books, slot, names, amount_utok)
         for name in dict.fromkeys(names):
             if amount_utok is None:
                 forget(books, slot, books.limits.uncap(slot, name))
@@ -228,8 +218,7 @@ def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
     is not only shrinks. What an earlier plan left is for days that are over, and keeps its size.
     """
     with _working(books, slot, now_ms) as row:
-        if not 1 <= day <= 31:
-            raise Declined(Reason.BAD_AMOUNT)
+        check_cycle_day(day, 1)
         old_end_ms = books.get(row, Balance.CYCLE_END)
         end_ms = cycle_at(books.zone(row), day, now_ms // MINUTE_MS * MINUTE_MS)[1]
         prorated = books.terms(row, now_ms).prorated
@@ -304,7 +293,7 @@ def _require(books: Books, row: int, status: Status, reason: Reason) -> None:
 def _terms(books: Books, plan: str, now_ms: int) -> Terms:
     terms = books.terms_of(plan, now_ms)
     if terms is None:
-        raise Declined(Reason.UNKNOWN_PLAN)
+        raise Declined(Reason.UNKNOWN_PLAN, f"no catalog in force has a plan {plan!r}")
     return terms
 
 
@@ -392,4 +381,6 @@ def _bucket(books: Books, row: int, number: int) -> int:
     for bucket in books.chain(row):
         if books.buckets.get(bucket, Bucket.NUMBER) == number:
             return bucket
-    raise Declined(Reason.UNKNOWN_BUCKET)
+    numbers = sorted(books.buckets.get(bucket, Bucket.NUMBER) for bucket in books.chain(row))
+    known = ", ".join(map(str, numbers)) or "none"
+    raise Declined(Reason.UNKNOWN_BUCKET, f"it has no bucket {number} to adjust; it has {known}")

@@ -18,6 +18,20 @@ LAST_DATE_MS = 253_402_300_799_999
 THRESHOLDS_PERCENT = (50, 80, 100)
 
 
+UTOK = 1_000_000  # a standard token
+
+
+def tokens_text(amount_utok: int) -> str:
+    """Return an amount as people read it: "1,234.5 standard tokens"."""
+    return f"{tokens_number(amount_utok)} standard token" + "s" * (abs(amount_utok) != UTOK)
+
+
+def tokens_number(amount_utok: int) -> str:
+    """Return an amount in standard tokens: "1,234.5"."""
+    whole, rest = divmod(abs(amount_utok), UTOK)
+    return "-" * (amount_utok < 0) + f"{whole:,}" + f".{rest:06}".rstrip("0") * (rest > 0)
+
+
 class Mode(IntEnum):
     """Say how a plan is charged; the order is part of the journal's format."""
 
