@@ -305,6 +305,21 @@ async def test_a_row_of_calls_that_are_too_large_does_not_shut_out_small_ones():
     await asyncio.gather(keeper.close(1.0), other.close(0.1))
 
 
+async def test_what_was_saved_up_in_vain_is_given_though_nobody_answers():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    await keeper.reserve(KEY, need(100), 1.0)
+    room = keeper._desks[KEY].lease.room_at(time.monotonic())
+    keeper._ask = lambda *_: asyncio.sleep(60)
+    large = asyncio.create_task(keeper.reserve(KEY, need(room + 1), 0.4))
+    await asyncio.sleep(0.3)
+    small = asyncio.create_task(keeper.reserve(KEY, need(room), 0.5))
+    with pytest.raises(QuotaExceeded):
+        await large
+    assert (await small).amount_utok == room
+    await keeper.close(0.0)
+
+
 async def test_who_needs_more_than_a_limit_leaves_is_refused_alone():
     line = Line(10_000, limits=((SUBSCRIBER_CAP, 300),))
     keeper, key = line.keeper(), KEY._replace(subscriber="kid")
