@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -341,6 +342,22 @@ async def test_what_a_prepaid_call_that_does_not_stream_may_answer_is_what_is_he
     async with stand.gateway.admit(**PREPAID, streams=False) as call:
         assert (call.max_tokens, call.clamped) == (800, True)
         call.finish({"input_tokens": 10})
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_a_call_is_told_after_its_end_reserves_nothing(stand, waits):
+    """A lease with anything reserved is renewed for ever, and never given back."""
+    stand.publish(CATALOG)
+    stand.says("small")
+    async with stand.gateway.admit(**PREPAID | {"max_tokens": 100_000}) as call:
+        told = call.progress(output_tokens=50_000)
+        if waits:
+            told = asyncio.create_task(told)
+            await asyncio.sleep(0)
+            assert [desk.waiters for desk in stand.gateway.keeper._desks.values()] != [deque()]
+        call.finish({"input_tokens": 10})
+        await told
+    assert stand.lease.reserved_utok == 0
 
 
 async def test_a_call_that_is_cut_by_a_limit_hears_which_and_until_when(stand):
