@@ -360,6 +360,23 @@ async def test_what_a_call_is_told_after_its_end_reserves_nothing(stand, waits):
     assert stand.lease.reserved_utok == 0
 
 
+async def test_a_prepaid_call_that_charging_leaves_unanswered_is_served_whole(stand, tmp_path):
+    """It was cut to its first step, which is all that it had asked charging for."""
+    patient = CATALOG.plans["small"].model_copy(
+        update={"unreachable": "emergency", "emergency_tokens": 1100}
+    )
+    stand.publish(version_of(1, NOON - DAY, plans={"small": patient}))
+    stand.says("small")
+    stand.gateway._emergency = Emergency(tmp_path / "slices.sqlite")
+    stand.gateway.keeper._ask = lambda *_: asyncio.Event().wait()
+    async with stand.gateway.admit(**PREPAID, within_ms=20) as call:
+        assert (call.max_tokens, call.reserved_utok) == (4000, 1100 * MILLION)
+        call.finish({"input_tokens": 10})
+    with pytest.raises(ChargingUnavailable, match="slice is used up"):
+        async with stand.gateway.admit(**PREPAID, within_ms=20):
+            pass
+
+
 async def test_a_call_that_is_cut_by_a_limit_hears_which_and_until_when(stand):
     stand.publish(CATALOG)
     stand.says("small")
