@@ -405,3 +405,14 @@ async def test_what_others_hold_of_a_limit_is_waited_for():
     assert (await asked).amount_utok == 300
     for keeper in (first, second):
         await keeper.close(1.0)
+
+
+async def test_no_desk_outlives_its_keeper_though_calls_come_while_it_closes():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    keeper.finish(KEY, await keeper.reserve(KEY, need(100), 1.0), 100)
+    closing = asyncio.create_task(keeper.close(1.0))
+    await asyncio.sleep(0)
+    await keeper.reserve(KEY._replace(model="n"), need(100), 1.0)
+    await closing
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "tokenline-lease"]

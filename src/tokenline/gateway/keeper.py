@@ -86,6 +86,8 @@ class Keeper:
         settling = [desk.task for desk in desks if desk.close()]
         if settling:
             await asyncio.wait(settling, timeout=within_s)
+        # Calls may have come meanwhile, and opened others.
+        desks = list(self._desks.values())
         for desk in desks:
             desk.stop()
         await asyncio.gather(*(desk.task for desk in desks), return_exceptions=True)
