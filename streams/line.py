@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import structlog
 
-from streams.catchup import Waiting, by_turns
+from streams.catchup import BEHIND_SHARE, Waiting, by_turns
 from streams.inbox import Delivery, Inbox
 from streams.intake import decode_commands, decode_usage, runs_of
 from streams.memory import give_back
@@ -218,8 +218,18 @@ class PartitionLine:
         """Apply what waits on `commands` before any usage, and usage that is far behind with it.
 
         Both topics are read side by side; after a time away usage could come first, and be refused for
-        an account that was applied long before it, or so late that its hold is forgotten.
+        an account that was applied long before it, or so late that its hold is forgotten. If this takes
+        so long that usage is far behind again, it is done again for what came meanwhile.
         """
+        clock, far_s = self._worker.clock, self.state.books.linger_ms / 1000 / BEHIND_SHARE
+        took_s = far_s
+        while took_s >= far_s:
+            began_s = clock.monotonic_s()
+            await self._take_turns()
+            took_s = clock.monotonic_s() - began_s
+
+    async def _take_turns(self) -> None:
+        """Apply what waits now."""
         now_ms = self._worker.clock.wall_ms()
         async with (
             aclosing(self._waiting(COMMANDS)) as commands,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from tokenline.gateway.gateway import Gateway
 from tokenline.gateway.lease import MOST_UTOK, Granted, Key, Lease, Need
 from tokenline.gateway.prices import CACHED_MOST, Prices
 from tokenline.rating.book import CatalogBook
+from tokenline.rating.catalog import Catalog
 from tokenline.settings import Settings
 
 MILLION = 1_000_000
@@ -154,6 +156,15 @@ async def test_a_call_on_a_plan_waits_for_a_catalog_to_price_it(stand):
     async with stand.gateway.admit(**CALL) as call:
         assert call.reserved_utok == WORST
         call.finish({"input_tokens": 10})
+
+
+def test_a_clock_that_was_ahead_leaves_no_prices_of_another_day_behind():
+    later = json.loads(version_of(2, NOON + 9 * DAY).to_json())
+    later["rates"][0]["utok"] = [MILLION] * 10
+    prices = prices_of(version_of(1, NOON - DAY), Catalog.from_json(json.dumps(later)))
+    ahead = prices.rules("strict", "p", "max", NOON + 10 * DAY)
+    right = prices.rules("strict", "p", "max", NOON)
+    assert [rules.price.answer_utok // MILLION for rules in (ahead, right)] == [1, 2]
 
 
 def test_what_callers_name_does_not_pile_up():
@@ -341,6 +352,38 @@ async def test_what_a_prepaid_call_that_does_not_stream_may_answer_is_what_is_he
     async with stand.gateway.admit(**PREPAID, streams=False) as call:
         assert (call.max_tokens, call.clamped) == (800, True)
         call.finish({"input_tokens": 10})
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_a_call_is_told_after_its_end_reserves_nothing(stand, waits):
+    """A lease with anything reserved is renewed for ever, and never given back."""
+    stand.publish(CATALOG)
+    stand.says("small")
+    async with stand.gateway.admit(**PREPAID | {"max_tokens": 100_000}) as call:
+        told = call.progress(output_tokens=50_000)
+        if waits:
+            told = asyncio.create_task(told)
+            await asyncio.sleep(0)
+            assert not told.done()
+        call.finish({"input_tokens": 10})
+        await told
+    assert stand.lease.reserved_utok == 0
+
+
+async def test_a_prepaid_call_that_charging_leaves_unanswered_is_served_whole(stand, tmp_path):
+    """It was cut to its first step, which is all that it had asked charging for."""
+    patient = {"unreachable": "emergency", "emergency_tokens": 1100}
+    plans = {"small": CATALOG.plans["small"].model_copy(update=patient)}
+    stand.publish(version_of(1, NOON - DAY, plans=plans))
+    stand.says("small")
+    stand.gateway._emergency = Emergency(tmp_path / "slices.sqlite")
+    stand.gateway.keeper._ask = lambda *_: asyncio.Event().wait()
+    async with stand.gateway.admit(**PREPAID, within_ms=20) as call:
+        assert (call.max_tokens, call.reserved_utok) == (4000, 1100 * MILLION)
+        call.finish({"input_tokens": 10})
+    with pytest.raises(ChargingUnavailable, match="slice is used up"):
+        async with stand.gateway.admit(**PREPAID, within_ms=20):
+            pass
 
 
 async def test_a_call_that_is_cut_by_a_limit_hears_which_and_until_when(stand):

@@ -304,6 +304,21 @@ async def test_a_row_of_calls_that_are_too_large_does_not_shut_out_small_ones():
     await asyncio.gather(keeper.close(1.0), other.close(0.1))
 
 
+async def test_what_was_saved_up_in_vain_is_given_though_nobody_answers():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    await keeper.reserve(KEY, need(100), 1.0)
+    room = keeper._desks[KEY].lease.room_at(time.monotonic())
+    keeper._ask = lambda *_: asyncio.sleep(60)
+    large = asyncio.create_task(keeper.reserve(KEY, need(room + 1), 0.4))
+    await asyncio.sleep(0.3)
+    small = asyncio.create_task(keeper.reserve(KEY, need(room), 0.5))
+    with pytest.raises(QuotaExceeded):
+        await large
+    assert (await small).amount_utok == room
+    await keeper.close(0.0)
+
+
 async def test_who_needs_more_than_a_limit_leaves_is_refused_alone():
     line = Line(10_000, limits=((SUBSCRIBER_CAP, 300),))
     keeper, key = line.keeper(), KEY._replace(subscriber="kid")
@@ -389,3 +404,14 @@ async def test_what_others_hold_of_a_limit_is_waited_for():
     assert (await asked).amount_utok == 300
     for keeper in (first, second):
         await keeper.close(1.0)
+
+
+async def test_no_desk_outlives_its_keeper_though_calls_come_while_it_closes():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    keeper.finish(KEY, await keeper.reserve(KEY, need(100), 1.0), 100)
+    closing = asyncio.create_task(keeper.close(1.0))
+    await asyncio.sleep(0)
+    await keeper.reserve(KEY._replace(model="n"), need(100), 1.0)
+    await closing
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "tokenline-lease"]

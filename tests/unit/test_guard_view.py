@@ -206,26 +206,36 @@ def test_a_broker_clock_ahead_of_ours_is_not_stale(make):
     assert (verdict.allowed, verdict.stale, verdict.fresh_ms) == (True, False, 0)
 
 
+async def hear(guard, as_of_ms, partitions=range(4)):
+    """Let each partition say up to when all is decided."""
+    codec = Codec(FileRegistry())
+    for partition in partitions:
+        said = {"partition": partition, "as_of": as_of_ms, "next_offset": 0, "epoch": 1}
+        value = codec.encode("charging_heartbeat", said)
+        record = SimpleNamespace(offset=7, value=value, key=b"k", timestamp=as_of_ms)
+        await guard._apply(partition % 4, [record])
+
+
+async def test_a_heartbeat_of_a_partition_that_is_none_makes_nothing_stale(make, clock):
+    """It came once: every account nobody knows would be out of reach for ever, and every emergency."""
+    guard = make(heard_ms=0, stale_after_ms=1000, on_unknown="open")
+    await hear(guard, NOW, partitions=[7])
+    clock.advance_ms(2000)
+    await hear(guard, NOW + 2000)
+    assert (guard.check("nobody").stale, guard.oldest_fresh_ms) == (False, 0)
+
+
 @pytest.mark.parametrize("account", ["a", "nobody"])
 async def test_silence_is_stale_by_whatever_clock(make, clock, account):
     """The gateway's clock is an hour behind: what it hears lies in its future for an hour."""
     guard = make(decision(), heard_ms=0, stale_after_ms=1000, on_unknown="open")
-    codec = Codec(FileRegistry())
-
-    async def hear(as_of_ms):
-        for partition in range(4):
-            said = {"partition": partition, "as_of": as_of_ms, "next_offset": 0, "epoch": 1}
-            value = codec.encode("charging_heartbeat", said)
-            record = SimpleNamespace(offset=7, value=value, key=b"k", timestamp=as_of_ms)
-            await guard._apply(partition, [record])
-
-    await hear(NOW + HOUR)
+    await hear(guard, NOW + HOUR)
     clock.advance_ms(500)
     assert (guard.check(account).stale, guard.oldest_fresh_ms) == (False, 500)
     clock.advance_ms(1000)
     verdict = guard.check(account)
     assert (verdict.stale, verdict.fresh_ms, guard.oldest_fresh_ms) == (True, 1500, 1500)
-    await hear(NOW + HOUR + 2000)
+    await hear(guard, NOW + HOUR + 2000)
     assert not guard.check(account).stale
 
 

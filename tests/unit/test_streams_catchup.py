@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from streams.catchup import Waiting, by_turns
+from streams.line import PartitionLine
 from tests.orders import CATALOG, catalog_version, hold_order, order
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, chunk_of, record
 from tokenline.charging.commands import fold_commands
@@ -14,6 +15,7 @@ from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.quota.books import Balance
 from tokenline.quota.buckets import Bucket
+from tokenline.settings import Settings
 from tokenline.wire.topics import COMMANDS, USAGE
 
 MILLION = 1_000_000
@@ -95,3 +97,52 @@ def whole(found):
         yield [SimpleNamespace(timestamp=one.appended_ms, whole=one) for one in found]
 
     return Waiting(batches())
+
+
+class SlowLine(PartitionLine):
+    """Take up what waited, each usage record in half an hour, in which a record comes on each topic."""
+
+    def __init__(self, behind_h):
+        self.now_ms, self.folded = NOON, []
+        worker = SimpleNamespace(
+            settings=Settings(), journal=None, codec=None, columns=None, producer=None,
+            bounds=BOUNDS, clock=self,
+        )  # fmt: skip
+        super().__init__(worker, 0)
+        self.topics = {COMMANDS: [], USAGE: []}
+        for _ in range(behind_h):
+            self.come(HOUR)
+
+    def wall_ms(self):
+        return self.now_ms
+
+    def monotonic_s(self):
+        return self.now_ms / 1000
+
+    def come(self, after_ms):
+        self.now_ms += after_ms
+        for stem, records in self.topics.items():
+            records.append(SimpleNamespace(timestamp=self.now_ms, stem=stem, offset=len(records)))
+
+    async def _waiting(self, stem):
+        for one in self.topics[stem][self.state.next_offsets[stem] :]:
+            yield [one]
+
+    async def _fold(self, delivery):
+        for one in delivery.records:
+            self.state.next_offsets[delivery.stem] = one.offset + 1
+            self.folded.append(one)
+            if delivery.stem == USAGE and len(self.folded) < 20:
+                self.come(HOUR // 2)
+
+
+async def test_what_came_while_a_line_caught_up_is_taken_by_turns_too():
+    """Else commands that came in the hours it took would be next, and usage of those hours after all."""
+    line = SlowLine(behind_h=4)
+    await line._catch_up()
+    line.folded += line.topics[COMMANDS][line.state.next_offsets[COMMANDS] :]
+    line.folded += line.topics[USAGE][line.state.next_offsets[USAGE] :]
+    newest, linger_ms = {COMMANDS: 0, USAGE: 0}, line.state.books.linger_ms
+    for one in line.folded:
+        newest[one.stem] = one.timestamp
+        assert one.stem == COMMANDS or newest[COMMANDS] < one.timestamp + linger_ms

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
+from aiokafka.consumer.subscription_state import SubscriptionState
 
 from streams.topics import raw_topic
-from streams.transport import LineApp
+from streams.transport import LineApp, MicroBatchConsumer
 from tokenline.settings import Settings
 
 
@@ -46,3 +48,27 @@ async def test_an_agent_that_is_stopped_ends_nothing(run):
     abandoned.send(None)
     abandoned.close()
     assert (task.cancelled(), ended, also_ended) == (True, [], [])
+
+
+class Full(MicroBatchConsumer):
+    """Have enough in hand of every partition, or of none."""
+
+    flow_active, should_stop = True, False
+
+    def __init__(self, active):
+        self.seen, self._active = SubscriptionState(), active
+        self.seen._last_fetch_ended -= 1000
+        self.app = SimpleNamespace(consumer_generation_id=1)
+        inner = SimpleNamespace(_subscription=self.seen)
+        self._thread = SimpleNamespace(_ensure_consumer=lambda: inner)
+
+    async def _wait_next_records(self, _):
+        return {}, self._active
+
+
+@pytest.mark.parametrize(("active", "stays"), [(set(), True), ({"usage/0"}, False)])
+async def test_who_has_enough_in_hand_stays_in_the_group(active, stays):
+    """A line that took long to catch up was put out of the group, and waited for it for ever."""
+    consumer = Full(active)
+    assert [one async for one in consumer.getmany(1.0)] == []
+    assert (consumer.seen.fetcher_idle_time < 500) is stays

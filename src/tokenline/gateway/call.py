@@ -115,11 +115,15 @@ class Call:
     async def progress(self, *, output_tokens: int) -> None:
         """Say how many tokens are answered so far, all told; returns at once nearly always.
 
+        It does nothing once the call is finished: what it reserved then nobody would ever give back.
+
         Raises:
             CutOff: stop: the account was cut off, what is reserved does not cover so much, or the line
                 has closed the lease, because nothing was heard of it for too long.
             ChargingUnavailable: no more could be reserved in time.
         """
+        if self.finished:
+            return
         self._answered = max(self._answered, output_tokens)
         self._gateway.check_running(self._asked.key)
         if self._rules.mode != "postpaid" and self._held is not None:
@@ -244,7 +248,8 @@ class Call:
         # Half a step is left, or the answer can be no longer than what is reserved.
         if short_utok + STEP_TOKENS * price.answer_utok // 2 <= 0 or full_utok <= 0:
             return
-        if not await self._gateway.extend(asked, self._held, full_utok, max(0, short_utok)):
+        more = await self._gateway.extend(asked, self._held, full_utok, max(0, short_utok))
+        if not more and not self.finished:
             raise self.cut("lease_ended")
 
 

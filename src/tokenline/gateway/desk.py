@@ -109,12 +109,15 @@ class Desk:
     def leave(self, waiter: Waiter) -> Reserved | None:
         """Leave the line; return what was given meanwhile."""
         now_s = self._clock.monotonic_s()
-        if any(one is waiter and self._saves_for(one, now_s) for one in self._in_turn(now_s)):
-            saved_s = now_s - max(waiter.passed_until_s, self._pass_until_s)
-            self._pass_until_s = now_s + saved_s
-            self._wake.set()
+        saved = any(one is waiter and self._saves_for(one, now_s) for one in self._in_turn(now_s))
         with contextlib.suppress(ValueError):
             self.waiters.remove(waiter)
+        if saved:
+            saved_s = now_s - max(waiter.passed_until_s, self._pass_until_s)
+            self._pass_until_s = now_s + saved_s
+            # What was saved is in hand: it must not wait for an answer, there may be nobody to give one.
+            self._serve()
+            self._wake.set()
         done = waiter.done
         if not done.done():
             done.cancel()

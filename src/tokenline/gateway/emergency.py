@@ -8,6 +8,7 @@ again. It exists because a grace without a cap is unlimited service (RFC 8506 5.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -67,9 +68,10 @@ class Emergency:
         self._db.execute(_ADD, (tenant, account, more_utok))
 
     def restore(self) -> None:
-        """Make every slice whole again: all that was used is with charging now."""
-        self._db.execute("DELETE FROM slices")
-        self._any = False
+        """Make every slice whole again, if the disk lets us: all that was used is with charging now."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("DELETE FROM slices")
+            self._any = False
 
     def close(self) -> None:
         """Close the file."""

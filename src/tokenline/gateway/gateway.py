@@ -239,13 +239,13 @@ class Gateway:
         if (held := self.keeper.try_reserve(key, need.full_utok)) is not None:
             return Call(self, asked, rules, held), False
         if verdict.stale:
-            return self._open_emergency(asked, rules, need), False
+            return self._open_emergency(asked, rules), False
         try:
             held = await self.keeper.reserve(key, need, asked.within_s)
         except ChargingUnavailable:
             if plan is None or plan.unreachable != "emergency":
                 raise
-            return self._open_emergency(asked, rules, need), True
+            return self._open_emergency(asked, rules), True
         return Call(self, asked, rules, held), True
 
     def check_running(self, key: Key) -> None:
@@ -315,9 +315,9 @@ class Gateway:
     def _on_catalog(self) -> None:
         self._prices.changed()
 
-    def _open_emergency(self, asked: Asked, rules: Rules, need: Need) -> Call:
-        """Serve from the emergency slice, as far as it goes."""
-        key = asked.key
+    def _open_emergency(self, asked: Asked, rules: Rules) -> Call:
+        """Serve from the emergency slice, as far as it goes: the whole call, it is never extended."""
+        key, need = asked.key, need_of(asked, whole=True, price=rules.price)
         slice_utok = 0 if rules.plan is None else rules.plan.emergency_utok
         if self._emergency is None or not self._emergency.take(
             key.tenant, key.account, need.full_utok, slice_utok

@@ -56,7 +56,7 @@ class Keeper:
         return await self._wait(key, Waiter(need, _future(), within_s))
 
     async def extend(self, key: Key, held: Reserved, need: Need, within_s: float) -> bool:
-        """Add `need` to what a call that runs has reserved; False when its lease has ended.
+        """Add `need` to what a call that runs has reserved; False when its lease or the call has ended.
 
         Raises as `reserve` does.
         """
@@ -66,7 +66,7 @@ class Keeper:
         more = desk.try_reserve(need.full_utok)
         if more is None:
             more = await self._wait(key, Waiter(need, _future(), within_s, held.lease))
-        if more.lease is not held.lease:
+        if more.lease is not held.lease or held.ended:
             self.finish(key, more, 0)
             return False
         held.amount_utok += more.amount_utok
@@ -75,6 +75,7 @@ class Keeper:
     def finish(self, key: Key, held: Reserved, used_utok: int) -> None:
         """Turn a reservation into what was used; what is left of it is there for others at once."""
         held.lease.finish(held.amount_utok, used_utok)
+        held.ended = True
         desk = self._desks.get(key)
         if desk is not None and desk.lease is held.lease:
             desk.returned()
@@ -85,6 +86,8 @@ class Keeper:
         settling = [desk.task for desk in desks if desk.close()]
         if settling:
             await asyncio.wait(settling, timeout=within_s)
+        # Calls may have come meanwhile, and opened others.
+        desks = list(self._desks.values())
         for desk in desks:
             desk.stop()
         await asyncio.gather(*(desk.task for desk in desks), return_exceptions=True)

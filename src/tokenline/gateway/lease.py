@@ -175,7 +175,8 @@ class Lease:
 
 @dataclass(slots=True)
 class Reserved:
-    """Hold what was set aside of which lease for one call."""
+    """Hold what was set aside of which lease for one call; nothing is added once that has `ended`."""
 
     lease: Lease
     amount_utok: int
+    ended: bool = False

@@ -45,8 +45,8 @@ class Prices:
 
     def __init__(self, book: CatalogBook) -> None:
         self._book = book
-        # Until when they are good, by names of plan, provider and model.
-        self._cached: dict[tuple[str, str, str], tuple[int, Rules | None]] = {}
+        # Since and until when they are good, by names of plan, provider and model.
+        self._cached: dict[tuple[str, str, str], tuple[int, int, Rules | None]] = {}
 
     def changed(self) -> None:
         """Forget what was worked out: the catalog has a new version."""
@@ -62,13 +62,14 @@ class Prices:
             ChargingUnavailable: there is a plan, but no catalog has come yet to tell what a call costs.
         """
         found = self._cached.get((plan, provider, model))
-        if found is None or found[0] <= now_ms:
+        # A clock that was ahead and is set right may not go on with what was good in that future.
+        if found is None or not found[0] <= now_ms < found[1]:
             until_ms = self._unchanged_until_ms(now_ms)
             if len(self._cached) >= CACHED_MOST:
                 self._cached.clear()
-            found = until_ms, self._rules(plan, provider, model, now_ms, until_ms)
+            found = now_ms, until_ms, self._rules(plan, provider, model, now_ms, until_ms)
             self._cached[plan, provider, model] = found
-        return found[1]
+        return found[2]
 
     def charge_utok(
         self, provider: str, model: str, counts: tuple[int, ...], occurred_ms: int

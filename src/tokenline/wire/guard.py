@@ -219,8 +219,7 @@ class Guard:
     def oldest_fresh_ms(self) -> int:
         """Return how far the least fresh partition lies behind now; -1 when one was never heard."""
         heard_ms = self._view.oldest_heard_ms(max(1, len(self._positions)))
-        spoke_s = min(self._spoke_s.values(), default=None)
-        return self._age_ms(heard_ms, spoke_s, self._clock.wall_ms())
+        return self._age_ms(heard_ms, self._oldest_spoke_s(), self._clock.wall_ms())
 
     @property
     def stats(self) -> GuardStats:
@@ -265,9 +264,15 @@ class Guard:
         silent_s = 0.0 if spoke_s is None else self._clock.monotonic_s() - spoke_s
         return max(0, now_ms - heard_ms, int(silent_s * 1000))
 
+    def _oldest_spoke_s(self) -> float | None:
+        """Return when that partition spoke which is silent for longest; a heartbeat may name one that is none."""
+        partitions = range(max(1, len(self._positions)))
+        spoke_s = (self._spoke_s[each] for each in partitions if each in self._spoke_s)
+        return min(spoke_s, default=None)
+
     def _unknown(self, now_ms: int) -> Verdict:
         heard_ms = self._view.oldest_heard_ms(max(1, len(self._positions)))
-        fresh_ms = self._age_ms(heard_ms, min(self._spoke_s.values(), default=None), now_ms)
+        fresh_ms = self._age_ms(heard_ms, self._oldest_spoke_s(), now_ms)
         stale = not heard_ms or fresh_ms > self._stale_after_ms
         allowed = self._open_when_unknown and (not stale or self._open_when_stale)
         return Verdict(allowed, "unknown", UNKNOWN, "", 0, -1, 0, heard_ms, fresh_ms, stale)
