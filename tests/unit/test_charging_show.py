@@ -13,6 +13,7 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.show import TEXT_MAX_CHARS, shown_text
+from tokenline.rating.catalog import Catalog
 
 MILLION = 1_000_000
 
@@ -134,3 +135,21 @@ def test_what_is_held_is_shown_of_the_bucket_and_of_the_session():
     assert [(one["lease"], one["held_utok"]) for one in shown["holds"]] == [(True, 20 * MILLION)]
     line.fold(hold_order, seq=1, action="settle")
     assert line.shown()["holds"] == []
+
+
+def test_an_account_that_a_limit_cuts_is_shown_with_its_name_until_its_plan_has_none():
+    line = Line("limited")
+    line.use([""], tokens=50)
+    assert [line.shown()[name] for name in ("state", "why")] == ["cut", "limit: week_utok"]
+    line.fold(order, kind="change_plan", plan="loose")
+    assert [line.shown()[name] for name in ("state", "why")] == ["open", ""]
+    # Nor is anything of it left where the plan that has none comes with a cycle.
+    later = Line("limited")
+    later.use([""], tokens=50)
+    text = LIMITS_CATALOG.to_json().replace('"version":1', '"version":2', 1)
+    said = json.loads(text)
+    said["plans"]["limited"]["limits"] = []
+    later.fold(catalog_version, Catalog.from_json(json.dumps(said)))
+    assert later.shown()["why"] == "limit: week_utok"
+    later.now += HOUR
+    assert [later.shown()[name] for name in ("state", "why")] == ["open", ""]

@@ -62,8 +62,7 @@ def shown(state: PartitionState, slot: int) -> dict[str, Any]:
 def _why(state: PartitionState, slot: int, rule: Rule) -> str:
     if rule is Rule.LIMIT:
         row = state.books.get(state.books.row(slot), Balance.LIMIT_ROW)
-        # A plan that was changed since may have no limit there; then the next decision says so.
-        return f"limit: {state.books.limits.spec(row).name}" if row != NONE else "limit"
+        return f"limit: {state.books.limits.spec(row).name}"
     return rule.name.lower() if rule else ""
 
 
