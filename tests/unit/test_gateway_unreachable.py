@@ -38,17 +38,16 @@ def publish(stand, unreachable, name="strict", **changed):
     stand.says(name)
 
 
-async def serve(stand, tokens=45, **call):
-    async with stand.gateway.admit(**CALL | call) as call:
+async def serve(stand, tokens=45, **fields):
+    async with stand.gateway.admit(**CALL | fields) as call:
         call.finish({"input_tokens": 10, "output_tokens": tokens})
-    return call
 
 
-async def serve_while_it_may(stand, **call):
+async def serve_while_it_may(stand, **fields):
     """Serve calls one after another until none may be any more; return how many and why."""
     for number in range(50):
         try:
-            await serve(stand, **call)
+            await serve(stand, **fields)
         except ChargingUnavailable as error:
             return number, str(error)
     raise AssertionError("nothing stops it")
