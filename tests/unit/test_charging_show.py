@@ -122,6 +122,15 @@ def test_what_a_limit_counted_in_a_window_that_is_over_is_not_shown():
     assert line.limits()["hour_utok:minis", ""][0] == 0
 
 
+def test_what_a_rate_counted_in_a_minute_that_is_over_is_not_shown():
+    line = Line()
+    line.fold(command, minute_requests=9, account_id="a")
+    line.use([""])
+    assert line.limits()["minute_requests", ""][:1] == (1,)
+    line.now += MINUTE
+    assert line.limits()["minute_requests", ""] == (0, 0, 9, NOON + 2 * MINUTE)
+
+
 def test_what_is_held_is_shown_of_the_bucket_and_of_the_session():
     line = Line("loose")
     line.fold(hold_order, max_tokens=10, lease=True, wanted_utok=20 * MILLION)
