@@ -295,6 +295,32 @@ def test_a_hold_is_good_for_as_long_as_the_plan_says_and_closed_at_twice_that(pl
     assert line.shown()["held_utok"] == 0
 
 
+def test_an_account_goes_on_until_the_last_microtoken_is_used(plain):
+    plain.order(kind="adjust", bucket=1, amount_utok=1 - 100 * MILLION)
+    assert (plain.shown()["state"], plain.shown()["rest_utok"]) == ("open", 1)
+    plain.order(kind="adjust", bucket=1, amount_utok=-1)
+    assert (plain.shown()["state"], plain.shown()["why"]) == ("cut", "balance")
+
+
+def test_what_is_held_is_not_told_as_used_and_keeps_an_account_from_being_cut(plain):
+    plain.hold(max_tokens=25)
+    assert plain.shown()["state"] == "open"
+    (told,) = plain.use(50).decisions
+    assert (told.threshold_percent, told.used, told.limit) == (50, 50 * MILLION, 100 * MILLION)
+    assert (plain.shown()["rest_utok"], plain.shown()["state"]) == (0, "warned")
+    plain.hold(seq=1, action="settle")
+    assert plain.shown()["rest_utok"] == 50 * MILLION
+
+
+def test_what_is_used_beyond_a_plan_that_goes_on_counts_from_the_cycle_on():
+    line = Line("endless")
+    last = line.use(130).decisions[-1]
+    assert (last.used, last.limit) == (130 * MILLION, 100 * MILLION)
+    line.now = NOVEMBER
+    assert [one.used for one in line.use(60).decisions][-1] == 60 * MILLION
+    assert [one.used for one in line.use(50).decisions][-1] == 110 * MILLION
+
+
 def test_a_cycle_is_shown_from_its_first_moment_to_its_last():
     line = Line("plain")
     line.now = NOVEMBER
