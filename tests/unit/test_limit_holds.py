@@ -9,6 +9,7 @@ import pytest
 from tests.limits import LIMITS_CATALOG
 from tests.strategies import MINUTE
 from tests.unit.test_charging_limits import Line
+from tokenline.quota.books import Books
 from tokenline.rating.catalog import Catalog
 
 MILLION = 1_000_000
@@ -132,6 +133,23 @@ def test_a_plan_that_is_changed_lets_go_of_its_limits_and_keeps_those_that_both_
     assert line.limit("day_utok") == (5 * MILLION, 15 * MILLION, 90 * MILLION)
     line.hold(session="1", seq=1, action="settle", reported_utok=5 * MILLION)
     assert line.limit("day_utok") == (5 * MILLION, 0, 90 * MILLION)
+
+
+def test_a_hold_forgets_a_limit_that_is_gone_and_the_next_worker_knows():
+    """The row may be another account's limit by the time its usage is corrected."""
+    day, week = {"utok": 90 * MILLION, "per": "day"}, {"utok": 90 * MILLION, "per": "week"}
+    line = line_of(week, day, then=[day], proration="full")
+    line.hold(**asked("1", 20))
+    line.use(tokens=20, hold_id="1")  # nothing is held any more, but it runs on
+    line.order(kind="change_plan", plan="loose")
+    books = line.state.books
+    heir = Books(books.cells, books.terms_of, books.linger_ms)
+    for mine, theirs in zip(heir.tables, books.tables, strict=True):
+        mine.adopt(theirs.matrix.copy())
+    heir.adopt()
+    (held,), (kept,) = books.holds.of_owner(0), heir.holds.of_owner(0)
+    assert kept.limits == held.limits
+    assert [books.limits.spec(row).name for row in kept.limits] == ["day_utok"]
 
 
 def test_a_hold_that_comes_under_other_limits_lets_go_of_those_before():
