@@ -33,11 +33,12 @@ def counts(stand):
 
 async def test_a_strict_call_answers_no_more_than_is_held_for_it(stand):
     stand.scarce_utok = 50 * MILLION
-    async with stand.gateway.admit(**CALL) as call:
+    async with stand.gateway.admit(**CALL, subscriber="kid") as call:
         assert (call.max_tokens, call.clamped, call.reserved_utok) == (20, True, 50 * MILLION)
         await call.progress(output_tokens=20)
-        with pytest.raises(CutOff, match="reserved_used_up"):
+        with pytest.raises(CutOff, match="reserved_used_up") as cut:
             await call.progress(output_tokens=21)
+        assert (cut.value.account, cut.value.subscriber) == ("a", "kid")
         call.finish({"input_tokens": 10, "output_tokens": 20}, outcome="cut_off")
     assert counts(stand) == {"admitted": 1, "clamped": 1}
 
@@ -99,6 +100,16 @@ async def test_a_call_that_costs_nothing_is_served_without_asking_and_bound_all_
         assert (call.hold_id, call.reserved_utok, call.max_tokens) == ("", 0, 45)
         with pytest.raises(CutOff, match="reserved_used_up"):
             await call.progress(output_tokens=46)
+        call.finish({"input_tokens": 10, "output_tokens": 46})
+    assert stand.questions == []
+
+
+async def test_a_prepaid_call_that_costs_nothing_may_tell_how_far_it_is(stand):
+    stand.publish(with_prices(2, input_tokens="0", output_tokens="0"))
+    stand.says("small")
+    async with stand.gateway.admit(**CALL | {"model": "cheap"}) as call:
+        await call.progress(output_tokens=40)
+        assert (call.mode, call.reserved_utok) == ("prepaid", 0)
         call.finish({"input_tokens": 10, "output_tokens": 46})
     assert stand.questions == []
 

@@ -321,6 +321,17 @@ def test_what_is_used_beyond_a_plan_that_goes_on_counts_from_the_cycle_on():
     assert [one.used for one in line.use(50).decisions][-1] == 110 * MILLION
 
 
+@pytest.mark.parametrize(("after_ms", "held"), [(0, 3), (1, 6)])
+def test_a_call_is_held_at_the_dearest_price_of_the_time_its_plan_looks_ahead(after_ms, held):
+    said = json.loads(CATALOG.to_json())
+    # It is 23:30, and the plan looks two minutes ahead: to the very moment the price goes up.
+    for rate in said["rates"]:
+        rate["hours"] = [{"from": "22:00", "to": "23:32", "multiply": "0.5"}]
+    line = Line("plain", Catalog.model_validate(said))
+    line.now += after_ms
+    assert line.hold(prompt_tokens=2, max_tokens=2).granted_utok == held * MILLION
+
+
 def test_a_cycle_is_shown_from_its_first_moment_to_its_last():
     line = Line("plain")
     line.now = NOVEMBER
