@@ -107,15 +107,20 @@ async def test_an_answer_is_no_longer_than_an_event_may_say(stand):
 @pytest.mark.parametrize("outage", [OutboxFull("no room"), OSError(28, "no space left")])
 async def test_a_call_whose_usage_cannot_be_kept_holds_nothing_for_ever(stand, outage):
     stand.publish(CATALOG)
-    stand.post.outage = outage
+    stand.post.outage, calls = outage, []
 
     async def serve():
         async with stand.gateway.admit(**CALL) as call:
+            calls.append(call)
             await call.progress(output_tokens=20)
             call.finish({"input_tokens": 10, "output_tokens": 20})
 
     with pytest.raises(type(outage)):
         await serve()
+    # It has ended: what comes too late is neither emitted nor settled a second time.
+    stand.post.outage = None
+    with pytest.raises(InvalidEvent, match="has ended"):
+        calls[0].finish({"input_tokens": 10, "output_tokens": 20})
     # Reported as spent, so that the line charges it when it closes the hold.
     assert (stand.lease.reserved_utok, stand.lease.spent_utok) == (0, 50 * MILLION)
     assert not stand.sent

@@ -13,6 +13,7 @@ from tests.strategies import DAY, NOON
 from tokenline.errors import CutOff, InvalidEvent, QuotaExceeded, SettingsError
 from tokenline.event import UsageEvent
 from tokenline.gateway.gateway import Gateway
+from tokenline.gateway.lease import MOST_UTOK
 from tokenline.rating.catalog import Catalog
 from tokenline.settings import Settings
 
@@ -35,7 +36,9 @@ async def test_a_strict_call_answers_no_more_than_is_held_for_it(stand):
     stand.scarce_utok = 50 * MILLION
     async with stand.gateway.admit(**CALL, subscriber="kid") as call:
         assert (call.max_tokens, call.clamped, call.reserved_utok) == (20, True, 50 * MILLION)
+        stand.scarce_utok = MOST_UTOK  # what comes later is for later calls
         await call.progress(output_tokens=20)
+        assert call.reserved_utok == 50 * MILLION
         with pytest.raises(CutOff, match="reserved_used_up") as cut:
             await call.progress(output_tokens=21)
         assert (cut.value.account, cut.value.subscriber) == ("a", "kid")
