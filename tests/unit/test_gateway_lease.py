@@ -77,6 +77,21 @@ def test_nothing_is_reserved_of_what_a_question_gives_back(lease):
     assert (lease.ceiling_utok, lease.room_at(20.0)) == (50, 0)
 
 
+def test_what_a_call_leaves_while_a_question_gives_back_is_there_for_the_next(lease):
+    lease.ask(20.0, None, 0, give_back=True)
+    lease.finish(30, 10)
+    assert lease.room_at(20.0) == 20
+    lease.reserve(20)
+    lease.take(granted(30))
+    assert (lease.spent_utok + lease.reserved_utok, lease.ceiling_utok) == (50, 50)
+
+
+def test_a_lease_that_was_refused_is_scarce_though_it_wanted_nothing_more(lease):
+    lease.ask(20.0, None, 0, give_back=True)
+    lease.take(granted(30, reason="suspended"))
+    assert lease.scarce
+
+
 def test_a_lease_that_is_not_good_any_more_keeps_only_what_calls_run_on(lease):
     assert asked(lease.ask(69.9, None, 9))[4] == 80
     lease.withdraw()
