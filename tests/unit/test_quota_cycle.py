@@ -70,6 +70,15 @@ def test_what_rolled_over_ends_with_the_cycle_it_rolled_into_also_when_that_is_m
     assert books.get(0, Balance.CYCLE_END) == at("2026-12-15T00:00")
 
 
+def test_what_rolled_over_ends_with_its_cycle_also_when_the_account_has_moved_to_another_zone():
+    books = opened(ROLLS)
+    orders.bring_up_to(books, 0, END + HOUR)
+    books.cells.matrix[0, Cell.ZONE] = books.cells.zone_code("UTC")
+    orders.bring_up_to(books, 0, CLOSES)
+    ((_, ends_ms),) = ends(books, Source.ROLLOVER)
+    assert ends_ms == books.get(0, Balance.CYCLE_END) == at("2027-01-01T00:00")
+
+
 def test_what_rolled_over_rolls_no_further():
     books = opened(ROLLS)
     orders.bring_up_to(books, 0, CLOSES)
@@ -113,6 +122,17 @@ def test_a_chunk_that_reports_what_occurred_before_the_cycle_is_paid_by_the_one_
     chunk(books, [40], END - 1, END + HOUR)
     chunk(books, [30], END, END + HOUR)
     assert sources(books) == [("PLAN", 100, 40), ("PLAN", 100, 30)]
+
+
+def test_a_chunk_that_reports_what_occurred_before_a_gift_was_over_is_paid_by_the_gift():
+    books = opened(Terms(allowance_utok=100))
+    over = END - HOUR
+    gift = Grant(amount_utok=50, source=Source.GIFT, valid_to_ms=over, priority=1)
+    orders.grant(books, 0, gift, over - HOUR)
+    orders.bring_up_to(books, 0, over)
+    chunk(books, [20], over - 1, over + 1000)
+    chunk(books, [10], over, over + 1000)
+    assert sources(books) == [("GIFT", 50, 20), ("PLAN", 100, 10)]
 
 
 def test_a_chunk_is_not_paid_by_a_bucket_that_begins_later():
@@ -172,9 +192,9 @@ def test_a_cut_ends_when_the_first_of_what_is_to_come_begins():
 
 
 @pytest.mark.parametrize("rolls", [0, 50])
-def test_what_would_roll_over_opens_an_account_only_where_something_does(rolls):
+@pytest.mark.parametrize("now", [END, END + HOUR])
+def test_what_would_roll_over_opens_an_account_only_where_something_does(rolls, now):
     books = opened(lambda *_: Terms(allowance_utok=100, rollover_utok=rolls))
-    now = END + HOUR
     use(books, 100, now)
     assert books.get(0, Balance.OPENS_AT) == (CLOSES if rolls else at("2027-01-01T00:00"))
 
