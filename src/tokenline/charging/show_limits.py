@@ -23,7 +23,7 @@ def limits_of(state: PartitionState, slot: int) -> list[dict[str, Any]]:
     return [
         *(
             _row(one.rule.name.lower(), one.used, one.ceiling, one.ends_ms)
-            for one in cell_limits(state.cells, slot, state.clock_ms or state.minute_ms)
+            for one in cell_limits(state.cells, slot, state.clock_ms)
         ),
         *(_shown(state, row) for row in rows),
     ]
