@@ -400,6 +400,7 @@ def test_a_session_that_renews_in_time_is_in_time_though_usage_of_others_is_ahea
     ("kind", "fields"),
     [
         ("suspend", {}),
+        ("resume", {}),
         ("close", {}),
         ("change_plan", {"plan": "postpaid"}),
         ("change_cycle", {"cycle_day": 9}),
@@ -407,7 +408,9 @@ def test_a_session_that_renews_in_time_is_in_time_though_usage_of_others_is_ahea
 )
 def test_an_order_that_brings_nothing_names_no_bucket_and_says_what_is_left(state, kind, fields):
     slot = opened(state)
-    (answer,) = ask(state, order(2, NOON + 1, kind=kind, **fields))
+    if kind == "resume":
+        ask(state, order(2, NOON, kind="suspend"))
+    (answer,) = ask(state, order(3, NOON + 1, kind=kind, **fields))
     assert (answer.outcome.name, answer.bucket, answer.amount_utok) == ("DONE", 0, 0)
     left = state.books.get(state.books.row(slot), Balance.LEFT)
     assert (answer.rest_utok, answer.at_ms) == (left, NOON + 1)
