@@ -14,7 +14,7 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.terms import not_enforced
-from tokenline.quota.books import MOST_UTOK
+from tokenline.quota.books import MOST_UTOK, Balance
 from tokenline.quota.decide import Rule, State
 from tokenline.rating.catalog import Catalog
 
@@ -467,3 +467,93 @@ def test_a_session_that_renews_in_time_is_in_time_though_usage_of_others_is_ahea
     use(state, 1, now_ms=NOON + 5 * MINUTE, account_id="a", model="max", input_tokens=1)
     (late,) = ask(state, hold_order(5, NOON + 3 * MINUTE, seq=3, action="update", max_tokens=2))
     assert (late.granted_utok, late.late) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("suspend", {}),
+        ("resume", {}),
+        ("close", {}),
+        ("change_plan", {"plan": "postpaid"}),
+        ("change_cycle", {"cycle_day": 9}),
+    ],
+)
+def test_an_order_that_brings_nothing_names_no_bucket_and_says_what_is_left(state, kind, fields):
+    slot = opened(state)
+    if kind == "resume":
+        ask(state, order(2, NOON, kind="suspend"))
+    (answer,) = ask(state, order(3, NOON + 1, kind=kind, **fields))
+    assert (answer.outcome.name, answer.bucket, answer.amount_utok) == ("DONE", 0, 0)
+    left = state.books.get(state.books.row(slot), Balance.LEFT)
+    assert (answer.rest_utok, answer.at_ms) == (left, NOON + 1)
+
+
+def test_a_hold_names_the_catalog_it_was_priced_by_and_keeps_no_more_than_it_asks(state):
+    opened(state)
+    (first,) = ask(state, hold_order(2, NOON, max_tokens=5))
+    assert (first.catalog_version, first.granted_utok) == (1, 10 * MILLION)
+    # Only a lease has calls of its own to keep units for.
+    less = {"seq": 1, "action": "update", "max_tokens": 2, "keep_utok": 10 * MILLION}
+    less |= {"first_utok": 9 * MILLION, "reserved_utok": 9 * MILLION, "wanted_utok": 9 * MILLION}
+    (second,) = ask(state, hold_order(3, NOON, **less))
+    assert second.granted_utok == 4 * MILLION
+
+
+@pytest.mark.parametrize("chars", [16, 17])
+def test_a_grant_may_name_so_many_and_no_more(state, chars):
+    opened(state)
+    names = [f"{number}".zfill(chars) for number in range(1000)]
+    asked = {"kind": "grant", "amount_utok": 5, "models": names[:500]}
+    step = fold_commands(state, [order(2, NOON, **asked, subscribers=names[500:])], 2)
+    assert len(step.refused) == (chars == 17)
+    more = fold_commands(state, [order(3, NOON, **asked, subscribers=["x"] * 501)], 3)
+    assert "may name 1000" in more.refused[0].detail
+
+
+@pytest.mark.parametrize("source", ["plan", "rollover", "transfer", "", "uncovered"])
+def test_nobody_grants_what_only_the_line_itself_makes(state, source):
+    opened(state)
+    step = fold_commands(state, [order(2, NOON, kind="grant", amount_utok=5, source=source)], 2)
+    assert "cannot be of source" in step.refused[0].detail
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "keep_utok", "seq"])
+def test_a_count_below_zero_is_a_dead_letter(state, name):
+    opened(state)
+    step = fold_commands(state, [hold_order(2, NOON, **{name: -1})], 2)
+    assert "a count below zero" in step.refused[0].detail
+
+
+@pytest.mark.parametrize(("day", "done"), [(0, True), (1, True), (31, True), (32, False)])
+def test_a_cycle_begins_on_a_day_of_a_month(state, day, done):
+    said = {"kind": "open", "plan": "strict", "cycle_day": day}
+    answers = ask(state, order(1, NOON, **said), order(2, NOON, kind="show"))
+    assert [one.outcome.name for one in answers] == ["DONE" if done else "REFUSED"] * 2
+    if done:
+        assert json.loads(answers[1].detail)["cycle_day"] == (day or 31)
+
+
+@pytest.mark.parametrize("amount", [MOST_UTOK, MOST_UTOK + 1, -MOST_UTOK, -MOST_UTOK - 1])
+def test_no_amount_is_beyond_what_a_balance_holds(state, amount):
+    opened(state)
+    step = fold_commands(state, [order(2, NOON, kind="adjust", bucket=1, amount_utok=amount)], 2)
+    assert len(step.refused) == (abs(amount) > MOST_UTOK)
+
+
+@pytest.mark.parametrize(("prompt", "granted"), [(8, 10), (9, 0)])
+def test_a_call_is_not_worth_making_without_a_token_of_an_answer(state, prompt, granted):
+    opened(state)  # ten tokens are left in October, and a token of an answer costs two
+    (answer,) = ask(state, hold_order(2, NOON, prompt_tokens=prompt, max_tokens=5))
+    assert (answer.granted_utok, answer.max_tokens) == (granted * MILLION, min(granted, 1))
+
+
+def test_a_refusal_says_when_it_was_given(state):
+    nobody, _, gone = ask(
+        state,
+        order(1, NOON, kind="suspend"),
+        order(2, NOON + 1, kind="open", plan="strict"),
+        order(3, NOON + 2, kind="grant", pack="gone"),
+    )
+    assert (nobody.reason.name, nobody.at_ms) == ("UNKNOWN_ACCOUNT", NOON)
+    assert (gone.reason.name, gone.at_ms) == ("UNKNOWN_PACK", NOON + 2)

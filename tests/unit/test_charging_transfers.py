@@ -181,6 +181,29 @@ def test_a_part_that_comes_when_nobody_can_remember_it_is_a_dead_letter(line, la
         assert (refused, line.on_the_way()) == ([], 0)
 
 
+@pytest.mark.parametrize("after_ms", [6 * DAY, 6 * DAY + 1, 7 * DAY, 7 * DAY + 1, 8 * DAY])
+def test_a_part_that_comes_again_is_never_taken_twice_however_late(line, after_ms):
+    give(line, 10)
+    (part,) = line.way
+    line.deliver(part)
+    line.now += after_ms
+    line.ask("b", kind="grant", amount_utok=MILLION, command_id="any")  # lets go of old answers
+    line.deliver(part)
+    assert sum(one["total_utok"] for one in buckets(line, "b")) == 10 * MILLION
+    # It is taken up to six days late, a day before its first coming is forgotten.
+    assert bool(line.refused) == (after_ms > 7 * DAY)
+
+
+def test_the_answer_to_a_part_says_which_bucket_it_became_and_what_there_is_now(line):
+    before = line.balance("b")
+    give(line, 10)
+    line.now += 5000
+    answer = line.deliver(line.way.pop())
+    assert (answer.bucket, answer.amount_utok) == (2, 10 * MILLION)
+    assert (answer.rest_utok, answer.at_ms) == (before + 10 * MILLION, line.now)
+    assert [one["bucket"] for one in buckets(line, "b")] == [2]
+
+
 def test_a_return_to_an_account_that_never_was_is_a_dead_letter_and_sends_nothing(line):
     give(line, 5, to="nobody")
     line.deliver(line.way.pop())
@@ -281,3 +304,12 @@ def test_a_part_of_an_account_with_a_long_name_has_an_id_that_is_a_name_too():
     assert len(names) == 2
     assert not unusable_names({"command_id": max(names, key=len)})
     assert _part_id("transfer_in", "t", "中文", 1) == '["transfer_in", "t", "中文", 1]'
+
+
+def test_an_id_is_whole_as_long_as_a_name_may_be():
+    lengths = {}
+    for count in range(200, 260):
+        said = _part_id("transfer_in", "t", "a" * count, 1)
+        assert len(said) <= 256
+        lengths[count] = len(said) if said.startswith("[") else 0
+    assert max(lengths.values()) == 256

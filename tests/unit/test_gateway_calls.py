@@ -4,108 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 
 import pytest
 
+from tests.gateway_stand import CALL, MILLION, PREPAID, WORST, standing, version_of
 from tests.orders import CATALOG
 from tests.strategies import DAY, MINUTE, NOON
 from tokenline.errors import ChargingUnavailable, CutOff, InvalidEvent, OutboxFull, QuotaExceeded
 from tokenline.gateway.emergency import Emergency
-from tokenline.gateway.gateway import Gateway
-from tokenline.gateway.lease import MOST_UTOK, Granted, Key, Lease, Need
+from tokenline.gateway.lease import Key, Lease, Need
 from tokenline.gateway.prices import CACHED_MOST, Prices
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import Catalog
-from tokenline.settings import Settings
-
-MILLION = 1_000_000
-CALL = {"account": "a", "provider": "p", "model": "max", "prompt_tokens": 10, "max_tokens": 45}
-# What a call may cost: 10 tokens of prompt and 45 of answer, at 1 and 2 standard tokens.
-WORST = 100 * MILLION
-
-
-class Clock:
-    """Stand still until it is told to go on."""
-
-    def __init__(self):
-        self.ms = NOON
-
-    def wall_ms(self):
-        return self.ms
-
-    def monotonic_s(self):
-        return self.ms / 1000
-
-
-class Stand:
-    """Be a gateway whose line grants what is asked, and whose broker takes every event, or none."""
-
-    def __init__(self, settings):
-        self.clock = Clock()
-        self.sent, self.questions, self.outage = [], [], None
-        self.gateway = Gateway(settings, clock=self.clock)
-        self.gateway.keeper._ask = self.ask
-        self.gateway.emitter.emit_nowait = self.emit
-        self.scarce_utok, self.refusal = MOST_UTOK, {}
-        self.says("strict")
-
-    def says(self, plan, **fields):
-        """Let the guard hear of account `a`; what it hears is fresh for a day."""
-        said = {"tenant_id": "default", "account_id": "a", "subscriber_id": "", "plan": plan}
-        counts = dict.fromkeys(("used", "resets_at", "as_of", "epoch", "version"), 0)
-        said |= (
-            {"state": "open", "rule": "", "reason": "account_set", "limit": -1} | counts | fields
-        )
-        self.gateway.guard._view.apply_decision(0, said, NOON)
-        self.gateway.guard._view.apply_heartbeat(0, 0, NOON + DAY)
-
-    def publish(self, catalog):
-        self.gateway._catalogs.book.add(catalog)
-        self.gateway._on_catalog()
-
-    async def ask(self, key, session, question):
-        self.questions.append((key, session, question))
-        await asyncio.sleep(0)
-        granted = Granted(
-            reason="none",
-            granted_utok=min(question.wanted_utok, self.scarce_utok),
-            threshold_utok=0,
-            validity_ms=MINUTE,
-            final=question.wanted_utok > self.scarce_utok,
-            late=False,
-            rest_utok=0,
-        )
-        if self.refusal:
-            return replace(granted, granted_utok=question.keep_utok, **self.refusal)
-        return granted
-
-    def emit(self, event):
-        if self.outage is not None:
-            raise self.outage
-        self.sent.append(event)
-        return asyncio.get_running_loop().create_future()
-
-    @property
-    def lease(self):
-        (desk,) = self.gateway.keeper._desks.values()
-        return desk.lease
 
 
 @pytest.fixture
 async def stand(tmp_path):
-    stand = Stand(Settings(data_dir=tmp_path, gateway_id="gw"))
-    yield stand
-    for desk in list(stand.gateway.keeper._desks.values()):
-        desk.stop()
-    if stand.gateway._emergency is not None:
-        stand.gateway._emergency.close()
-
-
-def version_of(number, effective_ms, **changed):
-    return CATALOG.model_copy(
-        update={"version": number, "effective_ms": effective_ms // MINUTE * MINUTE} | changed
-    )
+    async with standing(tmp_path) as stand:
+        yield stand
 
 
 def without(*names):
@@ -204,15 +120,20 @@ async def test_an_answer_is_no_longer_than_an_event_may_say(stand):
 @pytest.mark.parametrize("outage", [OutboxFull("no room"), OSError(28, "no space left")])
 async def test_a_call_whose_usage_cannot_be_kept_holds_nothing_for_ever(stand, outage):
     stand.publish(CATALOG)
-    stand.outage = outage
+    stand.post.outage, calls = outage, []
 
     async def serve():
         async with stand.gateway.admit(**CALL) as call:
+            calls.append(call)
             await call.progress(output_tokens=20)
             call.finish({"input_tokens": 10, "output_tokens": 20})
 
     with pytest.raises(type(outage)):
         await serve()
+    # It has ended: what comes too late is neither emitted nor settled a second time.
+    stand.post.outage = None
+    with pytest.raises(InvalidEvent, match="has ended"):
+        calls[0].finish({"input_tokens": 10, "output_tokens": 20})
     # Reported as spent, so that the line charges it when it closes the hold.
     assert (stand.lease.reserved_utok, stand.lease.spent_utok) == (0, 50 * MILLION)
     assert not stand.sent
@@ -221,10 +142,10 @@ async def test_a_call_whose_usage_cannot_be_kept_holds_nothing_for_ever(stand, o
 async def test_there_is_room_for_the_event_of_a_call_that_asks_again(stand):
     stand.publish(CATALOG)
     async with stand.gateway.admit(**CALL) as call:
-        stand.outage = OutboxFull("no room")
+        stand.post.outage = OutboxFull("no room")
         with pytest.raises(OutboxFull):
             call.finish({"input_tokens": 10})
-        stand.outage = None
+        stand.post.outage = None
         call.finish({"input_tokens": 10})
     assert [event.input_tokens for event in stand.sent] == [10]
     assert (stand.lease.reserved_utok, stand.lease.spent_utok) == (0, 10 * MILLION)
@@ -237,7 +158,7 @@ async def test_an_emergency_call_whose_usage_cannot_be_kept_has_ended(stand, tmp
     stand.publish(version_of(1, NOON - DAY, plans={"strict": patient}))
     stand.gateway._emergency = Emergency(tmp_path / "slices.sqlite")
     stand.clock.ms += 2 * DAY  # so long since anything was heard
-    stand.outage = OutboxFull("no room")
+    stand.post.outage = OutboxFull("no room")
     with pytest.raises(OutboxFull):
         async with stand.gateway.admit(**CALL):
             pass
@@ -327,9 +248,6 @@ async def test_a_call_that_fails_upstream_pays_for_its_prompt_once_it_was_answer
     (event,) = stand.sent
     assert (event.input_tokens, event.output_tokens) == (prompt, answered)
     assert event.outcome == "upstream_error"
-
-
-PREPAID = CALL | {"model": "mini", "prompt_tokens": 1000, "max_tokens": 4000}
 
 
 async def test_a_prepaid_call_that_does_not_stream_is_held_whole(stand):

@@ -415,3 +415,70 @@ async def test_no_desk_outlives_its_keeper_though_calls_come_while_it_closes():
     await keeper.reserve(KEY._replace(model="n"), need(100), 1.0)
     await closing
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "tokenline-lease"]
+
+
+async def test_a_call_whose_lease_has_ended_gets_nothing_more_of_it_or_of_another():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    assert not await keeper.extend(KEY._replace(model="other"), held, need(10), 1.0)
+    held.lease.over = True
+    assert not await keeper.extend(KEY, held, need(10), 1.0)
+    second = await keeper.reserve(KEY, need(100), 1.0)
+    assert second.lease is not held.lease
+    assert not await keeper.extend(KEY, held, need(10), 1.0)
+    assert (held.amount_utok, second.lease.reserved_utok) == (100, 100)
+    # What it used is nobody else's; its own lease is told.
+    keeper.finish(KEY, held, 60)
+    assert (held.lease.spent_utok, second.lease.spent_utok) == (60, 0)
+    await keeper.close(0.1)
+
+
+async def test_a_call_that_waits_for_more_while_its_lease_ends_takes_nothing_of_the_next():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(100), 1.0)
+    line.away.set()
+    more = asyncio.create_task(keeper.extend(KEY, held, need(10**5), 3.0))
+    await asyncio.sleep(0.05)
+    held.lease.over, held.lease.question = True, None
+    line.away.clear()
+    assert await more is False
+    (desk,) = keeper._desks.values()
+    assert desk.lease is not held.lease
+    assert (held.amount_utok, desk.lease.reserved_utok) == (100, 0)
+    await keeper.close(0.1)
+
+
+async def test_a_keeper_that_closes_gives_back_all_but_what_calls_run_on():
+    line = Line(1_000_000)
+    keeper = line.keeper()
+    for model in ("m", "n"):
+        key = KEY._replace(model=model)
+        keeper.finish(key, await keeper.reserve(key, need(100), 1.0), 0)
+    running = KEY._replace(model="runs")
+    held = await keeper.reserve(running, need(100), 1.0)
+    assert len(keeper) == 3
+    await keeper.close(1.0)
+    assert len(keeper) == 0
+    assert held.amount_utok <= line.held < 1000
+    assert [one.action for one in line.questions].count("settle") == 2
+
+
+async def test_what_a_keeper_did_is_counted():
+    line = Line(150)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(150), 1.0)
+    stats = keeper.stats
+    assert (stats.questions, stats.sessions, stats.refused, stats.unanswered) == (1, 1, 0, 0)
+    assert len(stats.grant_ms) == 1
+    assert 2 <= stats.grant_ms[0] < 1000
+    with pytest.raises(QuotaExceeded):
+        await keeper.reserve(KEY, need(100), 0.02)
+    assert (stats.questions, stats.sessions, stats.refused, stats.unanswered) == (2, 1, 1, 0)
+    line.away.set()
+    with pytest.raises(ChargingUnavailable):
+        await keeper.reserve(KEY, need(100), 0.2)
+    assert (stats.unanswered, len(stats.grant_ms)) == (1, 2)
+    keeper.finish(KEY, held, 0)
+    await keeper.close(0.1)
