@@ -314,6 +314,8 @@ class ModelAccount:
         return ("none", ZERO, 0, False, late, {})
 
     def asked(self, one: ModelHold, order: Any, now: int) -> tuple[Any, ...]:
+        if one.status == "settled":
+            return ("unknown_hold" if order.wanted_utok else "none", ZERO, 0, False, True, {})
         if not one.holds:
             ended = self.settled(one, now)
             return ("unknown_hold", *ended[1:]) if order.wanted_utok else ended

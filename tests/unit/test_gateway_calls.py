@@ -216,6 +216,25 @@ async def test_a_subscriber_that_is_cut_is_refused_alone_and_stopped_while_it_an
         other.finish({"input_tokens": 10})
 
 
+@pytest.mark.parametrize("plan", ["strict", "postpaid"])
+async def test_a_group_of_models_that_is_cut_is_refused_and_stopped_and_no_other_model(stand, plan):
+    stand.publish(CATALOG)
+    stand.says(plan)
+    cut = {"state": "cut", "rule": "day_requests:maxes", "used": 3, "limit": 3, "version": 1}
+    async with stand.gateway.admit(**CALL) as call:
+        stand.says(plan, model_group="day_requests:maxes", models=["p/max"], **cut)
+        with pytest.raises(CutOff, match="day_requests:maxes"):
+            await call.progress(output_tokens=1)
+        assert (await asyncio.wait_for(call.wait_cut(), 1)).rule == "day_requests:maxes"
+        call.finish({"input_tokens": 10}, outcome="cut_off")
+    with pytest.raises(QuotaExceeded) as refused:
+        async with stand.gateway.admit(**CALL):
+            pass
+    assert (refused.value.reason, refused.value.limit) == ("day_requests:maxes", 3)
+    async with stand.gateway.admit(**CALL | {"model": "mini"}) as other:
+        other.finish({"input_tokens": 10})
+
+
 @pytest.mark.parametrize(
     ("policy", "usage"),
     [("charge_reported", (10, 20)), ("charge_granted", (10, 45)), ("release", (0, 0))],

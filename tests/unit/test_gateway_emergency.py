@@ -12,6 +12,22 @@ from tokenline.gateway.gateway import Gateway
 from tokenline.settings import Settings
 
 
+def full(*_):
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_a_slice_that_cannot_be_counted_serves_nobody_and_ends_no_call(tmp_path):
+    emergency = Emergency(tmp_path / "slices.sqlite")
+    assert emergency.take("t", "a", 6, 10)
+    disk = emergency._db
+    emergency._db = SimpleNamespace(execute=full)
+    assert not emergency.take("t", "a", 1, 10)
+    emergency.correct("t", "a", -5)
+    emergency._db = disk
+    assert emergency.used_utok("t", "a") == 6
+    emergency.close()
+
+
 async def test_a_disk_that_is_full_just_now_leaves_no_slice_used_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MENDED_EVERY_S", 0.01)
     gateway = Gateway(Settings(data_dir=tmp_path, gateway_id="gw"))
@@ -23,7 +39,7 @@ async def test_a_disk_that_is_full_just_now_leaves_no_slice_used_for_ever(tmp_pa
 
     def execute(*said):
         for _ in turns:
-            raise sqlite3.OperationalError("database or disk is full")
+            full()
         return disk.execute(*said)
 
     emergency._db = SimpleNamespace(execute=execute, close=disk.close)

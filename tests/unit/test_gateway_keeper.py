@@ -465,6 +465,20 @@ async def test_a_keeper_that_closes_gives_back_all_but_what_calls_run_on():
     assert [one.action for one in line.questions].count("settle") == 2
 
 
+@pytest.mark.parametrize("within_s", [0.7, 0.05])
+async def test_who_gives_up_while_nobody_answers_hears_that_charging_is_away(within_s):
+    """Also of a question that will be waited for longer than that; but a moment is no silence."""
+    line = Line(1_000)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(1_000), 1.0)
+    keeper._ask = lambda *_: asyncio.Event().wait()
+    error = ChargingUnavailable if within_s > 0.5 else QuotaExceeded
+    with pytest.raises(error):
+        await keeper.reserve(KEY, need(500), within_s)
+    keeper.finish(KEY, held, 0)
+    await keeper.close(0.01)
+
+
 async def test_what_a_keeper_did_is_counted():
     line = Line(150)
     keeper = line.keeper()

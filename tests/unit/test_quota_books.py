@@ -200,6 +200,19 @@ def test_a_session_that_has_ended_is_refused_more_and_may_still_settle():
     assert (settled.reason.name, settled.late) == ("NONE", True)
 
 
+def test_a_session_that_was_settled_holds_nothing_anew_and_keeps_what_it_owes():
+    """Its last usage closes it: what it were granted meanwhile would be free for others, and be used."""
+    now = at("2026-11-01T08:00")
+    books = opened(Terms(mode=Mode.STRICT, allowance_utok=100))
+    ask(books, now, wanted_utok=10)
+    ask(books, now, 1, settles=True, reported_utok=6)
+    more = ask(books, now, 2, wanted_utok=4, reported_utok=6)
+    assert (more.reason.name, more.granted_utok, more.late) == ("UNKNOWN_HOLD", 0, True)
+    assert rows(books) == [(1, "PLAN", 100, 0, 6)]
+    use(books, 6, now, session=ONE)
+    assert rows(books) == [(1, "PLAN", 100, 6, 0)]
+
+
 def test_a_grant_that_ends_before_it_begins_is_none():
     now = at("2026-11-01T08:00")
     books = opened(Terms(allowance_utok=100))

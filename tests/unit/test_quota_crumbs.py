@@ -9,13 +9,12 @@ import pytest
 from tests.limits import LIMITS_CATALOG
 from tests.strategies import MINUTE
 from tests.unit.test_charging_limits import MILLION, Line
-from tokenline.quota.standing import crumb_of
 from tokenline.rating.catalog import Catalog
 
 
 def line_of(tokens=100_000, **plan):
     said = json.loads(LIMITS_CATALOG.to_json())
-    said["plans"]["loose"] |= {"tokens": tokens, "least_call_tokens": 50} | plan
+    said["plans"]["loose"] |= {"tokens": tokens} | plan
     return Line("loose", Catalog.from_json(json.dumps(said)))
 
 
@@ -28,19 +27,19 @@ def told(step):
 
 def test_with_a_crumb_left_an_account_is_cut_and_its_last_threshold_told():
     line = line_of()
-    line.hold(session="1", prompt_tokens=99_950, max_tokens=0)
-    assert [one[:2] for one in told(line.use(tokens=99_949, hold_id="1"))] == [
+    line.hold(session="1", prompt_tokens=99_900, max_tokens=0)
+    assert [one[:2] for one in told(line.use(tokens=99_899, hold_id="1"))] == [
         ("WARNED", 50),
         ("WARNED", 80),
     ]
-    # One token is held still, and 50 are free: a call may go on.
-    assert told(line.use(tokens=1, hold_id="1")) == [("CUT", 100, 99_950, "limit_reached")]
+    # One token is held still, and 100 are free: a call may go on.
+    assert told(line.use(tokens=1, hold_id="1")) == [("CUT", 100, 99_900, "limit_reached")]
     shown = line.shown()
-    assert (shown["state"], shown["why"], shown["rest_utok"]) == ("cut", "balance", 50 * MILLION)
+    assert (shown["state"], shown["why"], shown["rest_utok"]) == ("cut", "balance", 100 * MILLION)
 
 
 def test_a_call_that_runs_on_the_last_of_it_is_not_stopped_by_that():
-    line = line_of()
+    line = line_of(least_call_tokens=50)
     line.use(tokens=99_900)
     assert line.hold(session="1", max_tokens=50).granted_utok == 100 * MILLION
     assert line.shown()["state"] == "warned"
@@ -50,7 +49,7 @@ def test_a_call_that_runs_on_the_last_of_it_is_not_stopped_by_that():
 
 
 def test_a_question_that_finds_the_last_hold_expired_cuts():
-    line = line_of(hold_expiry="release")
+    line = line_of(hold_expiry="release", least_call_tokens=50)
     line.use(tokens=99_960)
     assert line.shown()["state"] == "cut"
     line.order(kind="grant", amount_utok=30 * MILLION)
@@ -63,7 +62,7 @@ def test_a_question_that_finds_the_last_hold_expired_cuts():
 
 
 def test_more_resumes_it_and_what_was_left_is_not_lost():
-    line = line_of()
+    line = line_of(least_call_tokens=50)
     line.use(tokens=99_960)
     step = line.order(kind="grant", amount_utok=11 * MILLION)
     assert [one[0] for one in told(step)] == ["WARNED"]
@@ -71,11 +70,16 @@ def test_more_resumes_it_and_what_was_left_is_not_lost():
     assert line.hold(session="1", max_tokens=30).granted_utok == 51 * MILLION
 
 
-def test_of_a_small_balance_a_crumb_is_a_thousandth():
-    line = line_of(tokens=1000)
-    assert [one[0] for one in told(line.use(tokens=998))] == ["WARNED", "WARNED"]
-    assert told(line.use(tokens=1)) == [("CUT", 100, 999, "limit_reached")]
-    assert [crumb_of(50, total) for total in (0, 999, 1000, 50_000, 10**18)] == [0, 0, 1, 50, 50]
+@pytest.mark.parametrize(
+    ("tokens", "said", "least"),
+    [(1000, {}, 1), (10**7, {}, 100), (1000, {"least_call_tokens": 300}, 300)],
+)
+def test_a_plan_says_what_is_too_little_else_it_is_a_thousandth_and_a_hundred_at_most(
+    tokens, said, least
+):
+    line = line_of(tokens, **said)
+    assert {one[0] for one in told(line.use(tokens=tokens - least - 1))} == {"WARNED"}
+    assert told(line.use(tokens=1))[-1] == ("CUT", 100, tokens - least, "limit_reached")
 
 
 @pytest.mark.parametrize(
@@ -92,11 +96,3 @@ def test_where_usage_goes_on_to_the_last_token_no_crumb_cuts(plan):
     assert line.shown()["state"] == "warned"
     last = told(line.use(tokens=1))[-1]
     assert last[0] == ("WARNED" if plan.get("used_up") else "CUT")
-
-
-def test_a_plan_says_it_in_whole_tokens_and_a_hundred_are_usual():
-    said = json.loads(LIMITS_CATALOG.to_json())
-    catalog = Catalog.from_json(json.dumps(said))
-    assert catalog.plans["loose"].least_call_utok == 100 * MILLION
-    said["plans"]["loose"]["mode"] = "postpaid"
-    assert Catalog.from_json(json.dumps(said)).plans["loose"].least_call_utok == 0

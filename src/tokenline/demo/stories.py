@@ -21,7 +21,6 @@ LOOK_S = 1.0
 # An account that is cut stays so for a moment, so that one can see it.
 CUT_S = 2.0
 SHOW_S = 5.0
-FEW_TOKENS = 500
 PACK = "mobile-400k"
 MILLION = 1_000_000
 # Of the plans below: a hold ends by its policy after twice that.
@@ -40,6 +39,7 @@ fee = "1"
 tokens = 15_000
 mode = "strict"
 proration = "full"
+least_call_tokens = 500
 hold_validity_s = {VALIDITY_S}
 
 [plans.person]
@@ -48,14 +48,16 @@ fee = "1"
 tokens = 15_000
 mode = "prepaid"
 proration = "full"
+least_call_tokens = 500
 hold_validity_s = {VALIDITY_S}
 
 [plans.developer]
-title = "Developer, postpaid, stops when used up"
+title = "Developer, postpaid, stops when used up; thinks only so often"
 fee = "1"
 tokens = 15_000
 mode = "postpaid"
 proration = "full"
+limits = [{{ requests = 5, per = "hour", group = "reasoners" }}]
 
 [plans.family]
 title = "Household: one pool, a cap for each member"
@@ -63,8 +65,12 @@ fee = "1"
 tokens = 30_000
 mode = "prepaid"
 proration = "full"
+least_call_tokens = 500
 subscriber_tokens = 12_000
 hold_validity_s = {VALIDITY_S}
+
+[groups]
+reasoners = ["deepseek/deepseek-reasoner"]
 
 [packs.mobile-400k]
 title = "400,000 tokens for 1 yuan"
@@ -98,11 +104,12 @@ class Story:
     cut_at_s: float = 0.0
 
 
+HOUSEHOLD, CHILD, CHILD_TOKENS = "story-family", "user-3", 4_000
 STORIES = {
     "story-agent": "agent",
     "story-person": "person",
     "story-developer": "developer",
-    "story-family": "family",
+    HOUSEHOLD: "family",
 }
 
 
@@ -119,6 +126,9 @@ async def open_stories(settings: Settings) -> None:
         await orders.publish_catalog(said.version, said.effective_ms, said.to_json())
         for account, plan in STORIES.items():
             await orders.order(account, kind="open", plan=plan, cycle_day=0)
+        # The household lets its child use less than the plan gives each.
+        most_utok = CHILD_TOKENS * MILLION
+        await orders.order(HOUSEHOLD, kind="cap", subscribers=[CHILD], amount_utok=most_utok)
 
 
 class Stories:
@@ -159,7 +169,7 @@ class Stories:
     def _note(self, story: Story, shown: dict[str, Any], now_s: float) -> None:
         story.used_tokens = sum(int(one["used_utok"]) for one in shown["buckets"]) // MILLION
         story.overshoot_tokens = overshoot_tokens(shown)
-        cut = shown["state"] == "cut" or _spent(shown)
+        cut = shown["state"] == "cut"
         if cut and not story.cut:
             story.cut, story.cut_at_s = True, now_s
             story.cut_by = shown["why"] or "balance"
@@ -170,8 +180,3 @@ def overshoot_tokens(shown: dict[str, Any]) -> int:
     """Return what no bucket of an account covered, in tokens begun."""
     used = {int(one["bucket"]): int(one["used_utok"]) for one in shown["buckets"]}
     return -(-used[0] // MILLION)
-
-
-def _spent(shown: dict[str, Any]) -> bool:
-    """Say whether what is left is too little for most prompts: then their holds are refused."""
-    return int(shown["rest_utok"]) + int(shown["held_utok"]) < FEW_TOKENS * MILLION

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FIRST_CALLS = 4
 SOON_S = 1.0
+SILENT_S = 0.5  # that long without an answer, and charging counts as away for who gives up waiting
 LONG_S = 10.0
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 0.5
@@ -133,7 +134,10 @@ class Desk:
 
     def too_late(self, need: Need) -> Exception:
         """Say why a call waited in vain."""
-        if self._answered:
+        question = self.lease.question
+        asked_s = self._clock.monotonic_s() if question is None else question.asked_at_s
+        # Long before the question is given up it is clear that nobody is there.
+        if self._answered and self._clock.monotonic_s() - asked_s < SILENT_S:
             # What there is is held: by this gateway's own calls, or by others.
             held = self._held_by
             return self._refusal(need, held.reason if held else "balance_held", held)

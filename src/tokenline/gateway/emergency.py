@@ -56,22 +56,32 @@ class Emergency:
         return int(found[0]) if found else 0
 
     def take(self, tenant: str, account: str, amount_utok: int, slice_utok: int) -> bool:
-        """Count `amount_utok` if that leaves no more than `slice_utok` used; say whether it was."""
-        if self.used_utok(tenant, account) + amount_utok > slice_utok:
+        """Count `amount_utok` if that leaves no more than `slice_utok` used; say whether it was.
+
+        A disk that does not take it in is a slice that is used up: a crash would begin a new one.
+        """
+        try:
+            if self.used_utok(tenant, account) + amount_utok > slice_utok:
+                return False
+            self._add(tenant, account, amount_utok)
+        except sqlite3.Error:
             return False
-        self.correct(tenant, account, amount_utok)
         return True
 
     def correct(self, tenant: str, account: str, more_utok: int) -> None:
-        """Add to what was counted; below zero takes back what a call did not use."""
-        self._any = True
-        self._db.execute(_ADD, (tenant, account, more_utok))
+        """Add to what was counted, if the disk lets us; below zero takes back what a call did not use."""
+        with contextlib.suppress(sqlite3.Error):
+            self._add(tenant, account, more_utok)
 
     def restore(self) -> None:
         """Make every slice whole again, if the disk lets us: all that was used is with charging now."""
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("DELETE FROM slices")
             self._any = False
+
+    def _add(self, tenant: str, account: str, more_utok: int) -> None:
+        self._db.execute(_ADD, (tenant, account, more_utok))
+        self._any = True
 
     def close(self) -> None:
         """Close the file."""

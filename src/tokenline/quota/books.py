@@ -46,7 +46,8 @@ class Balance(IntEnum):
     bucket number 0 had paid when the cycle began. OPENS_AT is when more may begin to be valid, as far
     as is known by then, and LOOKED_AT the moment of the last such look. LIMITED is 1 where `limits`
     counts something of the account; LIMIT_RESETS is when the limit that cuts it has room again, 0
-    while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how much is too little for any call.
+    while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how much is too little for any call:
+    0 is what is usual, and below that nothing is.
     """
 
     OWNER = 0

@@ -18,6 +18,7 @@ from tokenline.quota.counting import stand
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
 from tokenline.quota.limit_holds import put_in_force
+from tokenline.quota.standing import NOTHING_TOO_LITTLE
 from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
     books.set(row, Balance.MODE, terms.mode)
     books.set(row, Balance.THRESHOLDS, books.thresholds_code(terms.thresholds))
     books.set(row, Balance.STOPS, not terms.overage)
-    books.set(row, Balance.LEAST_CALL, terms.least_call_utok)
+    least_utok = terms.least_call_utok
+    books.set(
+        row, Balance.LEAST_CALL, 0 if least_utok is None else least_utok or NOTHING_TOO_LITTLE
+    )
     limits = books.cells.matrix[books.get(row, Balance.OWNER)]
     limits[LIMITS] = NO_LIMIT
     for cell, ceiling in terms.ceilings:

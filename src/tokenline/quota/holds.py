@@ -87,7 +87,9 @@ def answer_hold(books: Books, row: int, order: HoldOrder, now_ms: int) -> HoldAn
     if _never_held(hold):
         hold.status, hold.opened_at_ms = HoldStatus.OPEN, now_ms
     hold.reported_utok = max(hold.reported_utok, order.reported_utok)
-    if hold.status in (HoldStatus.EXPIRED, HoldStatus.CLOSED):
+    ended = hold.status is not HoldStatus.OPEN
+    if ended and not (order.settles and hold.status is HoldStatus.SETTLED):
+        # One that was settled too: what it were granted now, its last usage would let go of.
         hold.answer = _answer_late(books, row, hold, order, now_ms)
     elif order.settles:
         hold.answer = _settle(books, hold, terms, now_ms)

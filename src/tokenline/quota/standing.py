@@ -9,13 +9,15 @@ import numpy.typing as npt
 
 from tokenline.quota.books import Balance, Books
 from tokenline.quota.buckets import Bucket
+from tokenline.quota.terms import Mode
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
-CRUMB_SHARE = 1000
-_CRUMB = (Balance.LEAST_CALL, Balance.TOTAL)
+# What is taken for the smallest call where a plan does not say it, and never more of a balance than that.
+USUAL_CALL_UTOK, CRUMB_SHARE = 100_000_000, 1000
+NOTHING_TOO_LITTLE = -1
 _RESTS_ON = (
     *(Balance.STATUS, Balance.STOPS, Balance.TOTAL, Balance.UNCOVERED_BASE, Balance.CYCLE_START),
     *(Balance.THRESHOLDS, Balance.OPENS_AT, Balance.LIMIT_RESETS),
@@ -54,16 +56,22 @@ def rests_on(books: Books, row: int) -> tuple[int, ...]:
     values: list[int] = books.balances.matrix[row].tolist()
     beyond = books.buckets.get(values[Balance.UNCOVERED], Bucket.USED)
     unused = values[Balance.LEFT] + values[Balance.HELD]
-    crumb = not values[Balance.HELD] and unused <= crumb_of(*(values[one] for one in _CRUMB))
+    crumb = bool(unused <= crumbs_of(books.balances.matrix[row : row + 1])[0])
     return (beyond, unused, crumb, *(values[column] for column in _RESTS_ON))
 
 
-def crumb_of(least_call_utok: int, total_utok: int) -> int:
-    """Return how much of a balance is as good as nothing: too little for any call, or a thousandth of it.
+def crumbs_of(balances: Int64s) -> Int64s:
+    """Return how much of each balance is as good as nothing: too little for any call.
 
-    Whatever an operator takes for the smallest call, of a small balance it is never much.
+    What a call holds may be used to the last, and then given back; where calls are not held, or go on
+    when all is used, the last token is used as well.
     """
-    return min(least_call_utok, total_utok // CRUMB_SHARE)
+    said = balances[:, Balance.LEAST_CALL]
+    usual = np.minimum(USUAL_CALL_UTOK, balances[:, Balance.TOTAL] // CRUMB_SHARE)
+    counts = (balances[:, Balance.STOPS] != 0) & (balances[:, Balance.HELD] <= 0)
+    counts &= balances[:, Balance.MODE] != Mode.POSTPAID
+    crumbs: Int64s = np.where(said, np.maximum(said, 0), usual) * counts
+    return crumbs
 
 
 def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
@@ -79,9 +87,7 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
         found[:, Balance.STOPS] != 0,
     )
     unused = found[:, Balance.LEFT] + held
-    # What a call holds may be used to the last, and then given back.
-    crumb = np.minimum(found[:, Balance.LEAST_CALL], total // CRUMB_SHARE) * (stops & (held <= 0))
-    empty = unused <= crumb
+    empty = unused <= crumbs_of(found)
     used = total - unused + _beyond(books, found, empty & ~stops)
     return BalanceStanding(
         known=known,

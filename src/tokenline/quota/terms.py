@@ -155,7 +155,7 @@ class Terms:
     """Hold what a plan grants each cycle and how it is charged; times in ms.
 
     What a session asks is sized at the dearest price of the next `priced_ahead_ms`. What is left and
-    no more than `least_call_utok` pays for no call; 0 where calls are not held.
+    no more than `least_call_utok` pays for no call; None is what is usual.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none. `limits`
     are all others, each with its ceiling.
@@ -170,7 +170,7 @@ class Terms:
     prorated: bool = True
     hold_validity_ms: int = 60_000
     priced_ahead_ms: int = 120_000
-    least_call_utok: int = 0
+    least_call_utok: int | None = None
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
     ceilings: tuple[tuple[Cell, int], ...] = ()
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT

@@ -88,7 +88,8 @@ class Plan(Part):
     `overage_nano` is for a million standard tokens. `subscriber_tokens` caps each subscriber.
     `longest_call_s` is for how long a strict plan expects a call to run: one that runs over a change of
     tariff is held at the dearer price, and never costs more than it held. Where calls are held, an
-    account with no more left than `least_call_tokens` is cut: no call costs less.
+    account with no more left than `least_call_tokens` is cut: no call costs less. A plan that does not
+    say it takes 100 tokens for that, or a thousandth of what there was, if that is less.
     """
 
     title: Name
@@ -103,7 +104,7 @@ class Plan(Part):
     thresholds: Percents = (50, 80, 100)
     hold_validity_s: Annotated[int, Field(ge=1, le=3600)] = 60
     longest_call_s: Annotated[int, Field(ge=1, le=14_400)] = 600
-    least_call_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 100
+    least_call_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     hold_expiry: HoldEnd = "charge_reported"
     abort: HoldEnd = "charge_reported"
     unreachable: Literal["stop", "leases", "emergency"] = "stop"
@@ -143,9 +144,9 @@ class Plan(Part):
         return max(2 * self.hold_validity_s, longest_s)
 
     @property
-    def least_call_utok(self) -> int:
-        """What is too little for any call, in µtok; a postpaid plan serves calls until all is used."""
-        return 0 if self.mode == "postpaid" else self.least_call_tokens * UTOK
+    def least_call_utok(self) -> int | None:
+        """What is too little for any call, in µtok; None is what is usual."""
+        return None if self.least_call_tokens is None else self.least_call_tokens * UTOK
 
     @property
     def rollover_utok(self) -> int:
