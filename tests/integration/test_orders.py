@@ -100,7 +100,7 @@ async def test_a_hold_keeps_its_units_until_its_usage_arrives(settings, tmp_path
         assert (found["held_utok"], found["rest_utok"]) == (0, 260 * MILLION)
 
 
-async def test_a_subscriber_at_its_cap_is_cut_alone_for_every_gateway(settings, tmp_path):
+async def test_a_subscriber_or_a_group_of_models_is_cut_alone_for_every_gateway(settings, tmp_path):
     """The cap survives a kill -9 of the worker, and another plan takes the cut away."""
     async with Line(settings, tmp_path) as line, Orders(settings) as orders:
         worker = await line.started()
@@ -123,13 +123,28 @@ async def test_a_subscriber_at_its_cap_is_cut_alone_for_every_gateway(settings, 
             assert guard.check("home", "mum").allowed
             assert guard.check("home").allowed
 
+            cap = {"kind": "cap", "subscribers": ["mum"]}
+            await orders.order("home", **cap, amount_utok=0)
+            await asyncio.wait_for(guard.wait_cut("home", "mum"), 30)
+            await line.send([usage("home", model="mini", input_tokens=300)])
+            mini = {"provider": "p", "model": "mini"}
+            cut = await asyncio.wait_for(guard.wait_cut("home", **mini), 30)
+            assert (cut.rule, cut.models) == ("hour_utok:minis", {"p/mini"})
+            assert not guard.check("home", **mini).allowed
+            assert guard.check("home", provider="p", model="max").allowed
+
             worker.kill()
             await line.started()
             found = (await orders.show("home"))["limits"]
             caps = {one["subscriber"]: one for one in found if one["limit"] == "subscriber_tokens"}
             assert (caps["kid"]["used"], caps["kid"]["ceiling"]) == (60 * MILLION, 60 * MILLION)
+            assert (caps["mum"]["own"], caps["mum"]["ceiling"]) == (True, 0)
+            assert not guard.check("home", "mum").allowed
+            await orders.order("home", **cap, uncap=1)
+            await line.until(lambda: guard.check("home", "mum").allowed, what="mum is open again")
             await orders.order("home", kind="change_plan", plan="strict")
             await line.until(lambda: guard.check("home", "kid").allowed, what="kid is open again")
+            await line.until(lambda: guard.check("home", **mini).allowed, what="minis are open")
         await line.settled()
         for partition in range(settings.partitions):
             await replays_to_the_same_rows(settings, partition, least=0)
