@@ -12,13 +12,14 @@ occurred. Integers only.
     terms, answers             what a plan says of an account; what was answered to which order
     books, table               all of a partition's balances and the tables below; rows of int64
     buckets, hold_rows         what pays, in burn order; what sessions hold of it
-    orders, cycle              open, grant, transfer, change of plan; what is due by itself: cycles, expiry
+    orders, refusals           open, grant, transfer, cap, change of plan; why not, with the figures
+    cycle                      what is due by itself: cycles, expiry
     holds, limit_holds         grant, enlarge, settle, expire; the same against limits
     charge, usage, counting    burn buckets with usage; count it against limits
     cells, cell_limits         rate windows and months of every account, and their ceilings
     limits, limit_windows      all other limits: whose, of what, and when they begin anew
     thresholds, standing       which parts of an allowance were told; how an account stands
-    decide, limit_decisions    open, warned or cut: accounts; subscribers
+    decide, limit_decisions    open, warned or cut: accounts; subscribers and groups of models
 
 Follow a limit: terms -> limits -> limit_windows -> counting -> standing -> decide -> limit_decisions.
 """
