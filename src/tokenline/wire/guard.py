@@ -176,7 +176,8 @@ class Guard:
             own = self._find((tenant, account, subscriber))
             if own is not None and (decision is None or not decision.cuts(now_ms)):
                 decision = own if decision is None or own.cuts(now_ms) else decision
-        if model and (decision is None or not decision.cuts(now_ms)):
+        cut = decision is not None and decision.cuts(now_ms)
+        if model and not cut and self._view.has_groups(tenant, account):
             served = Served(subscriber or "", provider, model)
             decision = self._view.find_group_cut(tenant, account, served, now_ms) or decision
         if decision is None:

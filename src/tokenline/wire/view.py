@@ -119,9 +119,15 @@ class View:
     ) -> Decision | None:
         """Return the decision that cuts an account, or its subscriber, for the model that serves."""
         groups = self._groups.get((tenant, account))
-        cuts = () if groups is None else (one for one in groups.of(served) if one.cuts(now_ms))
+        if groups is None:
+            return None
+        cuts = [one for one in groups.of(served) if one.cuts(now_ms)]
         # The one that ends last, 0 being never.
         return max(cuts, key=lambda one: one.resets_at_ms or FOR_EVER_MS, default=None)
+
+    def has_groups(self, tenant: str, account: str) -> bool:
+        """Say whether anything was ever decided of an account's groups of models: of most it was not."""
+        return (tenant, account) in self._groups
 
     def heard_ms(self, partition: int) -> int:
         """Return up to when all usage of this partition is charged; 0 when nothing was heard."""
