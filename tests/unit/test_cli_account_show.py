@@ -79,6 +79,15 @@ def test_an_account_that_is_used_up_says_so_and_when_it_resets(state):
     )
 
 
+def test_an_account_whose_rest_pays_for_no_call_does_not_say_that_all_is_used(state):
+    opened(state)
+    more = order(2, NOON, kind="grant", amount_utok=990 * MILLION)
+    fold_commands(state, [more], 2)
+    use(state, 999)
+    said = why_text(found(state))
+    assert said.startswith("cut: what is left of its balance pays for no call: 999 of 1,000 ")
+
+
 def test_an_account_at_a_limit_names_it_in_its_own_unit(state):
     opened(state, "limited")
     use(state, 1, 0)

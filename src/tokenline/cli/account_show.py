@@ -48,11 +48,18 @@ def why_text(found: dict[str, Any]) -> str:
         return "cut" if state == "cut" else f"{state}: nothing limits all of it together"
     text = f"{_amounts(figure, found)}; {_resets(figure, found['time_zone'], state)}"
     if state == "cut":
-        limit = f"the limit {why.removeprefix('limit: ')} is reached"
-        return f"cut: {'its balance is used up' if why == 'balance' else limit}: {text}"
+        return f"cut: {_cut_text(why, figure)}: {text}"
     if state == "warned":
         return f"warned: {figure['used'] * 100 // max(1, figure['limit'])} % is used: {text}"
     return f"open: {text}"
+
+
+def _cut_text(why: str, figure: dict[str, Any]) -> str:
+    if why != "balance":
+        return f"the limit {why.removeprefix('limit: ')} is reached"
+    # See `Plan.least_call_tokens`.
+    crumb = figure["used"] < figure["limit"]
+    return "what is left of its balance pays for no call" if crumb else "its balance is used up"
 
 
 _STATUSES = {
