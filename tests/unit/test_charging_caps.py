@@ -144,6 +144,23 @@ def test_a_cap_for_nobody_is_no_order(family, names):
     assert not step.decisions
 
 
+def test_caps_that_are_taken_off_together_are_let_go_of_by_holds_once(loose, monkeypatch):
+    names = [f"s{number}" for number in range(20)]
+    cap(loose, 5, *names)
+    assert [holds(loose, name, name) for name in names[:3]] == [5, 5, 5]
+    loose.hold(session="s0", seq=1, action="settle")
+    looks, of_owner = [], loose.state.books.holds.of_owner
+    monkeypatch.setattr(
+        loose.state.books.holds, "of_owner", lambda owner: looks.append(owner) or of_owner(owner)
+    )
+    assert answered(cap(loose, None, *names)) == ("DONE", "NONE")
+    assert len(looks) < len(names)
+    limits = loose.state.books.limits.of_owner(0)
+    assert len(limits) == 2
+    kept = [limit for hold in of_owner(0) for limit in hold.limits]
+    assert sorted(kept) == limits
+
+
 def test_a_pool_and_its_caps_bind_together(family):
     cap(family, 90, "kid")
     family.order(kind="grant", amount_utok=5 * MILLION)
