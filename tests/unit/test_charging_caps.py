@@ -144,6 +144,39 @@ def test_a_cap_for_nobody_is_no_order(family, names):
     assert not step.decisions
 
 
+@pytest.mark.parametrize("name", ["\U0001f600" * 1025, "kid\0day_utok:minis"])
+def test_a_name_that_can_be_part_of_no_key_is_never_capped(family, name):
+    """Its decision would have a key that no record holds, or that of another's."""
+    step = family.order(kind="cap", subscribers=["son", name], amount_utok=0)
+    assert [one.detail for one in step.refused] == [
+        "a cap names a subscriber with a NUL, or of more than 4096 bytes"
+    ]
+    assert not step.decisions
+    assert not family.state.books.limits.has_cap(0, "son")
+
+
+def test_a_long_name_is_capped_as_it_is_charged(family):
+    name = "\U0001f600" * 1024
+    assert told(cap(family, 0, name))[-1] == (name, "CUT", "subscriber_tokens")
+
+
+def test_caps_that_are_taken_off_together_are_let_go_of_by_holds_once(loose, monkeypatch):
+    names = [f"s{number}" for number in range(20)]
+    cap(loose, 5, *names)
+    assert [holds(loose, name, name) for name in names[:3]] == [5, 5, 5]
+    loose.hold(session="s0", seq=1, action="settle")
+    looks, of_owner = [], loose.state.books.holds.of_owner
+    monkeypatch.setattr(
+        loose.state.books.holds, "of_owner", lambda owner: looks.append(owner) or of_owner(owner)
+    )
+    assert answered(cap(loose, None, *names)) == ("DONE", "NONE")
+    assert len(looks) == 1
+    limits = loose.state.books.limits.of_owner(0)
+    assert len(limits) == 2
+    kept = [limit for hold in of_owner(0) for limit in hold.limits]
+    assert sorted(kept) == limits
+
+
 def test_a_pool_and_its_caps_bind_together(family):
     cap(family, 90, "kid")
     family.order(kind="grant", amount_utok=5 * MILLION)

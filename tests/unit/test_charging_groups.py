@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.unit.test_charging_limits import MILLION, Line, recovered
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.terms import not_enforced
 from tokenline.quota.decide import Rule
+from tokenline.quota.terms import LimitSpec, Per, Unit
 from tokenline.rating.catalog import Catalog
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
@@ -89,8 +91,17 @@ def test_one_that_names_a_subscriber_and_one_of_each_are_two_decisions():
     each = {"requests": 2, "per": "day", "of": "subscriber", "group": "minis"}
     line = line_of(each, each | {"requests": 1, "subscriber": "kid"})
     group = "subscriber_day_requests:minis"
-    assert told(line.use("kid", model="mini")) == [("kid", f"{group}@kid", "CUT", "limit_reached")]
+    named = "subscriber_day_requests@kid:minis"
+    assert told(line.use("kid", model="mini")) == [("kid", named, "CUT", "limit_reached")]
     assert told(line.use("kid", model="mini")) == [("kid", group, "CUT", "limit_reached")]
+
+
+def test_no_group_is_called_what_the_limit_of_one_subscriber_is_told_by():
+    """One decision would take the other's place, in every guard and on the topic."""
+    each = LimitSpec(name="a:minis@kid", unit=Unit.UTOK, per=Per.DAY, each=True, models=("p/max",))
+    named = replace(each, name="a:minis", subscriber="kid", models=("p/mini",))
+    assert (each.group, named.group) == ("a:minis@kid", "a@kid:minis")
+    assert replace(named, models=()).group == ""
 
 
 def test_every_limit_of_a_group_is_told_by_itself():

@@ -14,7 +14,7 @@ from tokenline.wire.avro import Codec
 from tokenline.wire.guard import Guard
 from tokenline.wire.registry import FileRegistry
 from tokenline.wire.topics import decision_key
-from tokenline.wire.view import View
+from tokenline.wire.view import Served, View
 
 NOW, HOUR = FrozenClock().wall_ms(), 3_600_000
 
@@ -325,6 +325,37 @@ async def test_a_groups_cut_wakes_who_is_served_by_its_models_and_nobody_else(ma
     await asyncio.gather(*others, return_exceptions=True)
     assert not guard._view._waiters
     assert [list(one.waiters) for one in guard._view._groups.values()] == [[]]
+
+
+async def test_of_ten_thousand_members_a_call_looks_at_its_own_decisions_and_the_accounts(
+    make, monkeypatch
+):
+    looks, is_of = [], Served.is_of
+    monkeypatch.setattr(Served, "is_of", lambda *said: looks.append(said) or is_of(*said))
+    members = [f"m{number}" for number in range(50)]
+    said = [group_decision(subscriber=who, version=2) for who in members]
+    guard = make(decision(), group_decision(models=["p/max"], version=3), *said)
+    wait = {"provider": "p", "model": "nano"}
+    waiting = [asyncio.create_task(guard.wait_cut("a", who, **wait)) for who in members]
+    await asyncio.sleep(0)
+    looks.clear()
+    assert not guard.check("a", "m7", provider="p", model="mini").allowed
+    assert guard.check("a", "mum", provider="p", model="mini").allowed
+    assert len(looks) == 3
+    looks.clear()
+    guard._view.apply_decision(0, group_decision(subscriber="m7", version=4), NOW)
+    assert len(looks) == 1
+    guard._view.apply_decision(0, group_decision(models=["p/nano"], version=5), NOW)
+    assert {cut.version for cut in await asyncio.wait_for(asyncio.gather(*waiting), 5)} == {5}
+
+
+def test_what_is_taken_away_leaves_nothing_and_equal_groups_are_kept_once(make):
+    guard = make(decision(), *(group_decision(subscriber=who) for who in ("kid", "mum")))
+    kid, mum = (guard._view._groups["default", "a"].rows[who] for who in ("kid", "mum"))
+    assert kid["day_utok:minis"].models is mum["day_utok:minis"].models
+    for who in ("kid", "mum"):
+        guard._view.apply_tombstone(decision_key("default", "a", 1, who, "day_utok:minis"))
+    assert not guard._view._groups
 
 
 def test_tenants_are_apart(make):

@@ -20,6 +20,7 @@ from tokenline.charging.terms import grant_of
 from tokenline.charging.transfers import ARRIVING, arrive, send
 from tokenline.errors import BadData, Declined
 from tokenline.metering.calendar import zone_of
+from tokenline.metering.judge import MOST_ID_BYTES
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.books import MOST_UTOK, Balance, Cause
@@ -266,6 +267,9 @@ def _cap(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple
     names = [str(name) for name in fields["subscribers"]]
     if not names or not all(names):
         raise BadData("a cap names the subscribers it is for")
+    # It is part of the key of what is decided on them; usage could name no such subscriber either.
+    if any("\0" in name or len(name.encode()) > MOST_ID_BYTES for name in names):
+        raise BadData(f"a cap names a subscriber with a NUL, or of more than {MOST_ID_BYTES} bytes")
     amount = 0 if fields["uncap"] else int(fields["amount_utok"])
     orders.cap_subscribers(state.books, slot, names, None if fields["uncap"] else amount, now_ms)
     return 0, amount

@@ -179,11 +179,14 @@ def cap_subscribers(
     """
     with _working(books, slot, now_ms) as row:
         check_cap(books, slot, names, amount_utok)
+        gone: set[int] = set()
         for name in dict.fromkeys(names):
             if amount_utok is None:
-                forget(books, slot, books.limits.uncap(slot, name))
+                gone |= books.limits.uncap(slot, name)
             else:
                 books.limits.cap(slot, name, amount_utok)
+        # Once for all of them: an account may have ten thousand holds.
+        forget(books, slot, gone)
         books.set(row, Balance.LIMITED, books.limits.any_in_force(slot))
 
 

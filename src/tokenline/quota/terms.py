@@ -130,9 +130,11 @@ class LimitSpec:
     @property
     def group(self) -> str:
         """What a limit of a group of models is told by; empty for one of all models."""
-        if not self.models:
-            return ""
-        return f"{self.name}@{self.subscriber}" if self.subscriber else self.name
+        if not self.models or not self.subscriber:
+            return self.name if self.models else ""
+        # Before the group, which may be called anything: behind it this could be another's name.
+        what, colon, group = self.name.partition(":")
+        return f"{what}@{self.subscriber}{colon}{group}"
 
     @property
     def identity(self) -> tuple[str, str]:

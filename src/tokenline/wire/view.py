@@ -16,13 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 State = Literal["open", "warned", "cut", "unknown"]
 Identity = tuple[str, str, str]
-# A group of models by the name of its limit, and whose limit it is; of the whole account nobody's.
-Group = tuple[str, str]
-
 RESET = "window_reset"
 FOR_EVER_MS = 1 << 63
 UNKNOWN = "unknown_account"
@@ -84,15 +81,47 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class _Groups:
-    """Hold what was decided of an account's groups of models, and who waits for a cut of his."""
+    """Hold what was decided of an account's groups of models, and who waits for a cut of his.
 
-    rows: dict[Group, Decision] = field(default_factory=dict)
-    waiters: dict[asyncio.Future[Decision], Served] = field(default_factory=dict)
+    Both by subscriber: of ten thousand members each call looks at its own and at the account's.
+    """
+
+    rows: defaultdict[str, dict[str, Decision]] = field(default_factory=lambda: defaultdict(dict))
+    waiters: defaultdict[str, dict[asyncio.Future[Decision], Served]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+
+    def find(self, subscriber: str, group: str) -> Decision | None:
+        """Return the newest decision on a group; of nobody's it is the whole account's."""
+        return self.rows.get(subscriber, {}).get(group)
 
     def of(self, served: Served) -> Iterator[Decision]:
-        for (subscriber, _), decision in self.rows.items():
-            if served.is_of(subscriber, decision.models):
-                yield decision
+        for subscriber in dict.fromkeys(("", served.subscriber)):
+            for decision in self.rows.get(subscriber, {}).values():
+                if served.is_of(subscriber, decision.models):
+                    yield decision
+
+    def wake(self, subscriber: str, decision: Decision) -> None:
+        """Tell those whom a cut is about; one of nobody's is about all."""
+        whose = [subscriber] if subscriber else list(self.waiters)
+        for waiter, served in [one for name in whose for one in self._waiting(name)]:
+            if served.is_of(subscriber, decision.models) and not waiter.done():
+                waiter.set_result(decision)
+
+    def forget(self, subscriber: str, group: str) -> None:
+        """Forget a decision."""
+        del self.rows[subscriber][group]
+        if not self.rows[subscriber]:
+            del self.rows[subscriber]
+
+    def leave(self, served: Served, waiter: asyncio.Future[Decision]) -> None:
+        """Forget one who waits no longer."""
+        del self.waiters[served.subscriber][waiter]
+        if not self.waiters[served.subscriber]:
+            del self.waiters[served.subscriber]
+
+    def _waiting(self, subscriber: str) -> Iterable[tuple[asyncio.Future[Decision], Served]]:
+        return self.waiters.get(subscriber, {}).items()
 
 
 class View:
@@ -158,12 +187,11 @@ class View:
     def _apply_group(self, identity: Identity, group: str, decision: Decision, now_ms: int) -> bool:
         tenant, account, subscriber = identity
         groups = self._groups[tenant, account]
-        if _is_older(decision, groups.rows.get((subscriber, group))):
+        if _is_older(decision, groups.find(subscriber, group)):
             return False
-        groups.rows[subscriber, group] = decision
-        for waiter, served in list(groups.waiters.items()) if decision.cuts(now_ms) else ():
-            if served.is_of(subscriber, decision.models) and not waiter.done():
-                waiter.set_result(decision)
+        groups.rows[subscriber][group] = decision
+        if decision.cuts(now_ms):
+            groups.wake(subscriber, decision)
         return True
 
     def apply_heartbeat(self, partition: int, epoch: int, as_of_ms: int) -> bool:
@@ -182,13 +210,11 @@ class View:
             return
         account, _, own = account.partition("\0")
         subscriber, _, group = own.partition("\0")
-        known = self.rows.get((tenant, account, subscriber))
         if group:
-            groups = self._groups.get((tenant, account), _Groups()).rows
-            known = groups.get((subscriber, group))
-            if known is not None and known.epoch == int(epoch):
-                del groups[subscriber, group]
-        elif known is not None and known.epoch == int(epoch):
+            self._forget_group((tenant, account), subscriber, group, int(epoch))
+            return
+        known = self.rows.get((tenant, account, subscriber))
+        if known is not None and known.epoch == int(epoch):
             del self.rows[tenant, account, subscriber]
 
     async def wait_cut(
@@ -211,12 +237,12 @@ class View:
         for identity in identities:
             self._waiters[identity].add(waiter)
         if served is not None:
-            self._groups[tenant, account].waiters[waiter] = served
+            self._groups[tenant, account].waiters[served.subscriber][waiter] = served
         try:
             return await waiter
         finally:
             if served is not None:
-                self._forget_served(tenant, account, waiter)
+                self._forget_served((tenant, account), served, waiter)
             for identity in identities:
                 self._forget(identity, waiter)
 
@@ -225,11 +251,25 @@ class View:
             if not waiter.done():
                 waiter.set_result(decision)
 
-    def _forget_served(self, tenant: str, account: str, waiter: asyncio.Future[Decision]) -> None:
-        groups = self._groups[tenant, account]
-        del groups.waiters[waiter]
+    def _forget_group(
+        self, whose: tuple[str, str], subscriber: str, group: str, epoch: int
+    ) -> None:
+        groups = self._groups.get(whose)
+        known = None if groups is None else groups.find(subscriber, group)
+        if groups is not None and known is not None and known.epoch == epoch:
+            groups.forget(subscriber, group)
+            self._tidy(whose)
+
+    def _forget_served(
+        self, whose: tuple[str, str], served: Served, waiter: asyncio.Future[Decision]
+    ) -> None:
+        self._groups[whose].leave(served, waiter)
+        self._tidy(whose)
+
+    def _tidy(self, whose: tuple[str, str]) -> None:
+        groups = self._groups[whose]
         if not groups.rows and not groups.waiters:
-            del self._groups[tenant, account]
+            del self._groups[whose]
 
     def _forget(self, identity: Identity, waiter: asyncio.Future[Decision]) -> None:
         waiters = self._waiters.get(identity)
@@ -263,6 +303,7 @@ def _decision_of(partition: int, record: Mapping[str, object]) -> Decision:
 
 _STATES: dict[str, State] = {"open": "open", "warned": "warned", "cut": "cut"}
 _SHARED: dict[str, str] = {}
+_SHARED_SETS: dict[frozenset[str], frozenset[str]] = {}
 _SHARED_MAX = 1000
 
 
@@ -274,7 +315,9 @@ def _shared(value: object) -> str:
 def _names(value: object) -> frozenset[str]:
     if not isinstance(value, list):
         raise TypeError(f"{value!r} is no list of names")
-    return frozenset(map(_shared, value))
+    found = frozenset(map(_shared, value))
+    # Each member of an account may have a decision of its own on the same group.
+    return _SHARED_SETS.setdefault(found, found) if len(_SHARED_SETS) < _SHARED_MAX else found
 
 
 def _whole(value: object) -> int:
