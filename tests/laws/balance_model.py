@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tests.laws.limit_model import ModelLimits
-from tokenline.quota.terms import NEVER_MS, HoldExpiry, Source
+from tokenline.quota.terms import NEVER_MS, HoldExpiry, Mode, Source
 
 MILLION = 1_000_000
 ZERO = Fraction(0)
@@ -122,6 +122,22 @@ class ModelAccount:
 
     def payers(self, use: Any, at: int) -> list[ModelBucket]:
         return [bucket for bucket in self.in_order() if bucket.pays(use, at)]
+
+    def is_crumb(self, now: int) -> bool:
+        """Say whether what is left is too little for any call, of an account that holds calls."""
+        terms = self.terms()
+        valid = [one for one in self.buckets.values() if one.start <= now < one.end]
+        if (
+            terms.overage
+            or terms.mode == Mode.POSTPAID
+            or any(self.held(one.number) for one in valid)
+        ):
+            return False
+        total = sum((one.total for one in valid), ZERO)
+        usual = min(Fraction(100), Fraction(int(total * MILLION) // 1000, MILLION))
+        said = terms.least_call_utok
+        crumb = usual if said is None else Fraction(said, MILLION)
+        return sum((self.rest(one) for one in valid), ZERO) <= crumb
 
     # What happens by itself
 
@@ -330,6 +346,8 @@ class ModelAccount:
         reason, asked = {"active": "none"}.get(self.status, self.status), wanted
         if reason == "none" and reached:
             reason = reached
+        if reason == "none" and needed > 0 and self.is_crumb(now):
+            reason = "balance_used_up"
         if order.lease:
             others = [each for each in self.holds.values() if each is not one or each.expires]
             count = sum(each.lease and each.status == "open" for each in others)

@@ -70,7 +70,13 @@ PLANS = {
             (limit("none:mini", Unit.REQUESTS, Per.HOUR, models=("glm/mini",)), 0),
         ),
     ),
-    "scoped": Terms(mode=Mode.STRICT, allowance_utok=40 * MILLION, scope=CHEAP, priority=5),
+    "scoped": Terms(
+        mode=Mode.STRICT,
+        allowance_utok=40 * MILLION,
+        scope=CHEAP,
+        priority=5,
+        least_call_utok=2 * MILLION,
+    ),
     "empty": Terms(mode=Mode.STRICT),
     "family": Terms(
         mode=Mode.STRICT,

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.limits import LIMITS_CATALOG
 from tests.strategies import MINUTE
 from tests.unit.test_charging_limits import MILLION, Line
+from tokenline.quota.books import Balance
+from tokenline.quota.standing import crumbs_of, is_crumb
+from tokenline.quota.terms import Mode
 from tokenline.rating.catalog import Catalog
 
 
@@ -96,3 +102,35 @@ def test_where_usage_goes_on_to_the_last_token_no_crumb_cuts(plan):
     assert line.shown()["state"] == "warned"
     last = told(line.use(tokens=1))[-1]
     assert last[0] == ("WARNED" if plan.get("used_up") else "CUT")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 10**6, 10**8, 10**11, 10**18]),
+            st.sampled_from([0, 1, 10**3, 10**8, 10**8 + 1, 10**9]),
+            st.sampled_from([0, 0, 5]),
+            st.sampled_from([0, 0, -1, 1, 10**9]),
+            st.sampled_from(Mode),
+            st.booleans(),
+        ),
+        min_size=1,
+    )
+)
+def test_one_balance_and_many_are_looked_at_alike(balances):
+    rows = np.zeros((len(balances), len(Balance)), np.int64)
+    for row, (total, left, held, least, mode, stops) in zip(rows, balances, strict=True):
+        row[Balance.TOTAL], row[Balance.LEFT], row[Balance.HELD] = total, left, held
+        row[Balance.LEAST_CALL], row[Balance.MODE], row[Balance.STOPS] = least, mode, stops
+    crumbs = (rows[:, Balance.LEFT] <= crumbs_of(rows)) & (rows[:, Balance.STOPS] != 0)
+    crumbs &= rows[:, Balance.HELD] <= 0
+    assert crumbs.tolist() == [is_crumb(row.tolist()) for row in rows]
+
+
+def test_who_asks_for_a_call_on_a_crumb_is_refused_and_nothing_is_told_again():
+    line = line_of(least_call_tokens=50)
+    line.use(tokens=99_960)
+    for session in "ab":
+        step = line.ask(session=session, max_tokens=10)
+        assert step.replies[0].answer.reason.name == "BALANCE_USED_UP"
+        assert told(step) == []

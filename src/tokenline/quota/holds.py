@@ -28,6 +28,7 @@ from tokenline.quota.hold_rows import (
     Session,
 )
 from tokenline.quota.limit_holds import bind, keep, said
+from tokenline.quota.standing import is_crumb
 from tokenline.quota.terms import NEVER_MS, NOTHING, HoldExpiry, Terms, Use
 
 LEASE_SHARE = 2
@@ -173,6 +174,9 @@ def _grant(
     reason = _barred(books, row, order)
     if not reason and bound.reached is not None:
         reason = Reason.LIMIT_HELD if bound.waits else Reason.LIMIT_REACHED
+    if not reason and order.needed_utok > ahead and is_crumb(books.balances.matrix[row].tolist()):
+        # Its account is cut: granted, it were open again until the call has ended.
+        reason = Reason.BALANCE_USED_UP
     wanted = min(_slice(books, row, hold, order, ahead, bound.room_utok), bound.room_utok)
     wanted = 0 if reason else max(0, wanted)
     target = owed + max(kept, wanted)

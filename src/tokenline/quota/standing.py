@@ -56,8 +56,21 @@ def rests_on(books: Books, row: int) -> tuple[int, ...]:
     values: list[int] = books.balances.matrix[row].tolist()
     beyond = books.buckets.get(values[Balance.UNCOVERED], Bucket.USED)
     unused = values[Balance.LEFT] + values[Balance.HELD]
-    crumb = bool(unused <= crumbs_of(books.balances.matrix[row : row + 1])[0])
+    crumb = is_crumb(values)
     return (beyond, unused, crumb, *(values[column] for column in _RESTS_ON))
+
+
+def is_crumb(balance: list[int]) -> bool:
+    """Say of one balance's columns whether no more is left than `crumbs_of` says, and nothing held.
+
+    For questions, which come one by one: an array of one costs ten times as much.
+    """
+    if balance[Balance.HELD] > 0 or not balance[Balance.STOPS]:
+        return False
+    said = balance[Balance.LEAST_CALL]
+    usual = min(USUAL_CALL_UTOK, balance[Balance.TOTAL] // CRUMB_SHARE)
+    crumb = max(said, 0) if said else usual
+    return balance[Balance.LEFT] <= crumb * (balance[Balance.MODE] != Mode.POSTPAID)
 
 
 def crumbs_of(balances: Int64s) -> Int64s:
