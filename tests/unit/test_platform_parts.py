@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from tokenline.errors import NoJava, PlatformError
+from tokenline.errors import NoJava, NotRunning, PlatformError
 from tokenline.platform import jars, processes, stack_file
 from tokenline.platform.kafka import random_id
 from tokenline.platform.restarts import Restarts
@@ -111,3 +111,14 @@ def test_a_second_stack_on_a_data_directory_leaves_the_first_ones_file_alone(tmp
     ):
         up(Settings(), tmp_path, free_ports=True)
     assert stack_file.StackFile.read(tmp_path).supervisor == own
+
+
+def test_a_data_directory_that_is_a_file_is_told_in_a_line(tmp_path):
+    file = tmp_path / "accounts.toml"
+    file.touch()
+    with pytest.raises(NotRunning, match=f"no stack runs in {file}; start it: tokenline up --data"):
+        stack_file.find_stack(file)
+    with pytest.raises(PlatformError, match=f"{file} cannot be a data directory: File exists"):
+        up(Settings(), file, free_ports=True)
+    with pytest.raises(PlatformError, match="cannot be a data directory: Not a directory"):
+        up(Settings(), file / "line", free_ports=True)
