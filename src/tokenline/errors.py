@@ -75,7 +75,8 @@ class OutboxFull(BackPressure):
 class QuotaExceeded(TokenlineError):
     """Refuse a call of an account that may not go on.
 
-    `reason` is a rule or reason of the line (`balance_used_up`, `minute_requests`, `suspended`, ...);
+    `reason` is a rule or reason of the line (`balance` where the account is cut for it,
+    `balance_used_up` where it only has too little for the call, `minute_requests`, `suspended`, ...);
     `used` and `limit` are in its unit, `limit` -1 where there is none; `resets_at_ms` is when it may go
     on by itself, 0 when that is not by the clock. `top_up_utok` is the least that would let the call
     pass, 0 where a top-up does not help.

@@ -154,7 +154,8 @@ class Settings(BaseModel):
         "INFO", description="least level logged"
     )
     data_dir: Path = Field(
-        Path(".tokenline"), description="where the embedded stack keeps its data"
+        Path(".tokenline"),
+        description="where the embedded stack keeps its data, and a gateway its outbox and slices",
     )
 
     @classmethod

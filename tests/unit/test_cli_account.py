@@ -184,7 +184,11 @@ def test_who_gets_no_answer_is_told_how_to_ask_again(line, run, fails):
     [
         ("bad_amount", "only 5 left", "bad amount: only 5 left"),
         ("bad_amount", "", "bad amount: which rule was broken is told once"),
-        ("unknown_plan", "", "unknown plan (tokenline catalog show lists the plans)"),
+        (
+            "unknown_plan",
+            "",
+            "unknown plan (tokenline catalog show lists the newest, and from when on)",
+        ),
         ("unknown_account", "", "(an account is opened first: tokenline account open acme --plan"),
         ("limit_held", "", "limit held"),
     ],

@@ -114,3 +114,10 @@ def test_while_charging_is_away_nobody_says_that_there_is_no_such_account(line, 
     code, _, (said,) = run("t/a")
     assert code == 1
     assert said.endswith("account t/a is in no accounts file; its balance: Kafka at here: gone")
+
+
+@pytest.mark.parametrize(("answer", "printed"), [("a\n1\n", "a\n1"), ("", "no rows")])
+def test_a_query_that_finds_nothing_says_so(line, capsys, monkeypatch, answer, printed):
+    monkeypatch.setattr(queries, "sql", lambda *_: answer)
+    said = run_command(capsys, "sql", "SELECT 1 WHERE 0")
+    assert printed in "".join(map(str, said))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.gateway_stand import CALL, MILLION, PREPAID, WORST, standing, version_of
 from tests.orders import CATALOG
-from tests.strategies import DAY, NOON
+from tests.strategies import DAY, MINUTE, NOON
 from tokenline.errors import CutOff, InvalidEvent, QuotaExceeded, SettingsError
 from tokenline.event import UsageEvent
 from tokenline.gateway.gateway import Gateway
@@ -303,3 +303,28 @@ def test_a_gateway_needs_a_name_and_the_callers_word_counts_for_more(tmp_path):
     assert Gateway(Settings(data_dir=tmp_path, gateway_id="gw"), gateway_id="mine")._id == "mine"
     assert WORST  # a gateway that is not entered keeps no file
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "least", "asked", "short"),
+    [
+        ("strict", None, CALL, 100 * MILLION + 1),
+        ("strict", 500, CALL, 500 * MILLION + 1),
+        ("strict", 0, CALL, 12 * MILLION),
+        ("strict", 500, CALL | {"prompt_tokens": 900}, 902 * MILLION),
+        ("postpaid", None, CALL, 1),
+        ("strict", None, CALL | {"model": "nobody knows it"}, 1),
+    ],
+)
+async def test_who_is_cut_for_its_balance_hears_what_lets_the_call_pass(
+    stand, plan, least, asked, short
+):
+    said = dict(CATALOG.plans)
+    said["strict"] = said["strict"].model_copy(update={"least_call_tokens": least})
+    stand.publish(version_of(2, NOON - MINUTE, plans=said))
+    cut = {"state": "cut", "rule": "balance", "reason": "limit_reached", "version": 1}
+    stand.says(plan, used=1000 * MILLION, limit=1000 * MILLION, **cut)
+    with pytest.raises(QuotaExceeded) as refused:
+        async with stand.gateway.admit(**asked):
+            pass
+    assert (refused.value.reason, refused.value.top_up_utok) == ("balance", short)

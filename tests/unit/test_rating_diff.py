@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,6 @@ def test_a_version_is_published_ahead_of_any_call_that_the_one_before_may_price(
     done = CliRunner().invoke(app, ["apply", str(file), "--dry-run"])
     assert isinstance(done.exception, BadData) is bool(says)
     assert says in str(done.exception)
+    if says:
+        first = read_catalog(file).effective_from + timedelta(minutes=1)
+        assert f"it may begin from {first:%Y-%m-%d %H:%M %z} on" in str(done.exception)

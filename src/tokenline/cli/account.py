@@ -207,7 +207,7 @@ def change_plan(
 ) -> None:
     """Put another plan into force now; each pays for its days of the cycle.
 
-    Example: tokenline account plan acme developer-70m
+    Example: tokenline account plan acme business-70m
     """
     fields = {"kind": "change_plan", "plan": plan}
     order(account, tenant, command_id, fields, data=data, as_json=as_json)
@@ -320,5 +320,5 @@ def _checked_models(models: list[str]) -> list[str]:
 
 def _checked_subscribers(subscribers: list[str]) -> list[str]:
     if not all(subscribers):
-        raise Misuse("a subscriber needs a name; a grant that names none is for all")
+        raise Misuse("a subscriber needs a name; what is for all names none")
     return subscribers

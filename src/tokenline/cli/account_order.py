@@ -69,8 +69,8 @@ def ask(
 _HELP = {
     "unknown_account": "an account is opened first: tokenline account open {account} --plan NAME",
     "already_open": "its plan is changed by: tokenline account plan {account} NAME",
-    "unknown_plan": "tokenline catalog show lists the plans",
-    "unknown_pack": "tokenline catalog show lists the packs",
+    "unknown_plan": "tokenline catalog show lists the newest, and from when on",
+    "unknown_pack": "tokenline catalog show lists the newest, and from when on",
     "unknown_bucket": "tokenline account show {account} lists its buckets",
     "suspended": "tokenline account resume {account} ends that",
     "closed": "a closed account stays closed",

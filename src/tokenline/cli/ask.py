@@ -80,7 +80,10 @@ def sql(
     if fmt not in formats:
         raise TokenlineError(f"there is no format {fmt!r}; say table, json or csv")
     # Not through rich: a program or a pipe reads this.
-    typer.echo(ask(line_settings(data), query, formats[fmt]).rstrip("\n"))
+    if answer := ask(line_settings(data), query, formats[fmt]).rstrip("\n"):
+        typer.echo(answer)
+    else:
+        err.print("no rows")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,8 +70,9 @@ def apply(
 ) -> None:
     """Publish a version of the catalog and wait until every partition rates by it.
 
-    It must come into force later than now, or what was used meanwhile would have been rated by the
-    old one; only the first version of a line may begin in the past.
+    It must come into force later than calls are held ahead by the one before (11 minutes where
+    that has a strict plan of usual `longest_call_s`); a refusal says from when on it may. Only the first
+    version of a line may begin in the past.
 
     Example: tokenline catalog apply catalog.toml --dry-run
     """
@@ -122,10 +124,12 @@ def _check_follows(before: Catalog, catalog: Catalog, now_ms: int, file: Path) -
     if catalog.version <= before.version:
         raise BadData(f"{file}: version {catalog.version} does not follow {before.version}")
     lead_s = LEAD_S + max((plan.priced_ahead_s for plan in before.plans.values()), default=0)
-    if catalog.effective_ms <= now_ms + lead_s * 1000:
+    if catalog.effective_ms <= (ahead_ms := now_ms + lead_s * 1000):
+        first = datetime.fromtimestamp(ahead_ms // 60_000 * 60 + 60, catalog.effective_from.tzinfo)
         raise BadData(
             f"{file}: effective_from {catalog.effective_from:%Y-%m-%d %H:%M %z} is not {lead_s} s ahead: "
-            "calls that run were held, and usage was charged, by the version before"
+            "calls that run were held, and usage was charged, by the version before; it may begin from "
+            f"{first:%Y-%m-%d %H:%M %z} on"
         )
 
 

@@ -20,13 +20,18 @@ accounts_app = typer.Typer(
 @app.command()
 def emit(
     account: Annotated[str, typer.Argument(help="account that pays")],
-    model: Annotated[str, typer.Option(help="model that ran")] = "demo-model",
+    model: Annotated[
+        str, typer.Option(help="model that ran; a catalog must price it")
+    ] = "demo-model",
     provider: Annotated[str, typer.Option(help="platform that served it")] = "demo",
     input_tokens: Annotated[int, typer.Option("--input", min=0, help="prompt tokens")] = 100,
     output_tokens: Annotated[int, typer.Option("--output", min=0, help="completion tokens")] = 50,
     data: DataDir = None,
 ) -> None:
     """Send one usage event, as a gateway would, and wait for the broker's ack.
+
+    What charging makes of it is in `v_usage`, or in `v_dead_letters`: so where no such account is known,
+    or the catalog in force has no rate for the model.
 
     Example: tokenline emit acme --input 1200 --output 350
     """
@@ -80,7 +85,7 @@ def accounts_apply(
     if dry_run:
         typer.echo(f"{len(commands)} accounts are right; nothing was sent")
         return
-    with Progress(console=err, transient=True) as progress:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("accounts", total=len(commands))
         work = apply_accounts(
             line_settings(data),

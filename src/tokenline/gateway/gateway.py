@@ -221,7 +221,7 @@ class Gateway:
         key = asked.key
         verdict = self._verdict(key)
         if verdict.state == "cut" or (verdict.state == "unknown" and not verdict.stale):
-            raise refusal_of(key, verdict)
+            raise refusal_of(asked, verdict, self._prices, self._clock.wall_ms())
         now_ms = self._clock.wall_ms()
         rules = self._prices.rules(verdict.plan, key.provider, key.model, now_ms)
         if rules is None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokenline.errors import CutOff, QuotaExceeded
+from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded
 from tokenline.gateway.call import STEP_TOKENS
 from tokenline.gateway.lease import MOST_UTOK, Granted, Need
+from tokenline.rating.exact import UTOK
 
 if TYPE_CHECKING:
     from tokenline.gateway.call import Asked
     from tokenline.gateway.lease import Key
-    from tokenline.gateway.prices import Price
+    from tokenline.gateway.prices import Price, Prices
     from tokenline.wire.orders import Reply
     from tokenline.wire.view import Verdict
+
+# Where a plan says no `least_call_tokens`, charging takes no more than this for too little.
+USUAL_CALL_UTOK = 100 * UTOK
 
 
 def need_of(asked: Asked, *, whole: bool, price: Price) -> Need:
@@ -44,16 +48,31 @@ def granted_of(reply: Reply) -> Granted:
     )
 
 
-def refusal_of(key: Key, verdict: Verdict) -> QuotaExceeded:
+def refusal_of(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> QuotaExceeded:
     """Return the error that says what the guard knows of an account that may not go on."""
-    short = (verdict.rule or verdict.reason) == "balance"
-    top_up_utok = max(1, verdict.used - verdict.limit + 1) if short else 0
-    return QuotaExceeded(**_known(key, verdict), top_up_utok=top_up_utok)
+    top_up_utok = 0
+    if (verdict.rule or verdict.reason) == "balance":
+        rest_utok = verdict.limit - verdict.used
+        top_up_utok = max(1, _least_rest(asked, verdict.plan, prices, now_ms) - rest_utok)
+    return QuotaExceeded(**_known(asked.key, verdict), top_up_utok=top_up_utok)
 
 
 def cut_off_of(key: Key, verdict: Verdict) -> CutOff:
     """Return the error that ends a call whose account or subscriber was cut off."""
     return CutOff(**_known(key, verdict))
+
+
+def _least_rest(asked: Asked, plan: str, prices: Prices, now_ms: int) -> int:
+    """Return how much an account must have left for a call to pass; µtok."""
+    try:
+        rules = prices.rules(plan, asked.key.provider, asked.key.model, now_ms)
+    except ChargingUnavailable:
+        return 1
+    if rules is None or rules.mode == "postpaid":
+        return 1
+    said_utok = rules.plan.least_call_utok if rules.plan else None
+    too_little_utok = USUAL_CALL_UTOK if said_utok is None else said_utok
+    return max(too_little_utok + 1, need_of(asked, whole=False, price=rules.price).least_utok)
 
 
 def _known(key: Key, verdict: Verdict) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read {path}: {error}") from error
+        raise SettingsError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _secret(where: str, text: str) -> Secret:

@@ -125,10 +125,13 @@ def hold(folder: Path, what: str) -> IO[str]:
     """Hold a folder for as long as the returned file is open or the process lives.
 
     Raises:
-        PlatformError: another process holds it; the text names it.
+        PlatformError: another process holds it, the text names it; or it can be no folder of ours.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / "tokenline.lock").open("a+")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / "tokenline.lock").open("a+")
+    except OSError as error:
+        raise PlatformError(f"{folder} cannot be a data directory: {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -176,7 +179,8 @@ def require_port(port: int, what: str, variable: str) -> None:
     """
     if not port_is_free(port):
         raise PortTaken(
-            f"port {port} for {what} is taken{_by_whom(port)}; set {variable} to another one"
+            f"port {port} for {what} is taken{_by_whom(port)}; set {variable} to another one, "
+            "or start it with tokenline up --free-ports"
         )
 
 

@@ -147,8 +147,9 @@ class Stack:
             self._say("stopped")
         self._components = {}
         self._started = False
-        (self.data_dir / FILE).unlink(missing_ok=True)
+        # Who never held the directory may not take the file of the stack that does.
         if self._held is not None:
+            (self.data_dir / FILE).unlink(missing_ok=True)
             self._held.close()
             self._held = None
 

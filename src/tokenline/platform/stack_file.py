@@ -97,13 +97,17 @@ class StackFile:
                 settings=value["settings"],
                 started=value["started"],
             )
-        except FileNotFoundError:
-            raise NotRunning(f"no stack runs in {data_dir}; start one: tokenline up") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotRunning(f"no stack runs in {data_dir}; {_start(data_dir)}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise PlatformError(f"{path} is not readable: {error!r}; remove it") from error
         if file.supervisor.alive() is None:
-            raise NotRunning(f"the stack in {data_dir} has ended; start it: tokenline up")
+            raise NotRunning(f"the stack in {data_dir} has ended; {_start(data_dir)}")
         return file
+
+
+def _start(data_dir: Path) -> str:
+    return f"start it: tokenline up --data {data_dir}"
 
 
 def see(name: str, pid: int | None, port: int = 0) -> Seen:
