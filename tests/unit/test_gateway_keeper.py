@@ -479,6 +479,33 @@ async def test_who_gives_up_while_nobody_answers_hears_that_charging_is_away(wit
     await keeper.close(0.01)
 
 
+async def test_no_call_is_clamped_by_what_is_in_hand_while_there_is_more():
+    """One caller after the other, each of half of what is left; only the last is given less than it asks."""
+    line = Line(20_000)
+    keeper = line.keeper()
+    given = []
+    for _ in range(5):
+        held = await keeper.reserve(KEY, need(4_500, 500), 1.0)
+        given.append(held.amount_utok)
+        keeper.finish(KEY, held, held.amount_utok)
+        await asyncio.sleep(0.05)
+    assert given == [4_500] * 4 + [2_000]
+    await keeper.close(0.1)
+
+
+async def test_while_nobody_answers_a_call_takes_what_is_in_hand():
+    line = Line(1_000)
+    keeper = line.keeper()
+    first = await keeper.reserve(KEY, need(300), 1.0)
+    keeper.finish(KEY, first, 300)
+    line.away.set()
+    # Of a scarce balance half was granted: 200 are in hand.
+    held = await keeper.reserve(KEY, need(900, 100), 3.0)
+    assert held.amount_utok == 200
+    keeper.finish(KEY, held, 0)
+    await keeper.close(0.1)
+
+
 async def test_what_a_keeper_did_is_counted():
     line = Line(150)
     keeper = line.keeper()

@@ -53,13 +53,17 @@ Ask = Callable[[Key, str, Question], Awaitable[Granted]]
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """Stand in line: what a call needs, how long it waits, and of which lease if it runs."""
+    """Stand in line: what a call needs, how long it waits, and of which lease if it runs.
+
+    It is `told` once a question that counts it was answered: before that nobody knows how much it can have.
+    """
 
     need: Need
     done: asyncio.Future[Reserved]
     within_s: float
     lease: Lease | None = None
     passed_until_s: float = 0.0
+    told: bool = False
 
 
 class Desk:
@@ -71,6 +75,7 @@ class Desk:
         self._clock = keeper._clock
         self.lease = Lease("", over=True)
         self.waiters: deque[Waiter] = deque()
+        self._asked_for: tuple[Waiter, ...] = ()
         self._slice_utok = 0
         self._asked_s = self._clock.monotonic_s() - SOON_S
         self._used_s = self._clock.monotonic_s()
@@ -215,7 +220,9 @@ class Desk:
         more = sum(waiter.need.full_utok for waiter in self.waiters)
         if not self.lease.scarce:
             more += self._slice(now_s)
-        give_back = self.lease.scarce
+        # What is in hand and of use to nobody in line may be so elsewhere.
+        give_back = self.lease.scarce and self.lease.room_at(now_s) < least
+        self._asked_for = tuple(self.waiters)
         return self._asking(now_s, self.lease.ask(now_s, need, more, give_back=give_back))
 
     def _asking(self, now_s: float, question: Question) -> Question:
@@ -284,6 +291,9 @@ class Desk:
 
     def _note(self, answer: Granted, question: Question) -> None:
         self._answered, self._rest_utok = True, answer.rest_utok
+        for waiter in self._asked_for:
+            waiter.told = True
+        self._asked_for = ()
         self._held_by = answer if answer.reason in WAITS else None
         if question.action == "settle" or answer.reason == "none" or answer.late:
             self._retry_s = 0.0
@@ -320,16 +330,21 @@ class Desk:
         )
 
     def _serve(self) -> None:
-        """Give to the calls in line, in their order, as far as there is room."""
+        """Give to the calls in line, in their order, as far as there is room.
+
+        Less than all it may use a call is given only if that is all there is: it was asked for, or
+        nobody answers. What is in hand may be little because nobody needed more so far.
+        """
         now_s = self._clock.monotonic_s()
         room = self.lease.room_at(now_s)
         for waiter in tuple(self.waiters):
             need = waiter.need
             given = min(need.full_utok, room)
-            enough = given == need.full_utok or (self.lease.scarce and given >= need.least_utok)
+            known = waiter.told or not self._answered
+            clamps = self.lease.scarce and known and given >= need.least_utok
             if waiter.done.done():
                 self.waiters.remove(waiter)
-            elif enough:
+            elif clamps or given == need.full_utok:
                 self.lease.reserve(given)
                 room -= given
                 self._used_s = now_s
