@@ -143,6 +143,14 @@ def test_what_is_held_counts_against_the_cap_and_the_refusal_names_it(family):
     assert family.hold(**asked | {"session": "3"}).granted_utok == 21 * MILLION
 
 
+def test_what_a_sessions_own_calls_used_is_told_as_used_before_its_events_are_here(family):
+    kid = {"session": "1", "subscriber_id": "kid", "max_tokens": 15}
+    family.hold(**kid)
+    refused = family.hold(**kid | {"max_tokens": 1}, seq=1, reported_utok=30 * MILLION)
+    assert (refused.reason.name, refused.limit_name) == ("LIMIT_REACHED", "subscriber_tokens")
+    assert (refused.limit_used, refused.limit_value) == (30 * MILLION, 30 * MILLION)
+
+
 def test_usage_draws_a_hold_down_and_the_cap_stays_full(family):
     family.hold(session="1", subscriber_id="kid", max_tokens=15)
     family.use(tokens=12, hold_id="1")

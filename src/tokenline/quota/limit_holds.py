@@ -132,6 +132,8 @@ def _narrowed(
     if unit is Unit.UTOK:
         room, most = left - hold.owed_utok, BOUNDLESS
         short, waits = room < needed_utok, room + held_utok >= needed_utok
+        # What its own calls used is used, though no usage event has told yet.
+        facts = facts[0], facts[1] + hold.owed_utok, *facts[2:]
     elif unit is Unit.TOKENS and not order.lease:
         # An answer has at least one token, if it is to have any.
         most = left - order.prompt_tokens
