@@ -533,6 +533,23 @@ async def test_charging_that_is_slow_but_answers_is_not_away():
     await keeper.close(0.01)
 
 
+async def test_room_in_hand_is_not_waited_for_because_others_were_refused_just_now():
+    """The pause after a refusal was kept beside room that came back meanwhile."""
+    line = Line(1_000)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(1_000), 1.0)
+    with pytest.raises(QuotaExceeded, match="balance_held"):
+        await keeper.reserve(KEY, need(900, 10), 0.4)
+    # It asked after 0.35 s for the last time, and would again after 0.4 s more.
+    asked = line.asked
+    keeper.finish(KEY, held, 700)
+    given = await keeper.reserve(KEY, need(900, 10), 0.15)
+    assert given.amount_utok == 300
+    assert line.asked <= asked + 2
+    keeper.finish(KEY, given, 300)
+    await keeper.close(0.1)
+
+
 async def test_what_a_keeper_did_is_counted():
     line = Line(150)
     keeper = line.keeper()

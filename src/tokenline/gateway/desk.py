@@ -219,8 +219,13 @@ class Desk:
 
     def _question_of_waiters(self, now_s: float) -> Question | None:
         """Ask for all in line: it helps when it suffices for the smallest whose turn it is."""
-        least = min(waiter.need.least_utok for waiter in self._in_turn(now_s))
-        if now_s < self._asked_s + self._retry_s and least >= self._refused_utok:
+        in_turn = list(self._in_turn(now_s))
+        least = min(waiter.need.least_utok for waiter in in_turn)
+        if (
+            now_s < self._asked_s + self._retry_s
+            and least >= self._refused_utok
+            and not self._is_first_told(in_turn, now_s)
+        ):
             return None
         if self.lease.over:
             self.lease = Lease(str(uuid.uuid4()))
@@ -233,6 +238,16 @@ class Desk:
         give_back = self.lease.scarce and self.lease.room_at(now_s) < least
         self._asked_for = tuple(self.waiters)
         return self._asking(now_s, self.lease.ask(now_s, need, more, give_back=give_back))
+
+    def _is_first_told(self, in_turn: list[Waiter], now_s: float) -> bool:
+        """Say whether an answer serves a call from what is in hand, though others were just refused.
+
+        Each asks so once; and none where it was not the amount that was refused.
+        """
+        room = self.lease.room_at(now_s)
+        return self._refused_utok > 0 and any(
+            not waiter.told and waiter.need.least_utok <= room for waiter in in_turn
+        )
 
     def _asking(self, now_s: float, question: Question) -> Question:
         self._asked_s = now_s
