@@ -550,6 +550,24 @@ async def test_room_in_hand_is_not_waited_for_because_others_were_refused_just_n
     await keeper.close(0.1)
 
 
+async def test_whose_time_is_over_before_its_answer_takes_what_is_in_hand():
+    """It was refused beside room that it could use, only because nobody had told yet that this is all."""
+    line = Line(1_000)
+
+    async def ask(key, session, question):
+        await asyncio.sleep(0.15)
+        return await line.ask(key, session, question)
+
+    keeper = Keeper(ask, SystemClock())
+    keeper.finish(KEY, await keeper.reserve(KEY, need(300), 1.0), 300)
+    held = await keeper.reserve(KEY, need(900, 100), 0.05)
+    assert held.amount_utok == 200
+    keeper.finish(KEY, held, 200)
+    with pytest.raises(QuotaExceeded):
+        await keeper.reserve(KEY, need(900, 600), 0.05)
+    await keeper.close(0.1)
+
+
 async def test_what_a_keeper_did_is_counted():
     line = Line(150)
     keeper = line.keeper()

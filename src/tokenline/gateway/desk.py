@@ -131,6 +131,16 @@ class Desk:
             done.cancel()
         return None if done.cancelled() or done.exception() else done.result()
 
+    def last_of(self, waiter: Waiter) -> Reserved | None:
+        """Give what is in hand, if that is of use, to a call whose time is over before its answer came."""
+        now_s, need = self._clock.monotonic_s(), waiter.need
+        given = min(need.full_utok, self.lease.room_at(now_s))
+        if not self.lease.scarce or given < need.least_utok or waiter not in self._in_turn(now_s):
+            return None
+        self.waiters.remove(waiter)
+        self.lease.reserve(given)
+        return Reserved(self.lease, given)
+
     def returned(self) -> None:
         """Note that a call has ended: what it left may serve the next in line."""
         self._used_s = self._clock.monotonic_s()
@@ -221,11 +231,8 @@ class Desk:
         """Ask for all in line: it helps when it suffices for the smallest whose turn it is."""
         in_turn = list(self._in_turn(now_s))
         least = min(waiter.need.least_utok for waiter in in_turn)
-        if (
-            now_s < self._asked_s + self._retry_s
-            and least >= self._refused_utok
-            and not self._is_first_told(in_turn, now_s)
-        ):
+        pauses = now_s < self._asked_s + self._retry_s and least >= self._refused_utok
+        if pauses and not self._is_first_told(in_turn, now_s):
             return None
         if self.lease.over:
             self.lease = Lease(str(uuid.uuid4()))
@@ -240,10 +247,8 @@ class Desk:
         return self._asking(now_s, self.lease.ask(now_s, need, more, give_back=give_back))
 
     def _is_first_told(self, in_turn: list[Waiter], now_s: float) -> bool:
-        """Say whether an answer serves a call from what is in hand, though others were just refused.
-
-        Each asks so once; and none where it was not the amount that was refused.
-        """
+        """Say whether an answer, to each its first, serves a call from what is in hand."""
+        # Where it was not the amount that was refused, nobody is served.
         room = self.lease.room_at(now_s)
         return self._refused_utok > 0 and any(
             not waiter.told and waiter.need.least_utok <= room for waiter in in_turn
