@@ -506,6 +506,68 @@ async def test_while_nobody_answers_a_call_takes_what_is_in_hand():
     await keeper.close(0.1)
 
 
+async def test_while_charging_is_silent_a_call_takes_what_is_in_hand_before_it_gives_up():
+    """A question is given up after seconds: it waited for all of them beside room that it could use."""
+    line = Line(1_000)
+    keeper = line.keeper()
+    keeper.finish(KEY, await keeper.reserve(KEY, need(300), 1.0), 300)
+    keeper._ask = lambda *_: asyncio.Event().wait()
+    held = await keeper.reserve(KEY, need(900, 100), 1.5)
+    assert held.amount_utok == 200
+    await keeper.close(0.01)
+
+
+async def test_charging_that_is_slow_but_answers_is_not_away():
+    """Who gave up while an answer was on its way for long was told so, and could begin an emergency."""
+    line = Line(1_000)
+
+    async def ask(key, session, question):
+        await asyncio.sleep(0.7)
+        return await line.ask(key, session, question)
+
+    keeper = Keeper(ask, SystemClock())
+    held = await keeper.reserve(KEY, need(1_000), 2.0)
+    with pytest.raises(QuotaExceeded, match="balance_held"):
+        await keeper.reserve(KEY, need(500), 0.6)
+    keeper.finish(KEY, held, 0)
+    await keeper.close(0.01)
+
+
+async def test_room_in_hand_is_not_waited_for_because_others_were_refused_just_now():
+    """The pause after a refusal was kept beside room that came back meanwhile."""
+    line = Line(1_000)
+    keeper = line.keeper()
+    held = await keeper.reserve(KEY, need(1_000), 1.0)
+    with pytest.raises(QuotaExceeded, match="balance_held"):
+        await keeper.reserve(KEY, need(900, 10), 0.4)
+    # It asked after 0.35 s for the last time, and would again after 0.4 s more.
+    asked = line.asked
+    keeper.finish(KEY, held, 700)
+    given = await keeper.reserve(KEY, need(900, 10), 0.15)
+    assert given.amount_utok == 300
+    assert line.asked <= asked + 2
+    keeper.finish(KEY, given, 300)
+    await keeper.close(0.1)
+
+
+async def test_whose_time_is_over_before_its_answer_takes_what_is_in_hand():
+    """It was refused beside room that it could use, only because nobody had told yet that this is all."""
+    line = Line(1_000)
+
+    async def ask(key, session, question):
+        await asyncio.sleep(0.15)
+        return await line.ask(key, session, question)
+
+    keeper = Keeper(ask, SystemClock())
+    keeper.finish(KEY, await keeper.reserve(KEY, need(300), 1.0), 300)
+    held = await keeper.reserve(KEY, need(900, 100), 0.05)
+    assert held.amount_utok == 200
+    keeper.finish(KEY, held, 200)
+    with pytest.raises(QuotaExceeded):
+        await keeper.reserve(KEY, need(900, 600), 0.05)
+    await keeper.close(0.1)
+
+
 async def test_what_a_keeper_did_is_counted():
     line = Line(150)
     keeper = line.keeper()

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 FIRST_CALLS = 4
 SOON_S = 1.0
-SILENT_S = 0.5  # that long without an answer, and charging counts as away for who gives up waiting
+# That long without an answer, or so many times as long as the last took, and charging counts as away.
+SILENT_S, SILENT_TIMES = 0.5, 2
 LONG_S = 10.0
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 0.5
@@ -83,6 +84,7 @@ class Desk:
         self._refused_utok = 0
         self._pass_until_s = 0.0
         self._answered = False
+        self._took_s = 0.0
         self._held_by: Granted | None = None
         self._rest_utok = 0
         self._wake = asyncio.Event()
@@ -129,6 +131,16 @@ class Desk:
             done.cancel()
         return None if done.cancelled() or done.exception() else done.result()
 
+    def last_of(self, waiter: Waiter) -> Reserved | None:
+        """Give what is in hand, if that is of use, to a call whose time is over before its answer came."""
+        now_s, need = self._clock.monotonic_s(), waiter.need
+        given = min(need.full_utok, self.lease.room_at(now_s))
+        if not self.lease.scarce or given < need.least_utok or waiter not in self._in_turn(now_s):
+            return None
+        self.waiters.remove(waiter)
+        self.lease.reserve(given)
+        return Reserved(self.lease, given)
+
     def returned(self) -> None:
         """Note that a call has ended: what it left may serve the next in line."""
         self._used_s = self._clock.monotonic_s()
@@ -139,16 +151,23 @@ class Desk:
 
     def too_late(self, need: Need) -> Exception:
         """Say why a call waited in vain."""
-        question = self.lease.question
-        asked_s = self._clock.monotonic_s() if question is None else question.asked_at_s
-        # Long before the question is given up it is clear that nobody is there.
-        if self._answered and self._clock.monotonic_s() - asked_s < SILENT_S:
+        if not self._is_away(self._clock.monotonic_s()):
             # What there is is held: by this gateway's own calls, or by others.
             held = self._held_by
             return self._refusal(need, held.reason if held else "balance_held", held)
         return ChargingUnavailable(
             f"{self._key.tenant}/{self._key.account}: charging did not answer in time"
         )
+
+    def _is_away(self, now_s: float) -> bool:
+        """Say whether nobody answers: long before a question is given up that is clear."""
+        question = self.lease.question
+        silent_s = 0.0 if question is None else now_s - question.asked_at_s
+        return not self._answered or silent_s >= self._silence_s()
+
+    def _silence_s(self) -> float:
+        """Return how long an answer may take; one that is slow, but comes, is no silence."""
+        return max(SILENT_S, SILENT_TIMES * self._took_s)
 
     def close(self) -> bool:
         """Begin to give the lease back; say whether that can be waited for: no call runs on it."""
@@ -210,8 +229,10 @@ class Desk:
 
     def _question_of_waiters(self, now_s: float) -> Question | None:
         """Ask for all in line: it helps when it suffices for the smallest whose turn it is."""
-        least = min(waiter.need.least_utok for waiter in self._in_turn(now_s))
-        if now_s < self._asked_s + self._retry_s and least >= self._refused_utok:
+        in_turn = list(self._in_turn(now_s))
+        least = min(waiter.need.least_utok for waiter in in_turn)
+        pauses = now_s < self._asked_s + self._retry_s and least >= self._refused_utok
+        if pauses and not self._is_first_told(in_turn, now_s):
             return None
         if self.lease.over:
             self.lease = Lease(str(uuid.uuid4()))
@@ -224,6 +245,14 @@ class Desk:
         give_back = self.lease.scarce and self.lease.room_at(now_s) < least
         self._asked_for = tuple(self.waiters)
         return self._asking(now_s, self.lease.ask(now_s, need, more, give_back=give_back))
+
+    def _is_first_told(self, in_turn: list[Waiter], now_s: float) -> bool:
+        """Say whether an answer, to each its first, serves a call from what is in hand."""
+        # Where it was not the amount that was refused, nobody is served.
+        room = self.lease.room_at(now_s)
+        return self._refused_utok > 0 and any(
+            not waiter.told and waiter.need.least_utok <= room for waiter in in_turn
+        )
 
     def _asking(self, now_s: float, question: Question) -> Question:
         self._asked_s = now_s
@@ -262,7 +291,12 @@ class Desk:
         stats, began_s = self._keeper.stats, self._clock.monotonic_s()
         stats.questions += 1
         try:
-            answer = await self._keeper._ask(self._key, self.lease.session, question)
+            # Who waits takes what is in hand once it is clear that nobody is there.
+            silence = asyncio.get_running_loop().call_later(self._silence_s() + 0.001, self._serve)
+            try:
+                answer = await self._keeper._ask(self._key, self.lease.session, question)
+            finally:
+                silence.cancel()
         except Unavailable:
             stats.unanswered += 1
             self._answered = False
@@ -274,7 +308,8 @@ class Desk:
         except BadData as error:
             self._give_up(question, error)
             return
-        stats.grant_ms.append((self._clock.monotonic_s() - began_s) * 1000)
+        self._took_s = self._clock.monotonic_s() - began_s
+        stats.grant_ms.append(self._took_s * 1000)
         self.lease.take(answer)
         self._note(answer, question)
 
@@ -336,11 +371,11 @@ class Desk:
         nobody answers. What is in hand may be little because nobody needed more so far.
         """
         now_s = self._clock.monotonic_s()
-        room = self.lease.room_at(now_s)
+        room, away = self.lease.room_at(now_s), self._is_away(now_s)
         for waiter in tuple(self.waiters):
             need = waiter.need
             given = min(need.full_utok, room)
-            known = waiter.told or not self._answered
+            known = waiter.told or away
             clamps = self.lease.scarce and known and given >= need.least_utok
             if waiter.done.done():
                 self.waiters.remove(waiter)

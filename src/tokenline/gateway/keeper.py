@@ -103,6 +103,8 @@ class Keeper:
             async with asyncio.timeout(waiter.within_s):
                 return await waiter.done
         except BaseException as error:
+            if isinstance(error, TimeoutError) and (last := desk.last_of(waiter)) is not None:
+                return last
             if (given := desk.leave(waiter)) is not None:
                 # It was given in the very moment of giving up.
                 self.finish(key, given, 0)
