@@ -139,6 +139,7 @@ class Desk:
             return None
         self.waiters.remove(waiter)
         self.lease.reserve(given)
+        self._wake.set()
         return Reserved(self.lease, given)
 
     def returned(self) -> None:
@@ -247,8 +248,7 @@ class Desk:
         return self._asking(now_s, self.lease.ask(now_s, need, more, give_back=give_back))
 
     def _is_first_told(self, in_turn: list[Waiter], now_s: float) -> bool:
-        """Say whether an answer, to each its first, serves a call from what is in hand."""
-        # Where it was not the amount that was refused, nobody is served.
+        """Say whether an answer, to each its first, serves a call from what is in hand: only an amount was refused."""
         room = self.lease.room_at(now_s)
         return self._refused_utok > 0 and any(
             not waiter.told and waiter.need.least_utok <= room for waiter in in_turn
@@ -316,6 +316,7 @@ class Desk:
     def _give_up(self, question: Question, error: BadData) -> None:
         """Forget a question that cannot be put; who asks for less may still get it."""
         self.lease.withdraw()
+        self._asked_for = ()
         self._retry_s, self._refused_utok = RETRY_MAX_S, question.least_utok
         self._turn_away(question.least_utok, lambda _: error)
 
@@ -375,8 +376,7 @@ class Desk:
         for waiter in tuple(self.waiters):
             need = waiter.need
             given = min(need.full_utok, room)
-            known = waiter.told or away
-            clamps = self.lease.scarce and known and given >= need.least_utok
+            clamps = self.lease.scarce and (waiter.told or away) and given >= need.least_utok
             if waiter.done.done():
                 self.waiters.remove(waiter)
             elif clamps or given == need.full_utok:
