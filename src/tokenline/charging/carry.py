@@ -81,9 +81,8 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
         answer = _answer(state, slot, fields, now_ms)
         state.books.answers.remember(slot, name, answer, digest)
     elif not state.books.answers.answers(slot, name, digest):
-        reason = Reason.COMMAND_ID_REUSED
         detail = "another order was carried out under this command_id; give this one its own"
-        answer = OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=detail)
+        answer = _refusal(Declined(Reason.COMMAND_ID_REUSED, detail), now_ms)
     return slot, answer
 
 

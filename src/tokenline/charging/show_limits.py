@@ -24,7 +24,7 @@ def limits_of(state: PartitionState, slot: int) -> list[dict[str, Any]]:
     return [
         *(
             _row(one.rule.name.lower(), one.used, one.ceiling, one.ends_ms)
-            | {"unit": one.rule.name.lower().rpartition("_")[2]}
+            | {"unit": one.unit.name.lower()}
             for one in cell_limits(state.cells, slot, state.clock_ms)
         ),
         *(_shown(state, row) | {"unit": limits.spec(row).unit.name.lower()} for row in rows),

@@ -65,10 +65,10 @@ def used_utok(state: PartitionState, slot: int) -> int:
 
 
 def _cell(state: PartitionState, slot: int, rule: Rule) -> dict[str, Any] | None:
-    for one in cell_limits(state.cells, slot, state.clock_ms or state.minute_ms):
+    for one in cell_limits(state.cells, slot, state.clock_ms):
         if one.rule is rule:
-            unit = rule.name.lower().rpartition("_")[2]
-            return _figure(one.used, one.ceiling, unit) | {"resets_at_ms": one.resets_at_ms}
+            figure = _figure(one.used, one.ceiling, one.unit.name.lower())
+            return figure | {"resets_at_ms": one.resets_at_ms}
     return None
 
 

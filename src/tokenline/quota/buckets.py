@@ -108,10 +108,8 @@ class Scopes:
         """Return what `to_json` wrote."""
         found = cls()
         for models, subscribers in json.loads(text)[1:]:
-            code, scope = (
-                found._append(),
-                Scope(models=tuple(models), subscribers=tuple(subscribers)),
-            )
+            code = found._append()
+            scope = Scope(models=tuple(models), subscribers=tuple(subscribers))
             if scope == Scope():
                 found._free.append(code)
             else:

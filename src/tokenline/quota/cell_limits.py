@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from tokenline.metering.calendar import Spans, spans_at
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell, same_month
 from tokenline.quota.decide import RATE_RULES, Rule
+from tokenline.quota.terms import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MINUTE_MS = 60_000
-REQUESTS = (Rule.MINUTE_REQUESTS, Rule.HOUR_REQUESTS, Rule.DAY_REQUESTS)
+_REQUESTS = (Rule.MINUTE_REQUESTS, Rule.HOUR_REQUESTS, Rule.DAY_REQUESTS)
 _STARTS = {"minute": Cell.MINUTE_START, "hour": Cell.HOUR_START, "day": Cell.DAY_START}
 
 
@@ -28,6 +29,11 @@ class CellLimit(NamedTuple):
     def resets_at_ms(self) -> int:
         """When it has room again once it is reached; 0 is never."""
         return self.ends_ms if self.ceiling else 0
+
+    @property
+    def unit(self) -> Unit:
+        """What it counts."""
+        return Unit.REQUESTS if self.rule in _REQUESTS else Unit.TOKENS
 
 
 def cell_limits(cells: AccountCells, slot: int, now_ms: int) -> Iterator[CellLimit]:

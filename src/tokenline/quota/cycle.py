@@ -140,7 +140,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     closed_ms = now_ms - books.linger_ms
     over = [bucket for bucket, values in chain if values[Bucket.VALID_TO] <= closed_ms]
     # One that is over and still held is closed when its hold lets go: that is looked at then.
-    due = min(due, *(_closes_at(books, bucket) for bucket in _unclaimed(books, row, over)), due)
+    due = min([due, *(_closes_at(books, bucket) for bucket in _unclaimed(books, row, over))])
     for bucket, values in chain:
         if values[Bucket.VALID_FROM] <= now_ms < values[Bucket.VALID_TO]:
             left += rest_of(values)

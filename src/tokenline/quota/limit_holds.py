@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tokenline.quota.books import BOUNDLESS, Balance
-from tokenline.quota.cell_limits import REQUESTS, cell_limits
+from tokenline.quota.cell_limits import cell_limits
 from tokenline.quota.decide import Rule
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.limit_windows import resets_at, roll
@@ -45,12 +45,13 @@ class Bound:
 def put_in_force(books: Books, row: int, terms: Terms, now_ms: int) -> None:
     """Give an account the limits of a plan beside its own; a hold forgets those that are gone."""
     owner = books.get(row, Balance.OWNER)
-    forget(books, owner, books.limits.put_in_force(owner, terms.limits, now_ms))
+    changed(books, row, books.limits.put_in_force(owner, terms.limits, now_ms))
+
+
+def changed(books: Books, row: int, gone: Collection[int]) -> None:
+    """Note that an account has other limits now; its holds forget those whose rows were given back."""
+    owner = books.get(row, Balance.OWNER)
     books.set(row, Balance.LIMITED, books.limits.any_in_force(owner))
-
-
-def forget(books: Books, owner: int, gone: Collection[int]) -> None:
-    """Let an account's holds forget limits whose rows were given back."""
     for hold in books.holds.of_owner(owner) if gone else ():
         kept = [limit for limit in hold.limits if limit not in gone]
         if kept != hold.limits:
@@ -69,9 +70,8 @@ def bind(
     hold.limits = []
     bound = Bound()
     for cell in cell_limits(books.cells, hold.owner, now_ms):
-        unit = Unit.REQUESTS if cell.rule in REQUESTS else Unit.TOKENS
         facts = -cell.rule, cell.used, cell.ceiling, cell.resets_at_ms
-        bound = _narrowed(bound, unit, facts, 0, hold, order, needed_utok)
+        bound = _narrowed(bound, cell.unit, facts, 0, hold, order, needed_utok)
     if not books.get(row, Balance.LIMITED):
         return bound
     limits = books.limits

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tokenline.errors import Declined
 from tokenline.metering.calendar import cycle_at, day_of_month, days_of
+from tokenline.quota import limit_holds
 from tokenline.quota.books import NO_CAUSE, Balance, Books, ChangeKind, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_one
@@ -26,7 +27,6 @@ from tokenline.quota.cycle import (
 )
 from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
-from tokenline.quota.limit_holds import forget
 from tokenline.quota.limit_windows import move_cycle_end
 from tokenline.quota.refusals import (
     check_adjustment,
@@ -186,8 +186,7 @@ def cap_subscribers(
             else:
                 books.limits.cap(slot, name, amount_utok)
         # Once for all of them: an account may have ten thousand holds.
-        forget(books, slot, gone)
-        books.set(row, Balance.LIMITED, books.limits.any_in_force(slot))
+        limit_holds.changed(books, row, gone)
 
 
 def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
