@@ -36,7 +36,7 @@ unknown_model = "reject"
 [plans.agent]
 title = "Agent, strictly what was paid"
 fee = "1"
-tokens = 15_000
+tokens = 6_000
 mode = "strict"
 proration = "full"
 least_call_tokens = 500
@@ -45,7 +45,7 @@ hold_validity_s = {VALIDITY_S}
 [plans.person]
 title = "Personal, prepaid"
 fee = "1"
-tokens = 15_000
+tokens = 6_000
 mode = "prepaid"
 proration = "full"
 least_call_tokens = 500
@@ -54,7 +54,7 @@ hold_validity_s = {VALIDITY_S}
 [plans.developer]
 title = "Developer, postpaid, stops when used up; thinks only so often"
 fee = "1"
-tokens = 15_000
+tokens = 6_000
 mode = "postpaid"
 proration = "full"
 limits = [{{ requests = 5, per = "hour", group = "reasoners" }}]
@@ -62,11 +62,11 @@ limits = [{{ requests = 5, per = "hour", group = "reasoners" }}]
 [plans.family]
 title = "Household: one pool, a cap for each member"
 fee = "1"
-tokens = 30_000
+tokens = 12_000
 mode = "prepaid"
 proration = "full"
 least_call_tokens = 500
-subscriber_tokens = 12_000
+subscriber_tokens = 8_000
 hold_validity_s = {VALIDITY_S}
 
 [groups]
@@ -104,7 +104,7 @@ class Story:
     cut_at_s: float = 0.0
 
 
-HOUSEHOLD, CHILD, CHILD_TOKENS = "story-family", "user-3", 4_000
+HOUSEHOLD, CHILD, CHILD_TOKENS = "story-family", "user-3", 3_000
 STORIES = {
     "story-agent": "agent",
     "story-person": "person",
