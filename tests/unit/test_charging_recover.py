@@ -14,7 +14,7 @@ from tests.paper_line import Books, Journal, PaperLine, facts, recover, recover_
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
 from tokenline.charging import journal as journal_module
 from tokenline.charging.journal import live_records
-from tokenline.charging.packs import pack_table, unpack_tables
+from tokenline.charging.packs import pack_rows, pack_table, unpack_tables
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.errors import BrokenLog
@@ -439,3 +439,52 @@ def test_rows_of_a_newer_worker_are_not_guessed_at():
     newer = Narrow(np.zeros((1, len(Balance) + 1), np.int64), 0)
     with pytest.raises(BrokenLog, match="newer worker"):
         Recovery(state).take(0, b"1/books/0", pack_table(0, newer, np.array([0])))
+
+
+def changed_head(value, change):
+    return value if value is None else json.dumps(change(json.loads(value))).encode()
+
+
+def read_with(journal, change):
+    """Read a journal whose heads are changed before."""
+    recovery = Recovery(PartitionState(BOUNDS))
+    for offset, (key, value) in enumerate(journal.records):
+        of_head = key.split(b"/")[1] == b"head"
+        recovery.take(offset, key, changed_head(value, change) if of_head else value)
+    return recovery.finish().state
+
+
+def test_a_table_that_the_head_does_not_name_yet_is_empty():
+    """A worker that has one table more than the one that wrote the journal starts after it."""
+    journal = Journal()
+    line = PaperLine(journal, Books())
+    line.command([catalog_version(0, NOON, CATALOG), *with_balances(1, "b0")])
+
+    def without_told(head):
+        return head | {"tables": {k: v for k, v in head["tables"].items() if k != "told"}}
+
+    back = read_with(journal, without_told).books
+    assert back.balances.matrix.tolist() == line.state.books.balances.matrix.tolist()
+    assert len(back.told) == 0
+
+
+def test_a_table_of_a_newer_worker_is_refused_by_name_and_by_number():
+    journal = Journal()
+    PaperLine(journal, Books()).command(commands())
+    with pytest.raises(BrokenLog, match="a table of a newer worker"):
+        read_with(journal, lambda head: head | {"tables": head["tables"] | {"newer": 1}})
+    newer = Narrow(np.zeros((1, 3), np.int64), 0)
+    with pytest.raises(BrokenLog, match="a table of a newer worker"):
+        Recovery(PartitionState(BOUNDS)).take(0, b"1/books/0", pack_table(99, newer, np.array([0])))
+
+
+def test_account_rows_of_another_width_are_read_when_older_and_refused_when_newer():
+    slots = np.array([0, 1])
+    older = np.arange(2 * (len(Cell) - 1)).reshape(2, -1)
+    recovery = Recovery(PartitionState(BOUNDS))
+    recovery.take(0, b"1/rows/0/0", pack_rows(0, ["t/a", "t/b"], slots, older))
+    assert recovery._rows.matrix[:2, :-1].tolist() == older.tolist()
+    assert recovery._rows.matrix[:2, -1].tolist() == [0, 0]
+    newer = np.zeros((2, len(Cell) + 1), np.int64)
+    with pytest.raises(BrokenLog, match="rows of accounts of a newer worker"):
+        recovery.take(1, b"1/rows/0/1", pack_rows(0, [], slots, newer))

@@ -72,7 +72,9 @@ def unpack_rows(value: bytes) -> tuple[int, list[str], Int64s, Int64s]:
     names = json.loads(value[at : at + names_bytes]) if new else []
     at += names_bytes
     slots = np.frombuffer(value, "<u4", count, at).astype(np.int64)
-    rows = np.frombuffer(value, "<i8", count * WIDTH, at + 4 * count).reshape(count, WIDTH)
+    rows = np.frombuffer(value, "<i8", -1, at + 4 * count)
+    # As wide as the accounts of the worker that wrote them.
+    rows = rows.reshape(count, -1) if count else rows.reshape(0, WIDTH)
     return first_new, names, slots, rows
 
 

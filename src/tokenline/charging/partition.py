@@ -162,7 +162,7 @@ class PartitionState:
             "published_seq": self.published_seq,
             "zones": list(self.cells.zones),
             "accounts": len(self.cells),
-            "tables": [len(table) for table in self.books.tables],
+            "tables": {name: len(table) for name, table in self.books.named_tables.items()},
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
         }
 

@@ -32,7 +32,7 @@ from tokenline.quota.cells import WIDTH
 from tokenline.quota.table import FREE, OWNER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import pyarrow as pa
 
@@ -41,7 +41,9 @@ Int64s = npt.NDArray[np.int64]
 HEADS = (b"open", b"head")  # `open` of an older version held a head too; ours says nothing
 ROWS = (b"rows", b"page")
 BOOKS = (b"books", b"leaf")
-TABLES = 7
+NEWER = (
+    "the journal holds {} of a newer worker; this one does not read them: start the newer version"
+)
 
 
 @dataclass(slots=True)
@@ -85,7 +87,11 @@ class _Rows:
             grown = np.zeros((max(self.end, 2 * len(self.matrix)), WIDTH), np.int64)
             grown[: len(self.matrix)] = self.matrix
             self.matrix = grown
-        self.matrix[slots] = rows
+        there = rows.shape[1]
+        if there > WIDTH:
+            raise BrokenLog(NEWER.format("rows of accounts"))
+        self.matrix[slots, :there] = rows
+        self.matrix[slots, there:] = 0
         return len(slots)
 
     def _name(self, first: int, names: list[str]) -> None:
@@ -125,7 +131,7 @@ class _TableRows:
     def take(self, rows: Int64s, values: Int64s) -> None:
         there = values.shape[1]
         if there > self.width:
-            raise BrokenLog("the journal holds rows of a newer worker; this one does not read them")
+            raise BrokenLog(NEWER.format("rows"))
         end = int(rows.max()) + 1
         if end > len(self.matrix):
             grown = np.zeros((max(end, 2 * len(self.matrix)), self.width), np.int64)
@@ -182,13 +188,18 @@ class Recovery:
             if kind in ROWS:
                 self._found.rows += self._rows.take(value)
             elif kind in BOOKS:
-                for number, rows, values in unpack_tables(value):
-                    self._tables[number].take(rows, values)
+                self._take_books(value)
             elif kind == b"out":
                 self._out.append((out_seq(value), key))
             elif kind == b"head":
                 self._forget_published(json.loads(value)["published_seq"])
         self._survivors[key] = (offset, b"" if kind in ROWS + BOOKS else value)
+
+    def _take_books(self, value: bytes) -> None:
+        for number, rows, values in unpack_tables(value):
+            if number >= len(self._tables):
+                raise BrokenLog(NEWER.format("a table"))
+            self._tables[number].take(rows, values)
 
     def _forget_published(self, published_seq: int) -> None:
         """Empty the records of messages nobody will ask for; their keys are still to be removed.
@@ -217,7 +228,7 @@ class Recovery:
             head = json.loads(heads[-1])
             _take_head(state, head)
             self._rows.cut(int(head["accounts"]))
-            self._fill_books(head.get("tables", [0] * TABLES))
+            self._fill_books(head.get("tables", {}))
         for key, value in live:
             self._take_live(key, value)
         _fill_cells(state, self._rows)
@@ -254,10 +265,17 @@ class Recovery:
         else:
             raise BrokenLog(f"the journal holds a record of unknown kind {key!r}")
 
-    def _fill_books(self, counts: Sequence[int]) -> None:
-        tables = zip(self._found.state.books.tables, self._tables, counts, strict=True)
-        for table, rows, count in tables:
-            if count:
+    def _fill_books(self, counts: Mapping[str, int]) -> None:
+        """Give each table its rows; one that the head does not name is younger than it, and empty.
+
+        Raises:
+            BrokenLog: the head names a table that this worker does not know.
+        """
+        tables = self._found.state.books.named_tables
+        if counts.keys() - tables.keys():
+            raise BrokenLog(NEWER.format("a table"))
+        for (name, table), rows in zip(tables.items(), self._tables, strict=True):
+            if count := counts.get(name, 0):
                 table.adopt(rows.cut(count))
 
 

@@ -183,12 +183,25 @@ class Books:
         self._rows: Int64s = np.zeros(0, np.int64)
 
     @property
+    def named_tables(self) -> dict[str, Table]:
+        """The rows by the name of their table, in the order of their numbers in the journal.
+
+        A new table comes last: the number of a table never changes.
+        """
+        return {
+            "balances": self.balances,
+            "buckets": self.buckets,
+            "holds": self.holds,
+            "answers": self.answers,
+            "limits": self.limits,
+            "subscribers": self.subscribers,
+            "told": self.told,
+        }
+
+    @property
     def tables(self) -> tuple[Table, ...]:
-        """The rows, in the order the journal has them."""
-        return (
-            *(self.balances, self.buckets, self.holds, self.answers),
-            *(self.limits, self.subscribers, self.told),
-        )
+        """The rows, in the order of their numbers in the journal."""
+        return tuple(self.named_tables.values())
 
     @property
     def names(self) -> tuple[int, ...]:
