@@ -58,6 +58,7 @@ class ModelBucket:
 class ModelHold:
     session: Any
     lease: bool
+    opened: int = 0
     seq: int = -1
     status: str = "open"
     policy: HoldExpiry = HoldExpiry.CHARGE_REPORTED
@@ -78,6 +79,10 @@ class ModelHold:
     def holds(self) -> bool:
         return self.status in ("open", "settled")
 
+    @property
+    def due(self) -> int:
+        return self.expires if self.holds else self.kept
+
 
 @dataclass
 class ModelAccount:
@@ -93,6 +98,8 @@ class ModelAccount:
     holds: dict[Any, ModelHold] = field(default_factory=dict)
     numbers: int = 0
     uncovered: Fraction = ZERO
+    # The last moment at which something happened to it.
+    looked: int = 0
 
     def __post_init__(self) -> None:
         self.limits = ModelLimits(self)
@@ -142,31 +149,33 @@ class ModelAccount:
     # What happens by itself
 
     def advance(self, now: int) -> None:
-        while True:
-            due = [
-                (when, name)
-                for name, one in enumerate(self.holds.values())
-                if (when := one.expires if one.holds else one.kept) <= now
-            ]
-            if not due:
-                break
-            one = list(self.holds.values())[min(due)[1]]
+        """Do what is due, one moment after the other, each thing at its own."""
+        while (due := min(self.dues())) <= now:
+            self.looked = at = max(due, self.looked)
+            self.end_holds(at)
+            for bucket in self.in_order():
+                self.close_bucket(bucket, at)
+            if self.end <= at:
+                for bucket in self.in_order():
+                    if bucket.end == NEVER_MS and not self.rest(bucket) and not self.named(bucket):
+                        del self.buckets[bucket.number]
+                self.begin(cycle(self.zone, self.day, self.end))
+
+    def dues(self) -> list[int]:
+        closes = [
+            one.end + self.linger
+            for one in self.buckets.values()
+            if one.end != NEVER_MS and not self.named(one)
+        ]
+        return [self.end, *(one.due for one in self.holds.values()), *closes]
+
+    def end_holds(self, at: int) -> None:
+        while due := [one for one in self.holds.values() if one.due <= at]:
+            one = min(due, key=lambda one: (one.due, one.opened, one.session))
             if one.holds:
-                self.expire(one, now)
+                self.expire(one, at)
             else:
                 del self.holds[one.session]
-        for bucket in self.in_order():
-            self.close_bucket(bucket, now)
-        if self.end <= now:
-            for bucket in self.in_order():
-                if bucket.end == NEVER_MS and not self.rest(bucket) and not self.named(bucket):
-                    del self.buckets[bucket.number]
-            this = cycle(self.zone, self.day, now)
-            last = cycle(self.zone, self.day, this[0] - 1)
-            # Usage of a cycle in which nobody asked may still come.
-            if self.end < this[0] < now + 1 < this[0] + self.linger + 1:
-                self.begin(last)
-            self.begin(this)
 
     def begin(self, span: tuple[int, int]) -> None:
         self.start, self.end = max(span[0], self.end), span[1]
@@ -304,10 +313,12 @@ class ModelAccount:
             return ("stale_seq", ZERO, 0, False, False, {})
         if one is None and order.reported_utok:
             return ("none" if order.settles else "unknown_hold", ZERO, 0, False, True, {})
-        one = self.holds.setdefault(order.session, ModelHold(order.session, order.lease))
+        fresh = ModelHold(order.session, order.lease, now)
+        one = self.holds.setdefault(order.session, fresh)
         one.seq = order.seq
-        if one.status == "closed" and not (one.used or one.reported or one.answer[4]):
-            one.status = "open" if one.answer[0] != "none" else "closed"
+        never_held = not (one.used or one.reported) and one.answer and not one.answer[4]
+        if one.status == "closed" and never_held and one.answer[0] != "none":
+            one.status, one.opened = "open", now
         one.reported = max(one.reported, Fraction(order.reported_utok, MILLION))
         one.answer = self.settled(one, now) if order.settles else self.asked(one, order, now)
         return one.answer

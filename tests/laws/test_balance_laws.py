@@ -139,6 +139,8 @@ chunk_events = st.tuples(
     st.sampled_from([0, 0, 0, -5_000, 1, HOUR - 1]),
     uses,
     st.one_of(st.none(), st.none(), st.none(), sessions),
+    # How long after the one before it was appended.
+    st.sampled_from([0, 0, 1, 900, 4_000, 30_000]),
 )
 
 
@@ -175,13 +177,19 @@ class EngineAndModel(RuleBasedStateMachine):
             got = str(declined)
         wanted = "unknown_account"
         if slot in self.model:
-            self.model[slot].advance(self.now)
+            self.advance(slot, self.now)
             try:
                 wanted = model(self.model[slot])
             except Refused as refused:
                 wanted = str(refused)
         assert got == wanted
         self.note_changes()
+
+    def advance(self, slot, now):
+        account = self.model[slot]
+        account.advance(now)
+        account.looked = max(account.looked, now)
+        return account
 
     def note_changes(self):
         changes, burns = self.books.take()
@@ -429,33 +437,33 @@ class EngineAndModel(RuleBasedStateMachine):
 
     @rule(events=st.lists(chunk_events, min_size=1, max_size=12))
     def use_many(self, events):
-        """Charge a chunk at once; the model charges one event after the other."""
-        columns = list(zip(*events, strict=True))
-        owners, charges, agos, used, named = columns
+        """Charge a chunk at once; the model charges one event after the other, each when it came."""
+        owners, charges, agos, used, named, waits = zip(*events, strict=True)
+        # A chunk ends with its minute.
+        last = self.now // MINUTE * MINUTE + MINUTE - 1
+        came = [min(self.now + wait, last) for wait in itertools.accumulate(waits)]
         tokens = [charge // 7919 for charge in charges]
         rated = Rated(
             slots=np.array(owners, np.int64),
             charges_utok=np.array(charges, np.int64),
-            occurred_ms=self.now - np.array(agos, np.int64),
+            occurred_ms=np.array(came) - np.array(agos, np.int64),
+            appended_ms=np.array(came),
             named=np.array([session is not None for session in named]),
             uses=lambda events: [used[event] for event in events],
             session=named.__getitem__,
             tokens=np.array(tokens, np.int64),
         )
-        late = charge_chunk(self.books, rated, self.now)
+        late = charge_chunk(self.books, rated)
         wanted = 0
-        for slot in set(owners) & set(self.model):
-            self.model[slot].advance(self.now)
-        for slot, amount, ago, use, session in events:
+        for now, (slot, amount, ago, use, session, _) in zip(came, events, strict=True):
             if slot in self.model:
-                account, charged = self.model[slot], Fraction(amount, MILLION)
-                account.advance(self.now)
-                account.limits.count(use, amount // 7919, amount, self.now)
+                account, charged = self.advance(slot, now), Fraction(amount, MILLION)
+                account.limits.count(use, amount // 7919, amount, now)
                 if session in account.holds:
-                    one, at = account.holds[session], self.now - ago
-                    wanted += account.draw(one, use, charged, at, self.now)
+                    wanted += account.draw(account.holds[session], use, charged, now - ago, now)
                 else:
-                    account.burn(use, charged, min(self.now - ago, self.now))
+                    account.burn(use, charged, min(now - ago, now))
+        self.now = came[-1]
         assert late == wanted
         self.note_changes()
 

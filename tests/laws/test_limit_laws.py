@@ -116,12 +116,12 @@ def charge_at_once(books, events, now):
             slots=np.zeros(len(events), np.int64),
             charges_utok=np.array([amount for _, amount in events], np.int64),
             occurred_ms=np.full(len(events), now),
+            appended_ms=np.full(len(events), now),
             named=np.zeros(len(events), np.bool_),
             uses=lambda asked: [events[event][0] for event in asked],
             session=lambda _: (0, 0),
             tokens=np.array([amount for _, amount in events], np.int64),
         ),
-        now,
     )
 
 

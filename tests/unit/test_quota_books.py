@@ -91,12 +91,12 @@ def chunk(books, amounts, occurred_ms, now_ms):
             slots=np.zeros(count, np.int64),
             charges_utok=np.array(amounts, np.int64),
             occurred_ms=np.full(count, occurred_ms),
+            appended_ms=np.full(count, now_ms),
             named=np.zeros(count, np.bool_),
             tokens=np.zeros(count, np.int64),
             uses=lambda events: [NOTHING] * len(events),
             session=lambda _: ONE,
         ),
-        now_ms,
     )
 
 
@@ -393,10 +393,38 @@ def test_usage_of_a_cycle_in_which_nobody_asked_is_paid_by_its_allowance():
     assert uncovered(books) == 0
 
 
-def test_months_that_nobody_asked_in_are_not_made_up_for():
-    books = opened(Terms(allowance_utok=100), "2026-09-05T10:00")
-    orders.bring_up_to(books, 0, at("2026-12-03T10:00"))
-    assert rows(books) == [(2, "PLAN", 100, 0, 0)]
+def test_every_month_that_nobody_asked_in_is_in_the_ledger_at_its_own_moments():
+    books = opened(Terms(allowance_utok=100, rollover_utok=30), "2026-10-31T10:00")
+    books.take()
+    orders.bring_up_to(books, 0, at("2027-01-03T10:00"))
+    entered = [(one.at_ms, one.kind.name, one.amount_utok) for one in books.take()[0]]
+    nov, dec, jan = (at(f"{month}-01T00:00") for month in ("2026-11", "2026-12", "2027-01"))
+    linger_ms = books.linger_ms
+    assert entered == [
+        (nov, "GRANT", 100),
+        # Of the single day of October three of a hundred are left.
+        (nov + linger_ms, "ROLLOVER_OUT", -3),
+        (nov + linger_ms, "ROLLOVER_IN", 3),
+        (dec, "GRANT", 100),
+        (dec + linger_ms, "EXPIRY", -3),
+        (dec + linger_ms, "ROLLOVER_OUT", -30),
+        (dec + linger_ms, "EXPIRY", -70),
+        (dec + linger_ms, "ROLLOVER_IN", 30),
+        (jan, "GRANT", 100),
+        (jan + linger_ms, "EXPIRY", -30),
+        (jan + linger_ms, "ROLLOVER_OUT", -30),
+        (jan + linger_ms, "EXPIRY", -70),
+        (jan + linger_ms, "ROLLOVER_IN", 30),
+    ]
+    assert [one[1:3] for one in rows(books)] == [("ROLLOVER", 30), ("PLAN", 100)]
+
+
+def test_a_closed_account_is_granted_nothing_in_the_months_that_follow():
+    books = opened(Terms(allowance_utok=100, rollover_utok=30))
+    orders.close_account(books, 0, at("2026-11-05T00:00"))
+    orders.bring_up_to(books, 0, at("2027-02-03T10:00"))
+    assert rows(books) == []
+    assert books.get(0, Balance.CYCLE_START) == at("2027-02-01T00:00")
 
 
 def test_thresholds_are_told_again_in_a_cycle_that_begins_a_day_later():
@@ -517,10 +545,11 @@ def test_a_bucket_that_closes_within_a_chunk_pays_as_if_its_events_came_alone():
         slots=np.zeros(2, np.int64),
         charges_utok=np.array([10, 5]),
         occurred_ms=np.full(2, now),
+        appended_ms=np.full(2, now),
         named=np.array([True, False]),
         tokens=np.zeros(2, np.int64),
         uses=lambda events: [NOTHING] * len(events),
         session=lambda _: ONE,
     )
-    charge_chunk(books, events, now)
+    charge_chunk(books, events)
     assert rows(books) == [(3, "ROLLOVER", 50, 5, 0), (2, "PLAN", 100, 0, 0)]

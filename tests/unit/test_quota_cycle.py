@@ -86,10 +86,21 @@ def test_what_rolled_over_rolls_no_further():
     assert sources(books) == [("ROLLOVER", 50, 0), ("PLAN", 100, 0)]
 
 
-def test_nothing_rolls_over_into_a_cycle_that_is_over_too():
-    books = opened(ROLLS)
-    orders.bring_up_to(books, 0, at("2027-01-01T00:00"))
-    assert [one for one in sources(books) if one[0] == "ROLLOVER"] == []
+@pytest.mark.parametrize(("days", "rolled"), [(1, [50, 50]), (40, [50])])
+def test_nothing_rolls_over_into_a_cycle_that_is_over_when_a_hold_lets_go(days, rolled):
+    charged = Terms(
+        allowance_utok=100,
+        rollover_utok=50,
+        hold_expiry=HoldExpiry.CHARGE_GRANTED,
+        priced_ahead_ms=days * 24 * HOUR,
+    )
+    books = opened(charged)
+    ask(books, END - HOUR, wanted_utok=10)
+    books.take()
+    orders.bring_up_to(books, 0, at("2027-01-15T00:00"))
+    found = [one.amount_utok for one in books.take()[0] if one.kind.name == "ROLLOVER_IN"]
+    # What is left of December rolls over either way.
+    assert found == rolled
 
 
 def test_nothing_of_a_closed_account_rolls_over_and_it_is_given_nothing_more():
@@ -156,12 +167,13 @@ def test_a_chunk_is_paid_by_a_bucket_with_a_scope_only_where_it_may(model, amoun
         slots=np.zeros(1, np.int64),
         charges_utok=np.array([amount]),
         occurred_ms=np.full(1, now),
+        appended_ms=np.full(1, now),
         named=np.zeros(1, np.bool_),
         tokens=np.zeros(1, np.int64),
         uses=lambda events: [Use("p", model)] * len(events),
         session=lambda _: (1, 1),
     )
-    charge_chunk(books, events, now)
+    charge_chunk(books, events)
     paid = {source: used for source, _, used in sources(books) if used}
     assert paid == {"GIFT" if model == "mini" else "PLAN": amount}
 

@@ -47,7 +47,11 @@ def rate_usage(
 
 
 def charge_usage(
-    state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: LineNumbers
+    state: PartitionState,
+    step: Step,
+    batch: pa.RecordBatch,
+    numbers: LineNumbers,
+    appended_ms: Int64s,
 ) -> None:
     """Charge counted events to the accounts that have a balance, and enter it in the step."""
     if not len(state.books.balances):
@@ -59,11 +63,13 @@ def charge_usage(
         charges_utok=numbers.charge_utok,
         tokens=numbers.totals,
         occurred_ms=int64_column(batch, "occurred_at"),
+        appended_ms=appended_ms,
         named=_not_empty(held),
         uses=lambda events: _uses(texts, arrow_int64s(events)),
         session=lambda event: session_of(held[event].as_py()),
     )
-    charge_chunk(state.books, rated, state.move_clock(step.as_of_ms))
+    state.move_clock(step.as_of_ms)
+    charge_chunk(state.books, rated)
     step.changes, step.burns = state.books.take()
     state.tally.add_burns(step.burns)
 

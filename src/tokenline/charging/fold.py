@@ -88,7 +88,9 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
                 charge_utok=charges[at],
                 catalog_version=versions[at],
             )
-            _count(state, step, batch, numbers)
+            # A broker's clock that was set back takes no account back.
+            appended_ms = np.maximum.accumulate(chunk.appended_ms)[at]
+            _count(state, step, batch, numbers, appended_ms)
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
         lo=chunk.lo,
@@ -157,7 +159,13 @@ def _judge(
     return verdict, slots, names
 
 
-def _count(state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: LineNumbers) -> None:
+def _count(
+    state: PartitionState,
+    step: Step,
+    batch: pa.RecordBatch,
+    numbers: LineNumbers,
+    appended_ms: Int64s,
+) -> None:
     """Add events, all to be counted, to windows, cells and balances, and decide."""
     cells, slots = state.cells, numbers.slots
     occurred_ms = int64_column(batch, "occurred_at")
@@ -169,7 +177,7 @@ def _count(state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: Li
     )
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
-    charge_usage(state, step, batch, numbers)
+    charge_usage(state, step, batch, numbers, appended_ms)
     decided = decide(cells, step.touched, step.minute_ms, state.epoch, books=state.books)
     step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     step.counted, step.tokens = len(slots), int(numbers.totals.sum())

@@ -2,8 +2,9 @@
 
 Most usage asks for less than the bucket in front has left, of a time in which that bucket pays for
 everything, with nothing due. Such accounts are charged together. An event that names a session, and
-every event of an account that is near an edge, is charged by itself, with all rules. Both ways leave
-the same balances as `orders.charge`, the plain rule (`tests/laws/test_balance_laws.py`).
+every event of an account that is near an edge, is charged by itself, with all rules. Both ways charge
+an event at its own append time, so it does not matter where a fetch was cut, and leave the same
+balances as `orders.charge`, the plain rule (`tests/laws/test_balance_laws.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tokenline.metering.calendar import MINUTE_MS
 from tokenline.quota.books import MOST_UTOK, Balance, Books
 from tokenline.quota.buckets import Bucket
-from tokenline.quota.counting import count_events
-from tokenline.quota.cycle import advance, closes_late, refresh
+from tokenline.quota.counting import count_events, count_one
+from tokenline.quota.cycle import advance, refresh
 from tokenline.quota.holds import draw
+from tokenline.quota.limits import SLICES
 from tokenline.quota.terms import Use
 
 if TYPE_CHECKING:
@@ -29,25 +32,29 @@ if TYPE_CHECKING:
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+# No window of a limit ends or begins within it.
+SLICE_MS = MINUTE_MS // SLICES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rated:
-    """Hold rated events as columns of equal length, in offset order.
+    """Hold rated events of one append minute as columns of equal length, in offset order.
 
-    `named` says which name a session; `session` is asked only for those that are looked at one by one,
-    `uses` for them and for those that limits count.
+    `appended_ms` never goes back. `named` says which name a session; `session` is asked only for those
+    that are looked at one by one, `uses` for them and for those that limits count.
     """
 
     slots: Int64s
     charges_utok: Int64s
     occurred_ms: Int64s
+    appended_ms: Int64s
     named: Bools
     tokens: Int64s
     uses: Callable[[Int64s], list[Use]]
     session: Callable[[int], Session]
 
 
-def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
+def charge_chunk(books: Books, rated: Rated) -> int:
     """Charge the events of accounts that have a balance; return how many named an ended session."""
     rows = books.rows_of(rated.slots)
     mine = np.flatnonzero(rows >= 0)
@@ -56,35 +63,43 @@ def charge_chunk(books: Books, rated: Rated, now_ms: int) -> int:
     order = mine[np.argsort(rows[mine], kind="stable")]
     ordered = rows[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    accounts = ordered[starts]
-    quick = _quick(books, rated, order, starts, accounts, now_ms)
+    ends = np.append(starts[1:], len(order))
+    accounts, last_ms = ordered[starts], rated.appended_ms[order[ends - 1]]
+    quick = _quick(books, rated, order, starts, accounts, last_ms)
     sums = np.add.reduceat(rated.charges_utok[order], starts)
-    _charge_heads(books, accounts[quick], sums[quick])
-    late, ends = 0, np.append(starts[1:], len(order))
+    _charge_heads(books, accounts[quick], sums[quick], last_ms[quick])
     each = order[np.repeat(~quick, ends - starts)]
     uses = dict(zip(each.tolist(), rated.uses(each), strict=True)) if each.size else {}
+    limited = books.balances.matrix[ordered, Balance.LIMITED] != 0
+    late = 0
     for at in np.flatnonzero(~quick).tolist():
-        events = order[starts[at] : ends[at]].tolist()
-        late += _charge_each(books, int(accounts[at]), rated, events, uses, now_ms)
-    _count(books, rated, order[books.balances.matrix[ordered, Balance.LIMITED] != 0], now_ms)
+        here, row = slice(starts[at], ends[at]), int(accounts[at])
+        # A hold that expires within the chunk counts between two events.
+        alone = bool(limited[here][0]) and books.get(row, Balance.DUE_AT) <= last_ms[at]
+        limited[here] &= not alone
+        late += _charge_each(books, row, rated, order[here].tolist(), uses, counts=alone)
+    _count(books, rated, np.sort(order[limited]))
     return late
 
 
-def _count(books: Books, rated: Rated, events: Int64s, now_ms: int) -> None:
-    """Count the events of accounts that have limits beside their balance."""
-    if events.size:
-        whose = list(zip(rated.slots[events].tolist(), rated.uses(events), strict=True))
-        count_events(books, whose, rated.tokens[events], rated.charges_utok[events], now_ms)
+def _count(books: Books, rated: Rated, events: Int64s) -> None:
+    """Count the events of accounts that have limits beside their balance, those of a slice at once."""
+    slices = rated.appended_ms[events] // SLICE_MS
+    for number in np.unique(slices).tolist():
+        some = events[slices == number]
+        whose = list(zip(rated.slots[some].tolist(), rated.uses(some), strict=True))
+        now_ms = int(rated.appended_ms[some[-1]])
+        count_events(books, whose, rated.tokens[some], rated.charges_utok[some], now_ms)
 
 
 def _quick(
-    books: Books, rated: Rated, order: Int64s, starts: Int64s, accounts: Int64s, now_ms: int
+    books: Books, rated: Rated, order: Int64s, starts: Int64s, accounts: Int64s, last_ms: Int64s
 ) -> Bools:
     """Say which accounts' events the bucket in front pays for, all of them."""
     balances = books.balances.matrix[accounts]
     # As `orders.charge` has it: what says it occurred later than now occurs now.
-    occurred = np.minimum(rated.occurred_ms[order], now_ms)
-    quick: Bools = balances[:, Balance.DUE_AT] > now_ms
+    occurred = np.minimum(rated.occurred_ms[order], rated.appended_ms[order])
+    quick: Bools = balances[:, Balance.DUE_AT] > last_ms
     quick &= np.minimum.reduceat(occurred, starts) >= balances[:, Balance.HEAD_FROM]
     quick &= np.maximum.reduceat(occurred, starts) < balances[:, Balance.HEAD_UNTIL]
     sums = np.add.reduceat(rated.charges_utok[order], starts)
@@ -99,7 +114,7 @@ def _quick(
     return quick
 
 
-def _charge_heads(books: Books, accounts: Int64s, sums: Int64s) -> None:
+def _charge_heads(books: Books, accounts: Int64s, sums: Int64s, last_ms: Int64s) -> None:
     balances, buckets = books.balances.matrix, books.buckets.matrix
     heads = balances[accounts, Balance.HEAD]
     numbers = buckets[heads, Bucket.NUMBER]
@@ -107,6 +122,8 @@ def _charge_heads(books: Books, accounts: Int64s, sums: Int64s) -> None:
     covered = sums * (numbers != 0)
     balances[accounts, Balance.HEAD_LEFT] -= covered
     balances[accounts, Balance.LEFT] -= covered
+    looked = balances[accounts, Balance.LOOKED_AT]
+    balances[accounts, Balance.LOOKED_AT] = np.maximum(looked, last_ms)
     books.balances.touch_all(accounts)
     books.buckets.touch_all(heads)
     books.note_burns(balances[accounts, Balance.OWNER], numbers, sums)
@@ -118,22 +135,37 @@ def _charge_each(
     rated: Rated,
     events: list[int],
     uses: dict[int, Use],
-    now_ms: int,
+    *,
+    counts: bool,
 ) -> int:
-    """Charge one account's events in their order; return how many named a session that had ended."""
-    advance(books, row, now_ms)
-    owner, late = books.get(row, Balance.OWNER), 0
-    waits = closes_late(books, row, now_ms)
+    """Charge one account's events in their order; return how many named a session that had ended.
+
+    With `counts` each is counted into limits as well, before what becomes due behind it.
+    """
+    late, now_ms = 0, 0
     for event in events:
-        if waits:
-            # An event may take the last that is held of a bucket that is over: it closes, as if alone.
-            refresh(books, row, now_ms)
-            advance(books, row, now_ms)
-        amount, use = int(rated.charges_utok[event]), uses[event]
-        hold = books.holds.find(owner, rated.session(event)) if rated.named[event] else None
-        if hold is not None:
-            late += draw(books, row, hold, use, amount, int(rated.occurred_ms[event]), now_ms)
-        else:
-            books.burn(row, use, amount, min(int(rated.occurred_ms[event]), now_ms))
+        now_ms = max(int(rated.appended_ms[event]), books.get(row, Balance.LOOKED_AT))
+        advance(books, row, now_ms)
+        if counts:
+            tokens, amount = int(rated.tokens[event]), int(rated.charges_utok[event])
+            count_one(books, row, uses[event], tokens, amount, now_ms)
+        late += _charge_one(books, row, rated, event, uses[event], now_ms)
     refresh(books, row, now_ms)
+    return late
+
+
+def _charge_one(books: Books, row: int, rated: Rated, event: int, use: Use, now_ms: int) -> bool:
+    """Charge one event; say whether it named a session that had ended."""
+    amount, occurred_ms = int(rated.charges_utok[event]), int(rated.occurred_ms[event])
+    hold = None
+    if rated.named[event]:
+        hold = books.holds.find(books.get(row, Balance.OWNER), rated.session(event))
+    if hold is None:
+        books.burn(row, use, amount, min(occurred_ms, now_ms))
+        return False
+    named = len(hold.parts)
+    late = draw(books, row, hold, use, amount, occurred_ms, now_ms)
+    if len(hold.parts) < named:
+        # A bucket that is over and waited for this hold closes now.
+        refresh(books, row, now_ms)
     return late

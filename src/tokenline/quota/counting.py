@@ -72,12 +72,14 @@ def refund_expired(books: Books, hold: Hold, amount_utok: int) -> None:
 
 
 def stand(books: Books, row: int, now_ms: int) -> None:
-    """Note in an account's balance which limit cuts it and when that ends."""
+    """Note in an account's balance which limit cuts it and when that ends: it is due then."""
     if not books.get(row, Balance.LIMITED) and not books.get(row, Balance.LIMIT_RESETS):
         return
     worst, resets = longest(books, books.limits.of_account(books.get(row, Balance.OWNER)), now_ms)
     books.set(row, Balance.LIMIT_ROW, worst)
     books.set(row, Balance.LIMIT_RESETS, resets)
+    if worst != NONE:
+        books.set(row, Balance.DUE_AT, min(books.get(row, Balance.DUE_AT), resets))
 
 
 def longest(books: Books, rows: Iterable[int], now_ms: int) -> tuple[int, int]:

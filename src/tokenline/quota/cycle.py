@@ -1,9 +1,9 @@
 """Bring an account up to a moment: what is due by then happens, whoever asks first.
 
-No timer fires. Each balance knows when it must be looked at again (`DUE_AT`); usage or a command
-that finds it due first lets holds expire, closes buckets whose time is over, rolls over what the plan
-allows and begins the bill cycle. Months in which nobody asked are not made up for: what they would
-have granted has expired. Of the last one that is so when no usage of it can come any more.
+Each balance knows when it must be looked at again (`DUE_AT`). What is due is done one moment after the
+other, each at its own: holds expire or are forgotten, buckets close, the bill cycle begins, in this
+order. Every cycle in between is gone through, however long nobody asked. So the books, and the moments
+of their entries, are the same whoever looks, and when.
 """
 
 from __future__ import annotations
@@ -32,33 +32,30 @@ SUM_MAX = BOUNDLESS - 1
 
 
 def advance(books: Books, row: int, now_ms: int) -> None:
-    """Do all that is due by `now_ms`; without anything due it does nothing."""
-    if now_ms < books.get(row, Balance.DUE_AT):
-        return
-    _close_holds(books, row, now_ms)
-    _close_buckets(books, row, now_ms)
-    if books.get(row, Balance.CYCLE_END) <= now_ms:
-        _drop_used_up(books, row)
-        start_ms = books.next_cycle(row, now_ms)[0]
-        missed_ms = start_ms - MINUTE_MS
-        if books.get(row, Balance.CYCLE_END) <= missed_ms and start_ms + books.linger_ms > now_ms:
-            begin_cycle(books, row, missed_ms, now_ms)
-        begin_cycle(books, row, now_ms, now_ms)
-    refresh(books, row, now_ms)
+    """Do all that is due by `now_ms`, each at its own moment; without anything due it does nothing."""
+    while (due_ms := books.get(row, Balance.DUE_AT)) <= now_ms:
+        # What waited for a hold is due when that let go. An account's time never goes back.
+        at_ms = max(due_ms, books.get(row, Balance.LOOKED_AT))
+        _close_holds(books, row, at_ms)
+        _close_buckets(books, row, at_ms)
+        if books.get(row, Balance.CYCLE_END) <= at_ms:
+            _drop_used_up(books, row)
+            begin_cycle(books, row, at_ms)
+        refresh(books, row, at_ms)
 
 
-def begin_cycle(books: Books, row: int, at_ms: int, now_ms: int) -> None:
-    """Enter the bill cycle that holds `at_ms` and grant what the plan gives for it.
+def begin_cycle(books: Books, row: int, now_ms: int) -> None:
+    """Enter the bill cycle behind the one in hand and grant what the plan gives for it.
 
     It begins where the one before ended, also when the account has moved to another zone meanwhile.
     A plan that is gone from the catalog grants nothing; its mode and limits stay.
     """
-    start_ms, end_ms = books.next_cycle(row, at_ms)
+    start_ms, end_ms = books.next_cycle(row, books.get(row, Balance.CYCLE_END))
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
     beyond = books.buckets.get(books.get(row, Balance.UNCOVERED), Bucket.USED)
     books.set(row, Balance.UNCOVERED_BASE, beyond)
-    terms = books.terms_of(books.plan(row), at_ms)
+    terms = books.terms_of(books.plan(row), start_ms)
     if books.get(row, Balance.STATUS) != Status.CLOSED and terms is not None:
         take_terms(books, row, terms, now_ms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
@@ -132,7 +129,10 @@ def share_left(books: Books, row: int, now_ms: int) -> tuple[int, int]:
 
 
 def refresh(books: Books, row: int, now_ms: int) -> None:
-    """Sum the buckets anew and find the one that pays for most of what is to come."""
+    """Sum the buckets anew and find the one that pays for most of what is to come.
+
+    Between two moments that are due it finds the same: nothing of it changes by time alone.
+    """
     left = total = held = 0
     opens = _cycle_opens(books, row, now_ms)
     due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
@@ -140,7 +140,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     closed_ms = now_ms - books.linger_ms
     over = [bucket for bucket, values in chain if values[Bucket.VALID_TO] <= closed_ms]
     # One that is over and still held is closed when its hold lets go: that is looked at then.
-    due = min([due, *(_closes_at(books, bucket) for bucket in _unclaimed(books, row, over))])
+    due = min([due, *(_closes_at(books, bucket) for bucket in _unclaimed(books, over))])
     for bucket, values in chain:
         if values[Bucket.VALID_FROM] <= now_ms < values[Bucket.VALID_TO]:
             left += rest_of(values)
@@ -222,11 +222,6 @@ def _closes_at(books: Books, bucket: int) -> int:
     return end + books.linger_ms if end < NEVER_MS - books.linger_ms else NEVER_MS
 
 
-def closes_late(books: Books, row: int, now_ms: int) -> bool:
-    """Say whether a bucket should have been closed by now and only waits for a hold to let go."""
-    return any(_closes_at(books, bucket) <= now_ms for bucket in books.chain(row))
-
-
 def _holds_due(books: Books, row: int) -> int:
     return books.holds.next_due_ms(books.get(row, Balance.OWNER))
 
@@ -241,7 +236,7 @@ def _close_holds(books: Books, row: int, now_ms: int) -> None:
 
 def _close_buckets(books: Books, row: int, now_ms: int) -> None:
     over = [bucket for bucket in books.chain(row) if _closes_at(books, bucket) <= now_ms]
-    for bucket in _unclaimed(books, row, over):
+    for bucket in _unclaimed(books, over):
         _close_bucket(books, row, bucket, now_ms)
 
 
@@ -255,19 +250,14 @@ def _drop_used_up(books: Books, row: int) -> None:
         for bucket in books.chain(row)
         if books.buckets.get(bucket, Bucket.VALID_TO) == NEVER_MS and not books.buckets.rest(bucket)
     ]
-    for bucket in _unclaimed(books, row, used_up):
+    for bucket in _unclaimed(books, used_up):
         books.drop_bucket(row, bucket)
 
 
-def _unclaimed(books: Books, row: int, buckets: Iterable[int]) -> list[int]:
+def _unclaimed(books: Books, buckets: Iterable[int]) -> list[int]:
     """Return those on which no hold has a claim: none holds of them or may still be corrected."""
-    found = [bucket for bucket in buckets if not books.buckets.get(bucket, Bucket.HELD)]
-    if not found:
-        return []
-    # Once for all of them: an account may have ten thousand holds.
-    holds = books.holds.of_owner(books.get(row, Balance.OWNER))
-    claimed = {part.row for hold in holds for part in hold.parts}
-    return [bucket for bucket in found if bucket not in claimed]
+    held, claimed = books.buckets.get, books.holds.is_claimed
+    return [one for one in buckets if not held(one, Bucket.HELD) and not claimed(one)]
 
 
 def _close_bucket(books: Books, row: int, bucket: int, now_ms: int) -> None:

@@ -8,7 +8,7 @@ LIMITS_MAX limits, goes on in rows behind it:
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappop, heappush
@@ -35,6 +35,8 @@ PART_COLUMNS = len(Part._fields)
 WIDTH = SCALARS + ANSWERS + LIMITS_MAX + 5 * PARTS_MAX
 
 Session = tuple[int, int]
+# When it is due, when it was opened, its session, its row.
+_Due = tuple[int, int, Session, int]
 
 
 class HoldStatus(IntEnum):
@@ -209,9 +211,13 @@ class Holds(Table):
         self._by_session: dict[tuple[int, Session], int] = {}
         self._rows_by_owner: dict[int, set[int]] = defaultdict(set)
         self._leases: dict[int, set[int]] = defaultdict(set)
-        # A heap an owner; of several entries of a row the one `_due_at` has is meant.
-        self._due: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        self._due_at: dict[int, int] = {}
+        # A heap an owner; of several entries of a row the one `_due_of` has is meant. Of two due at
+        # one moment the one opened first comes first: which row it has depends on other accounts.
+        self._due: dict[int, list[_Due]] = defaultdict(list)
+        self._due_of: dict[int, _Due] = {}
+        # The buckets that each hold names, and how many holds name a bucket.
+        self._named: dict[int, tuple[int, ...]] = {}
+        self._claims: Counter[int] = Counter()
         self._more: dict[int, list[int]] = {}
 
     def find(self, owner: int, session: Session) -> Hold | None:
@@ -245,7 +251,8 @@ class Holds(Table):
         for more in self._more.pop(hold.row, ()):
             self.free(more)
         del self._by_session[hold.owner, hold.session]
-        self._due_at.pop(hold.row, None)
+        self._due_of.pop(hold.row, None)
+        self._claim(hold.row, ())
         for rows in (self._leases, self._rows_by_owner):
             rows[hold.owner].discard(hold.row)
             if not rows[hold.owner]:
@@ -255,14 +262,14 @@ class Holds(Table):
     def due(self, owner: int, now_ms: int) -> Iterator[Hold]:
         """Yield the holds of an account that must be looked at by now, the earliest first."""
         while self.next_due_ms(owner) <= now_ms:
-            yield self.load(heappop(self._due[owner])[1])
+            yield self.load(heappop(self._due[owner])[-1])
 
     def next_due_ms(self, owner: int) -> int:
         """Return when the first hold of an account must be looked at, NEVER_MS when it has none."""
         heap = self._due.get(owner, [])
         # A row may have been given back and be another account's by now.
         mine = self._rows_by_owner.get(owner, ())
-        while heap and (self._due_at.get(heap[0][1]) != heap[0][0] or heap[0][1] not in mine):
+        while heap and (self._due_of.get(heap[0][-1]) != heap[0] or heap[0][-1] not in mine):
             heappop(heap)
         if heap:
             return heap[0][0]
@@ -272,6 +279,10 @@ class Holds(Table):
     def leases(self, owner: int) -> int:
         """Return how many leases of an account are open."""
         return len(self._leases.get(owner, ()))
+
+    def is_claimed(self, bucket: int) -> bool:
+        """Say whether a hold holds of a bucket, or may still be corrected."""
+        return bucket in self._claims
 
     def of_owner(self, owner: int) -> list[Hold]:
         """Return all holds of an account, by row."""
@@ -320,9 +331,26 @@ class Holds(Table):
             self._leases[hold.owner].add(hold.row)
         else:
             self._leases[hold.owner].discard(hold.row)
-        if self._due_at.get(hold.row) != hold.due_at_ms:
-            self._due_at[hold.row] = hold.due_at_ms
-            heappush(self._due[hold.owner], (hold.due_at_ms, hold.row))
+        due = hold.due_at_ms, hold.opened_at_ms, hold.session, hold.row
+        if self._due_of.get(hold.row) != due:
+            self._due_of[hold.row] = due
+            heappush(self._due[hold.owner], due)
+        self._claim(hold.row, tuple(part.row for part in hold.parts))
+
+    def _claim(self, row: int, buckets: tuple[int, ...]) -> None:
+        """Note which buckets a hold names now."""
+        before = self._named.get(row, ())
+        if before == buckets:
+            return
+        self._claims.update(buckets)
+        for bucket in before:
+            self._claims[bucket] -= 1
+            if not self._claims[bucket]:
+                del self._claims[bucket]
+        if buckets:
+            self._named[row] = buckets
+        else:
+            del self._named[row]
 
 
 def _answer(values: list[int], split: list[int]) -> HoldAnswer:

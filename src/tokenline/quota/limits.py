@@ -34,7 +34,7 @@ class Limit(IntEnum):
 
     SUBSCRIBER is a row of `Subscribers`, NONE of a whole account. The window in hand is [START, END);
     of a rolling one it is the slice in hand, and USED the sum of the slices from RING on. OWN is 1
-    where the ceiling is the account's own.
+    where the ceiling is the account's own. RANK is where the plan names it.
     """
 
     OWNER = 0
@@ -50,9 +50,10 @@ class Limit(IntEnum):
     HELD = 10
     RING = 11
     OWN = RING + SLICES + 1
+    RANK = OWN + 1
 
 
-WIDTH = Limit.OWN + 1
+WIDTH = Limit.RANK + 1
 NOTHING_COUNTED = (0,) * (WIDTH - Limit.START)
 
 
@@ -157,7 +158,7 @@ class Limits(Table):
         """Return the rows that limit a whole account, in whatever models."""
         return [
             row
-            for row in sorted(self._of_account.get(owner, ()))
+            for row in self._in_order(owner)
             if self.get(row, Limit.SUBSCRIBER) == NONE
             and self.in_force(row)
             and not self.spec(row).models
@@ -189,7 +190,7 @@ class Limits(Table):
                 self.get(row, Limit.CEILING),
                 self.spec(row),
             )
-            for row in sorted(self._of_account.get(owner, ()))
+            for row in self._in_order(owner)
             if self.in_force(row)
         )
         by_model = any(limit.spec.models for limit in limits)
@@ -224,6 +225,7 @@ class Limits(Table):
             if identity not in there_now:
                 each = self.specs[code].each
                 self._add_row(owner, code, EACH if each else NONE, ceiling)
+        self._rank(owner, {identity: rank for rank, identity in enumerate(named)})
         self._matching.pop(owner, None)
         self._look_at_groups(owner)
         return gone
@@ -289,6 +291,17 @@ class Limits(Table):
             return [row] if row != NONE and self.in_force(row) else []
         rows = self.of_subscriber(whom.subscriber)
         return [row for row in rows if self.in_force(row) and row not in self.grouped]
+
+    def _rank(self, owner: int, ranks: dict[tuple[str, str], int]) -> None:
+        """Note in which order the plan names its limits: a row's number depends on other accounts."""
+        for row in self._of_account.get(owner, ()):
+            if (rank := ranks.get(self.spec(row).identity)) is not None:
+                self.set(row, Limit.RANK, rank)
+
+    def _in_order(self, owner: int) -> list[int]:
+        """Return the rows of an account and its patterns as its plan names them."""
+        rows = self._of_account.get(owner, ())
+        return sorted(rows, key=lambda row: (self.get(row, Limit.RANK), self.spec(row).identity))
 
     def _look_at_groups(self, owner: int) -> None:
         rows = self._by_owner.get(owner, ())
