@@ -23,8 +23,9 @@ from tokenline.metering.calendar import zone_of
 from tokenline.metering.judge import MOST_ID_BYTES
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.books import MOST_UTOK, Balance, Cause
+from tokenline.quota.books import MOST_UTOK, Balance
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
+from tokenline.quota.entries import Cause
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_holds import limit_name

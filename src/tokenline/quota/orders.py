@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tokenline.errors import Declined
 from tokenline.metering.calendar import cycle_at, day_of_month, days_of
 from tokenline.quota import limit_holds
-from tokenline.quota.books import NO_CAUSE, Balance, Books, ChangeKind, Status
+from tokenline.quota.books import Balance, Books, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_one
 from tokenline.quota.cycle import (
@@ -25,9 +25,11 @@ from tokenline.quota.cycle import (
     share_left,
     take_terms,
 )
+from tokenline.quota.entries import NO_CAUSE, ChangeKind
 from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
 from tokenline.quota.limit_windows import move_cycle_end
+from tokenline.quota.paying import burn
 from tokenline.quota.refusals import (
     check_adjustment,
     check_cap,
@@ -262,7 +264,7 @@ def charge(
         count_one(books, row, use, tokens, amount_utok, now_ms)
         if known is not None:
             return draw(books, row, known, use, amount_utok, occurred_ms, now_ms)
-        books.burn(row, use, amount_utok, min(occurred_ms, now_ms))
+        burn(books, row, use, amount_utok, min(occurred_ms, now_ms))
         return False
 
 

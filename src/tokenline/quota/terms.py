@@ -51,7 +51,7 @@ class HoldExpiry(IntEnum):
 class Source(IntEnum):
     """Say where a bucket came from; the order is part of the journal's format."""
 
-    UNCOVERED = 0
+    OVERAGE = 0
     PLAN = 1
     PACK = 2
     FREE = 3
@@ -61,6 +61,9 @@ class Source(IntEnum):
     TRANSFER = 7
     REFUND = 8
     ADJUSTMENT = 9
+    WRITTEN_OFF = 10
+    LATE_ADJUSTMENT = 11
+    CLAIM = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +156,16 @@ SUBSCRIBER_CAP = LimitSpec(name="subscriber_tokens", unit=Unit.UTOK, per=Per.CYC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayTerms:
+    """Hold what only gateways go by: charging passes it on with each decision; times in ms."""
+
+    unreachable: str = "stop"
+    emergency_utok: int = 0
+    abort: str = "charge_reported"
+    longest_call_ms: int = 600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """Hold what a plan grants each cycle and how it is charged; times in ms.
 
@@ -160,7 +173,8 @@ class Terms:
     no more than `least_call_utok` pays for no call; None is what is usual.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none. `limits`
-    are all others, each with its ceiling.
+    are all others, each with its ceiling. A use that costs nothing needs no balance, unless
+    `zero_rated_needs_balance`.
     """
 
     mode: Mode = Mode.POSTPAID
@@ -174,6 +188,8 @@ class Terms:
     priced_ahead_ms: int = 120_000
     least_call_utok: int | None = None
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
+    zero_rated_needs_balance: bool = False
+    gateway: GatewayTerms = GatewayTerms()
     ceilings: tuple[tuple[Cell, int], ...] = ()
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
     limits: tuple[tuple[LimitSpec, int], ...] = ()
