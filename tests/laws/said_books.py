@@ -20,7 +20,7 @@ _ROWS = (Balance.OWNER, Balance.FIRST, Balance.HEAD, Balance.LIMIT_ROW)
 # What was told of an account is no balance.
 TOLD = (
     *(Cell.STATE, Cell.RULE, Cell.THRESHOLD_PERCENT, Cell.THRESHOLD_MONTH, Cell.RESETS_AT),
-    *(Cell.DECISION_VERSION, Cell.DECISION_EPOCH),
+    *(Cell.DECISION_VERSION, Cell.DECISION_EPOCH, Cell.COVERS),
 )
 
 

@@ -367,5 +367,6 @@ def _hold_order(state: PartitionState, terms: Terms, fields: Fields, now_ms: int
         max_tokens=int(fields["max_tokens"]),
         settles=settles,
         unpriced=found is None,
+        zero_rated=found == (0, 0) and not settles,
         catalog_version=0 if catalog is None else catalog.version,
     )

@@ -124,6 +124,8 @@ def _ask(state: PartitionState, step: Step, command: Commanded, touched: _Touche
         return
     cells = state.cells.matrix[slot].tolist()
     turns = cells[Cell.RULE] != Rule.NONE or cells[Cell.MONTH_TOKENS_LIMIT] != NO_LIMIT
+    # A catalog that begins may price what costs nothing.
+    turns |= cells[Cell.COVERS] != 0
     if turns or rests_on(state.books, row) != before:
         touched.looked_at.add(slot)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokenline.charging.step import Flush, Sent, Step
-from tokenline.charging.terms import terms_at
+from tokenline.charging.terms import free_models_at, terms_at
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
 from tokenline.quota.books import Books
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tokenline.metering.judge import Bounds
-    from tokenline.quota.terms import Terms
+    from tokenline.quota.terms import FreeModels, Terms
 from tokenline.rating.book import CatalogBook
 
 Int64s = npt.NDArray[np.int64]
@@ -77,11 +77,15 @@ class PartitionState:
         self.tally = Tally(self.minute_ms)
         # Usage that counts is no older than the horizon when it is appended.
         linger_ms = self.bounds.horizon_ms + 60_000
-        self.books = Books(self.cells, self.terms_of, linger_ms)
+        self.books = Books(self.cells, self.terms_of, linger_ms, self.free_models)
 
     def terms_of(self, plan: str, at_ms: int) -> Terms | None:
         """Return the terms of a plan by the catalog in force at a moment."""
         return terms_at(self.catalogs, plan, at_ms)
+
+    def free_models(self, at_ms: int) -> FreeModels:
+        """Return what costs nothing by the catalog in force at a moment."""
+        return free_models_at(self.catalogs, at_ms)
 
     def move_clock(self, now_ms: int) -> int:
         """Return the moment at which balances are looked at next: theirs, or `now_ms` if it is later.

@@ -7,11 +7,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tokenline.quota.books import Balance
+from tokenline.quota.buckets import text_digest
 from tokenline.quota.cells import Cell
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import (
     NEVER_MS,
+    NO_FREE_MODELS,
     SUBSCRIBER_CAP,
+    FreeModels,
     GatewayTerms,
     Grant,
     HoldExpiry,
@@ -64,6 +67,18 @@ def terms_at(book: CatalogBook, plan: str, at_ms: int) -> Terms | None:
     """Return the terms of a plan by the version in force at a moment; None where it has no such plan."""
     catalog = book.at(at_ms)
     return None if catalog is None else _terms(catalog, plan)
+
+
+def free_models_at(book: CatalogBook, at_ms: int) -> FreeModels:
+    """Return the models that cost nothing by the version in force at a moment, whatever the hour."""
+    catalog = book.at(at_ms)
+    return NO_FREE_MODELS if catalog is None else _free_models(catalog)
+
+
+@lru_cache(maxsize=64)
+def _free_models(catalog: Catalog) -> FreeModels:
+    models = catalog.zero_rated
+    return FreeModels(models, text_digest("\n".join(models))) if models else NO_FREE_MODELS
 
 
 @lru_cache(maxsize=4096)

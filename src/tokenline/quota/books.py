@@ -24,7 +24,15 @@ from tokenline.quota.hold_rows import Holds
 from tokenline.quota.limits import Limits
 from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
-from tokenline.quota.terms import GONE_STRICT, THRESHOLDS_PERCENT, Grant, Mode, Terms
+from tokenline.quota.terms import (
+    GONE_STRICT,
+    NO_FREE_MODELS,
+    THRESHOLDS_PERCENT,
+    FreeModels,
+    Grant,
+    Mode,
+    Terms,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +59,9 @@ class Balance(IntEnum):
 
     What no bucket paid, see `pseudo`: OVERAGE, WRITTEN_OFF, LATE_ADJUSTMENT since the account was opened
     and, as _BASE, when the cycle began; OVERAGE_HELD is what sessions hold beyond all buckets. CLAIMED
-    is the sum over the buckets' own.
+    is the sum over the buckets' own. COVERS tells apart what can still be paid, see `covers`, and
+    COVERS_UNTIL is when everything can be again, 0 for never. FREE_NEEDS is 1 where a use that costs
+    nothing needs a balance as well.
     """
 
     OWNER = 0
@@ -88,6 +98,9 @@ class Balance(IntEnum):
     LATE_ADJUSTMENT = 31
     LATE_BASE = 32
     CLAIMED = 33
+    COVERS = 34
+    COVERS_UNTIL = 35
+    FREE_NEEDS = 36
 
 
 # What no bucket paid, all told.
@@ -118,11 +131,14 @@ class Books:
         cells: AccountCells,
         terms_of: Callable[[str, int], Terms | None],
         linger_ms: int,
+        free_models: Callable[[int], FreeModels] = lambda _: NO_FREE_MODELS,
     ) -> None:
         self.cells = cells
         # A bucket outlives its validity by this: usage of its time may still be reported.
         self.linger_ms = linger_ms
         self._terms_of = terms_of
+        # What costs nothing at a moment.
+        self.free_models = free_models
         self.balances = Table(len(Balance))
         self.buckets = Buckets()
         self.holds = Holds()

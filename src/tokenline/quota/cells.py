@@ -25,7 +25,10 @@ MONTHS_APART_MS = 2 * 86_400_000
 
 
 class Cell(IntEnum):
-    """Name the columns; the order is part of the journal's format."""
+    """Name the columns; the order is part of the journal's format.
+
+    From STATE on they say what was last told; COVERS is a digest of what can be paid (`covers`).
+    """
 
     ZONE = 0
     MONTH_TOKENS_LIMIT = 1
@@ -60,6 +63,7 @@ class Cell(IntEnum):
     RESETS_AT = 29
     DECISION_VERSION = 30
     DECISION_EPOCH = 31
+    COVERS = 32
 
 
 WIDTH = len(Cell)

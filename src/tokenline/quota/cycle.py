@@ -15,6 +15,7 @@ from tokenline.quota.books import BOUNDLESS, Balance, Books, Status
 from tokenline.quota.buckets import Bucket, rest_of
 from tokenline.quota.cells import LIMITS, NO_LIMIT
 from tokenline.quota.counting import stand
+from tokenline.quota.covers import digest_of
 from tokenline.quota.entries import ChangeKind
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
@@ -23,7 +24,7 @@ from tokenline.quota.paying import claimable_utok
 from tokenline.quota.pseudo import begin_bases
 from tokenline.quota.standing import NOTHING_TOO_LITTLE
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
+from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -72,6 +73,7 @@ def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
     books.set(row, Balance.MODE, terms.mode)
     books.set(row, Balance.THRESHOLDS, books.thresholds_code(terms.thresholds))
     books.set(row, Balance.STOPS, not terms.overage)
+    books.set(row, Balance.FREE_NEEDS, terms.zero_rated_needs_balance)
     least_utok = terms.least_call_utok
     books.set(
         row, Balance.LEAST_CALL, 0 if least_utok is None else least_utok or NOTHING_TOO_LITTLE
@@ -137,7 +139,8 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     Between two moments that are due it finds the same: nothing of it changes by time alone.
     """
     left = total = held = 0
-    opens = _cycle_opens(books, row, now_ms)
+    live: set[int] = set()
+    opens = [_cycle_opens(books, row, now_ms)]
     due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
     chain = [(bucket, books.buckets.matrix[bucket].tolist()) for bucket in books.chain(row)]
     closed_ms = now_ms - books.linger_ms
@@ -150,21 +153,32 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
             total += values[Bucket.TOTAL] - values[Bucket.BEFORE]
             held += values[Bucket.HELD]
             due = min(due, values[Bucket.VALID_TO])
+            if values[Bucket.TOTAL] > values[Bucket.USED]:
+                live.add(values[Bucket.SCOPE])
         else:
             due = min(due, *_turns(books, bucket, now_ms), NEVER_MS)
-            opens = min(opens, _opens_at(books, row, bucket, now_ms))
+            opens.append((_opens_at(books, row, bucket, now_ms), values[Bucket.SCOPE] == 0))
     for column, value in (
         (Balance.DUE_AT, due),
         # Returned transfers are taken however much there is: a sum may be more than a cell holds.
         (Balance.LEFT, min(left, SUM_MAX)),
         (Balance.TOTAL, min(total, SUM_MAX)),
         (Balance.HELD, min(held, SUM_MAX)),
-        (Balance.OPENS_AT, opens),
+        (Balance.OPENS_AT, min(opens)[0]),
         (Balance.LOOKED_AT, now_ms),
     ):
         books.set(row, column, value)
     _find_head(books, row, chain, now_ms)
+    _find_covers(books, row, live, [moment for moment, everything in opens if everything])
     stand(books, row, now_ms)
+
+
+def _find_covers(books: Books, row: int, live: set[int], opens: Iterable[int]) -> None:
+    """Note what can be paid where the plan stops, and until when that is not everything."""
+    covers = digest_of(books.scopes, live) if books.get(row, Balance.STOPS) else 0
+    until_ms = min(opens, default=NEVER_MS) if covers else NEVER_MS
+    books.set(row, Balance.COVERS, covers)
+    books.set(row, Balance.COVERS_UNTIL, 0 if until_ms == NEVER_MS else until_ms)
 
 
 def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], now_ms: int) -> None:
@@ -198,11 +212,12 @@ def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], n
         books.set(row, column, value)
 
 
-def _cycle_opens(books: Books, row: int, now_ms: int) -> int:
-    """Return when the next cycle brings an allowance, NEVER_MS when the plan gives none."""
+def _cycle_opens(books: Books, row: int, now_ms: int) -> tuple[int, bool]:
+    """Return when the next cycle brings an allowance, or NEVER_MS, and whether it is for everything."""
     terms = books.terms_of(books.plan(row), now_ms)
     gives = terms is None or terms.allowance_utok
-    return books.get(row, Balance.CYCLE_END) if gives else NEVER_MS
+    everything = terms is None or terms.scope == Scope()
+    return books.get(row, Balance.CYCLE_END) if gives else NEVER_MS, everything
 
 
 def _opens_at(books: Books, row: int, bucket: int, now_ms: int) -> int:

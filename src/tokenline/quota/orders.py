@@ -149,7 +149,7 @@ def transfer_in(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
         if granted.valid_to_ms <= now_ms:
             raise Declined(Reason.EXPIRED)
         check_room(books, row, granted.amount_utok)
-        check_scope(books, granted)
+        check_scope(books, row, granted, now_ms)
         bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_IN, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
 

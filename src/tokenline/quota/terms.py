@@ -77,6 +77,17 @@ class Scope:
     subscribers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FreeModels:
+    """Hold the models that cost nothing, as of a `Scope`, and a number that tells them apart; 0 for none."""
+
+    models: tuple[str, ...] = ()
+    digest: int = 0
+
+
+NO_FREE_MODELS = FreeModels()
+
+
 class Use(NamedTuple):
     """Name what is paid for."""
 
