@@ -66,6 +66,7 @@ class ChargingWorker:
             future_skew_ms=settings.future_skew_s * 1000,
             max_age_ms=settings.max_age_days * 86_400_000,
             max_tokens=settings.max_tokens_per_event,
+            max_charge_utok=settings.max_charge_utok_per_event,
         )
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None

@@ -337,6 +337,9 @@ class PartitionLine:
         if commit.step.judged is not None:
             self.published_ms = commit.step.as_of_ms
         self.published_next = commit.next_usage
+        for slot in commit.step.alarms:
+            name = self.state.cells.keys[slot]
+            log.error("an account used absurdly much that no bucket paid", account=name)
         self._worker.metrics.charged(commit.step, self._worker.clock.wall_ms())
 
     async def _publish_flushes(self) -> None:

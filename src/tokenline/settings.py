@@ -76,6 +76,12 @@ class Settings(BaseModel):
         le=9_000_000_000,  # ten kinds of so many at 10^8 µtok each still fit an int64 (`rating.rate`)
         description="a larger count of a kind is refused",
     )
+    max_charge_utok_per_event: int = Field(
+        10**15,
+        ge=1,
+        le=10**18,  # so that what is unpaid, at most 10^18 above all buckets, stays an int64
+        description="an event that costs more than so many utok is refused",
+    )
     max_bad_in_a_row: int = Field(
         1000, ge=1, description="so many bad records in a row stop the worker"
     )

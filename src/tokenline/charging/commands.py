@@ -82,6 +82,7 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
             step.refused.append(_refused_command(command, str(error)))
     step.new_keys = state.cells.keys[known:]
     step.changes, step.burns = state.books.take()
+    step.alarms = state.books.take_alarms()
     step.sent, state.sent = state.sent, []
     state.tally.add_burns(step.burns)
     _decide(state, step, touched)

@@ -152,7 +152,10 @@ class Flush:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """Hold all that one fold changed; it becomes one atomic batch of the journal."""
+    """Hold all that one fold changed; it becomes one atomic batch of the journal.
+
+    `alarms` are slots of accounts that have used so much unpaid by now that somebody must know.
+    """
 
     seq: int
     minute_ms: int
@@ -166,6 +169,7 @@ class Step:
     changes: list[Change] = field(default_factory=list)
     decisions: list[Decided] = field(default_factory=list)
     judged: Judged | None = None
+    alarms: list[int] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     flush: Flush | None = None
     as_of_ms: int = 0

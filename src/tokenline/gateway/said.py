@@ -8,6 +8,7 @@ from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded
 from tokenline.gateway.call import STEP_TOKENS
 from tokenline.gateway.lease import MOST_UTOK, Granted, Need
 from tokenline.rating.exact import UTOK
+from tokenline.wire.view import NOT_COVERED
 
 if TYPE_CHECKING:
     from tokenline.gateway.call import Asked
@@ -52,7 +53,8 @@ def refusal_of(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> Q
     """Return the error that says what the guard knows of an account that may not go on."""
     top_up_utok = 0
     if (verdict.rule or verdict.reason) == "balance":
-        rest_utok = verdict.limit - verdict.used
+        # What is left does not pay for this use where it is not covered.
+        rest_utok = 0 if verdict.reason == NOT_COVERED else verdict.limit - verdict.used
         top_up_utok = max(1, _least_rest(asked, verdict.plan, prices, now_ms) - rest_utok)
     return QuotaExceeded(**_known(asked.key, verdict), top_up_utok=top_up_utok)
 

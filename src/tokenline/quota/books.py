@@ -153,6 +153,7 @@ class Books:
         self.burns = Burns()
         # Rows of accounts that used so much unpaid that somebody must know.
         self.alarmed: set[int] = set()
+        self._new_alarms: list[int] = []
         self._cause = NO_CAUSE
         self._rows: Int64s = np.zeros(0, np.int64)
 
@@ -321,7 +322,14 @@ class Books:
 
     def note_alarms(self, rows: Int64s) -> None:
         """Note those of these accounts of which somebody must know."""
-        self.alarmed.update(rows[self.unpaid(rows) >= ALARM_UTOK].tolist())
+        found = set(rows[self.unpaid(rows) >= ALARM_UTOK].tolist()) - self.alarmed
+        self.alarmed |= found
+        self._new_alarms += [self.get(row, Balance.OWNER) for row in sorted(found)]
+
+    def take_alarms(self) -> list[int]:
+        """Return the slots of accounts noted since the last call, each once for as long as we live."""
+        found, self._new_alarms = self._new_alarms, []
+        return found
 
     def note_burn(self, row: int, number: int, amount_utok: int) -> None:
         """Note what usage took from a bucket."""

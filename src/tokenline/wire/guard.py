@@ -168,10 +168,14 @@ class Guard:
 
         A cut of the account or of the subscriber denies, and one of a group of models where the model
         that is to serve is named and in it; a cut whose window has ended by the wall clock does not.
-        `stale` answers follow `on_stale`.
+        Where not every use can be paid, a use that cannot is denied as if the account were cut, and of an
+        account that is cut by its balance one passes that needs none. Without a model the state of the
+        account alone answers. `stale` answers follow `on_stale`.
         """
         now_ms = self._clock.wall_ms()
         decision = self._find((tenant, account, ""))
+        if model and decision is not None and decision.covers:
+            decision = decision.of(Served(subscriber or "", provider, model), now_ms)
         if subscriber:
             own = self._find((tenant, account, subscriber))
             if own is not None and (decision is None or not decision.cuts(now_ms)):
@@ -185,14 +189,20 @@ class Guard:
         return self._judge(decision, now_ms)
 
     def require(
-        self, account: str, subscriber: str | None = None, tenant: str = "default"
+        self,
+        account: str,
+        subscriber: str | None = None,
+        tenant: str = "default",
+        *,
+        provider: str = "",
+        model: str = "",
     ) -> Verdict:
         """Answer like `check`, but raise when staleness alone is what denies.
 
         Raises:
             StaleView: the view is stale and the guard fails closed.
         """
-        verdict = self.check(account, subscriber, tenant)
+        verdict = self.check(account, subscriber, tenant, provider=provider, model=model)
         if verdict.stale and not verdict.allowed and verdict.state != "cut":
             raise StaleView(f"the view of {tenant}/{account} is {verdict.fresh_ms} ms old")
         return verdict
@@ -208,6 +218,7 @@ class Guard:
     ) -> Decision:
         """Return the decision that cuts the account, subscriber or model, at once if it is cut now.
 
+        One is also that which says of the model that it cannot be paid any more.
         Cancel it when the call ends. It says nothing of staleness: ask `check` now and then.
         """
         identities: tuple[Identity, ...] = ((tenant, account, ""),)
