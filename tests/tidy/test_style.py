@@ -20,6 +20,7 @@ from tests.tidy.source import (
     long_functions,
     long_module,
     modules,
+    narrow_sums,
     stage_of,
     tracked_texts,
     uncommented_names,
@@ -127,6 +128,14 @@ def test_every_setting_is_described():
     assert [name for name, one in Settings.model_fields.items() if not one.description] == []
 
 
+def test_every_sum_in_sql_is_made_in_128_bits():
+    """Of columns of a view it is: theirs are such sums."""
+    files = [one for one in tracked_texts() if one.name.endswith(".sql")]
+    ours = [one for one in OURS if stage_of(one) != "cli"]
+    assert len(files) > 10
+    assert findings(narrow_sums, [*files, *ours]) == []
+
+
 def test_no_machine_path_and_no_package_registry_is_in_the_repository():
     found = [
         (one.name, line)
@@ -162,6 +171,8 @@ def test_no_machine_path_and_no_package_registry_is_in_the_repository():
         (undocumented, "x = 1\n"),
         (bare_excepts, "try:\n    f()\nexcept Exception as e:\n    raise ValueError from e\n"),
         (uncommented_names, "\nLAG = 'lag'\n"),
+        (narrow_sums, "Q = 'SELECT sum(a) FROM t'\n"),
+        (narrow_sums, "Q = f'SELECT {x}, sumIf(a, b) FROM t'\n"),
     ],
 )
 def test_each_check_can_fail(check, bad):

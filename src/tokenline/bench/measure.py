@@ -138,7 +138,7 @@ async def landing_rate(settings: Settings, events: int, log: Path) -> Rate:
 
 def sealed(settings: Settings) -> int:
     """Return the records sealed so far."""
-    (records,) = _ask(settings, "SELECT sum(hi - lo + 1) FROM seals FINAL")
+    (records,) = _ask(settings, "SELECT sum(toInt128(hi - lo + 1)) FROM seals FINAL")
     return records
 
 
@@ -150,7 +150,7 @@ def sealing_rate(settings: Settings) -> Rate:
     began = "(SELECT max(first) FROM (SELECT min(landed_at) AS first FROM seals FINAL GROUP BY partition))"
     rows, span_ms = _ask(
         settings,
-        f"SELECT sumIf(hi - lo + 1, landed_at > {began}), "  # noqa: S608  no input of anybody's
+        f"SELECT sumIf(toInt128(hi - lo + 1), landed_at > {began}), "  # noqa: S608  no input of anybody's
         f"toUnixTimestamp64Milli(max(landed_at)) - toUnixTimestamp64Milli({began}) FROM seals FINAL",
     )
     return Rate(rows, max(span_ms, 0) / 1000)

@@ -43,7 +43,7 @@ WHERE before = 'cut' AND state != 'cut'
 CUTS = "SELECT count(), uniqExact(tenant_id, account_id) FROM v_decisions WHERE state = 'cut'"
 # What accounts used beyond their month's allowance, as it stands at the end.
 OVERSHOOT = """
-SELECT sum(greatest(toInt64(used.total_tokens) - accounts.month_tokens, 0)) FROM v_month_counters AS used
+SELECT sum(toInt128(greatest(toInt64(used.total_tokens) - accounts.month_tokens, 0))) FROM v_month_counters AS used
 JOIN v_accounts AS accounts USING (tenant_id, account_id) WHERE accounts.month_tokens >= 0
 """
 CUT_BY_MONTH = """
