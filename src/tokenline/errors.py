@@ -77,9 +77,9 @@ class QuotaExceeded(TokenlineError):
 
     `reason` is a rule or reason of the line (`balance` where the account is cut for it,
     `balance_used_up` where it only has too little for the call, `minute_requests`, `suspended`, ...);
-    `used` and `limit` are in its unit, `limit` -1 where there is none; `resets_at_ms` is when it may go
-    on by itself, 0 when that is not by the clock. `top_up_utok` is the least that would let the call
-    pass, 0 where a top-up does not help.
+    `used`, what is `held` beside that, and `limit` are in its unit, `limit` -1 where there is none;
+    `resets_at_ms` is when it may go on by itself, 0 when that is not by the clock. `top_up_utok` is the
+    least that would let the call pass, 0 where a top-up does not help.
     """
 
     def __init__(
@@ -89,16 +89,18 @@ class QuotaExceeded(TokenlineError):
         *,
         subscriber: str = "",
         used: int = 0,
+        held: int = 0,
         limit: int = -1,
         resets_at_ms: int = 0,
         top_up_utok: int = 0,
     ) -> None:
         who = f"{account} ({subscriber})" if subscriber else account
-        bounds = f", {used} of {limit} used" if limit >= 0 else ""
+        holds = f" and {held} held" if held else ""
+        bounds = f", {used} of {limit} used{holds}" if limit >= 0 else ""
         help_text = f"; a top-up of {top_up_utok} µtok would let it pass" if top_up_utok else ""
         super().__init__(f"{who}: {reason}{bounds}{help_text}")
         self.account, self.subscriber, self.reason = account, subscriber, reason
-        self.used, self.limit, self.resets_at_ms = used, limit, resets_at_ms
+        self.used, self.held, self.limit, self.resets_at_ms = used, held, limit, resets_at_ms
         self.top_up_utok = top_up_utok
 
 

@@ -136,6 +136,8 @@ def test_a_malformed_secret_is_refused_and_not_shown(text):
         ({"state": "open", "reason": "resumed", "threshold_percent": 0}, Kind.RESUMED),
         ({"state": "warned", "reason": "resumed", "threshold_percent": 0}, Kind.RESUMED),
         ({"reason": "account_set", "threshold_percent": 0}, None),
+        ({"reason": "covers_changed", "threshold_percent": 0}, None),
+        ({"state": "open", "reason": "covers_changed", "threshold_percent": 0}, None),
         ({"state": "open", "reason": "window_reset", "threshold_percent": 0}, None),
         ({"state": "warned", "reason": "threshold_reached", "threshold_percent": 0}, None),
     ],

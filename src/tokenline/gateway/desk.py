@@ -360,6 +360,7 @@ class Desk:
             (answer.limit_name if answer else "") or reason,
             subscriber=self._key.subscriber,
             used=answer.limit_used if answer else 0,
+            held=answer.limit_held if answer else 0,
             limit=answer.limit_value if answer else -1,
             resets_at_ms=answer.resets_at_ms if answer else 0,
             top_up_utok=short,

@@ -276,6 +276,7 @@ class Gateway:
                 error.reason,
                 subscriber=error.subscriber,
                 used=error.used,
+                held=error.held,
                 limit=error.limit,
                 resets_at_ms=error.resets_at_ms,
                 top_up_utok=error.top_up_utok,

@@ -69,6 +69,7 @@ class Granted:
     rest_utok: int
     limit_name: str = ""
     limit_used: int = 0
+    limit_held: int = 0
     limit_value: int = -1
     resets_at_ms: int = 0
 

@@ -44,6 +44,7 @@ def granted_of(reply: Reply) -> Granted:
         rest_utok=reply["rest_utok"],
         limit_name=reply["limit_name"],
         limit_used=reply["limit_used"],
+        limit_held=reply["limit_held"],
         limit_value=reply["limit_value"] if reply["limit_name"] or reply["limit_value"] else -1,
         resets_at_ms=reply["resets_at"],
     )
