@@ -29,7 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenline.errors import BadData, ChargingUnavailable, QuotaExceeded, Unavailable
-from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
+from tokenline.gateway.lease import NO_ANSWER, Granted, Key, Lease, Need, Question, Reserved
 
 if TYPE_CHECKING:
     from tokenline.gateway.keeper import Keeper
@@ -154,8 +154,8 @@ class Desk:
         """Say why a call waited in vain."""
         if not self._is_away(self._clock.monotonic_s()):
             # What there is is held: by this gateway's own calls, or by others.
-            held = self._held_by
-            return self._refusal(need, held.reason if held else "balance_held", held)
+            held = self._held_by or NO_ANSWER
+            return self._refusal(need, held.reason or "balance_held", held)
         return ChargingUnavailable(
             f"{self._key.tenant}/{self._key.account}: charging did not answer in time"
         )
@@ -351,18 +351,17 @@ class Desk:
             if not waiter.done.done():
                 waiter.done.set_exception(error_of(waiter.need))
 
-    def _refusal(self, need: Need, reason: str, answer: Granted | None = None) -> QuotaExceeded:
-        short = max(0, need.least_utok - self._rest_utok) if reason in SPENDABLE else 0
-        if reason == "balance_used_up":
-            short = max(1, short)
+    def _refusal(self, need: Need, reason: str, answer: Granted) -> QuotaExceeded:
+        least = int(reason == "balance_used_up")
+        short = max(least, need.least_utok - self._rest_utok) if reason in SPENDABLE else 0
         return QuotaExceeded(
             self._key.account,
-            (answer.limit_name if answer else "") or reason,
+            answer.limit_name or reason,
             subscriber=self._key.subscriber,
-            used=answer.limit_used if answer else 0,
-            held=answer.limit_held if answer else 0,
-            limit=answer.limit_value if answer else -1,
-            resets_at_ms=answer.resets_at_ms if answer else 0,
+            used=answer.limit_used,
+            held=answer.limit_held,
+            limit=answer.limit_value,
+            resets_at_ms=answer.resets_at_ms,
             top_up_utok=short,
         )
 
