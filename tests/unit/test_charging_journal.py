@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_seen_names_come_back():
 )
 def test_messages_come_back_and_a_tombstone_is_not_an_empty_value(messages):
     assert unpack_out(pack_out(2**40, messages)) == (2**40, messages)
+
+
+def test_a_step_whose_decisions_all_name_the_same_long_scopes_is_one_batch_still():
+    """Thousands of accounts may be cut at once, each with 64 KiB of what can be paid."""
+    scopes = random.Random(1).randbytes(64 << 10)
+    messages = [Message("decisions", b"%d" % at, b"%d" % at + scopes) for at in range(1000)]
+    packed = pack_out(1, messages)
+    assert len(packed) < 1 << 20
+    assert unpack_out(packed) == (1, messages)
 
 
 def test_a_record_of_unknown_kind_stops_the_recovery():
