@@ -14,7 +14,7 @@ from streams.replies import MOST_DETAIL_CHARS, refusals_of, replies_of
 from streams.totals import changes_of, encode_totals, split_key, totals_of
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
-from tokenline.charging.terms import told_terms
+from tokenline.charging.terms import decision_terms
 from tokenline.clock import SystemClock
 from tokenline.wire.kafka import account_key, client_options, partition_of
 from tokenline.wire.topics import (
@@ -202,7 +202,7 @@ class Outputs:
                 {"models": list(one.models), "subscribers": list(one.subscribers)}
                 for one in decided.covers
             ],
-            **told_terms(state, decided.slot),
+            **decision_terms(state, decided.slot),
             "version": decided.version,
             "epoch": state.epoch,
             "as_of": step.as_of_ms,

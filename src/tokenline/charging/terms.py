@@ -138,8 +138,8 @@ def _spec(catalog: Catalog, limit: PlanLimit) -> LimitSpec:
     )
 
 
-def told_terms(state: PartitionState, slot: int) -> dict[str, object]:
-    """Return what a decision says of an account's terms, as its record names it; nothing without a plan."""
+def decision_terms(state: PartitionState, slot: int) -> dict[str, object]:
+    """Return the fields of a decision that say the terms of its account; none without a plan."""
     row = state.books.row(slot)
     if row == NONE:
         return {}

@@ -22,7 +22,7 @@ occurred. Integers only.
     limits, limit_windows      all other limits: whose, of what, and when they begin anew
     thresholds, standing       which parts of an allowance were told; how an account stands
     covers                     what can still be paid where not everything can
-    decided, ruling, decide    open, warned or cut: the words; what the rules say; what is told anew
+    decided, ruling, decide    open, warned or cut: the words; what the rules say; what has changed
     limit_decisions            the same of subscribers and groups of models
 
 Follow a limit: terms -> limits -> limit_windows -> counting -> standing -> decide -> limit_decisions.

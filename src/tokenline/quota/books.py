@@ -59,7 +59,7 @@ class Balance(IntEnum):
 
     What no bucket paid, see `pseudo`: OVERAGE, WRITTEN_OFF, LATE_ADJUSTMENT since the account was opened
     and, as _BASE, when the cycle began; OVERAGE_HELD is what sessions hold beyond all buckets. CLAIMED
-    is the sum over the buckets' own. COVERS tells apart what can still be paid, see `covers`, and
+    is the sum over the buckets' own. COVERS is a digest of what can still be paid, see `covers`, and
     COVERS_UNTIL is when everything can be again, 0 for never. FREE_NEEDS is 1 where a use that costs
     nothing needs a balance as well.
     """
@@ -103,7 +103,7 @@ class Balance(IntEnum):
     FREE_NEEDS = 36
 
 
-# What no bucket paid, all told.
+# What no bucket paid: all of it together.
 UNPAID = [
     +column
     for column in (

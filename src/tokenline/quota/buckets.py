@@ -235,7 +235,7 @@ def _text_of(scope: Scope) -> str:
 
 
 def text_digest(text: str) -> int:
-    """Return a number that tells a text from others, as a cell holds it."""
+    """Return a digest of a text that fits a cell."""
     return xxh3_64_intdigest(text.encode()) >> 1
 
 

@@ -27,7 +27,7 @@ MONTHS_APART_MS = 2 * 86_400_000
 class Cell(IntEnum):
     """Name the columns; the order is part of the journal's format.
 
-    From STATE on they say what was last told; COVERS is a digest of what can be paid (`covers`).
+    From STATE on they hold the last decision; COVERS is a digest of what can be paid (`covers`).
     """
 
     ZONE = 0

@@ -1,7 +1,7 @@
 """Say what can still be paid where not everything can.
 
 Of an account whose plan stops, and of which no bucket for everything has anything left or held, only
-the scopes of those that have can be paid, and what costs nothing. What was told is compared by a digest:
+the scopes of those that have can be paid, and what costs nothing. Whether that has changed is seen by a digest:
 `Balance.COVERS` is that of the scopes, 0 where everything can be paid, or nothing.
 """
 

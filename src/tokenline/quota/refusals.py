@@ -41,7 +41,7 @@ def check_room(books: Books, row: int, amount_utok: int) -> None:
 
 
 def check_scope(books: Books, row: int, granted: Grant, now_ms: int) -> None:
-    """Check that there is room to remember what a bucket pays for, and to tell it with the account's others."""
+    """Check that there is room to remember what a bucket pays for, and to say it in each decision."""
     codes = {
         books.buckets.get(bucket, Bucket.SCOPE)
         for bucket in books.chain(row)
@@ -51,8 +51,8 @@ def check_scope(books: Books, row: int, granted: Grant, now_ms: int) -> None:
     more = books.scopes.bytes_more(granted.scope, codes)
     if more and known + more > MOST_SCOPE_BYTES:
         detail = (
-            "its buckets name too many models and subscribers: all of them are told with each of its "
-            f"decisions, which has {MOST_SCOPE_BYTES:,} bytes for that; this would make {known + more:,}"
+            "its buckets name too many models and subscribers: each of its decisions names all of them, "
+            f"and has {MOST_SCOPE_BYTES:,} bytes for that; with this one they need {known + more:,}"
         )
         raise Declined(Reason.TOO_MANY_SCOPES, detail)
     if not books.scopes.has_room(granted.scope, books.buckets):

@@ -27,7 +27,7 @@ RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 class Ruling:
     """Hold, for each account looked at, what the rules say now; `allowance_rule` is whose it is.
 
-    `covers` tells apart what can be paid, 0 where that is everything or nothing.
+    `covers` is a digest of what can be paid, 0 where that is everything or nothing.
     """
 
     state: Int64s
@@ -113,7 +113,7 @@ def with_balances(
 ) -> Ruling:
     """Put the balance in the place of the month's tokens where there is one.
 
-    `free` tells apart the models that cost nothing. Limits that are not in the cells cut like those that
+    `free` is a digest of the models that cost nothing. Limits that are not in the cells cut like those that
     are. A status ends a cut-off by no clock, so it decides before any limit; a balance that is used up
     resets when units begin to be valid, if that is later than what else cuts, and never if none will.
     """
@@ -153,7 +153,7 @@ def with_balances(
 
 
 def _covers(balances: BalanceStanding, cut: Bools, goes_on: Bools, free: int) -> Int64s:
-    """Return what tells apart what can be paid: of who is cut what costs nothing, else the scopes too."""
+    """Return a digest of what can be paid: of a cut account what costs nothing, else the scopes too."""
     scopes = balances.covers * goes_on
     limited = scopes != 0
     if not free or not (cut | limited).any():

@@ -79,7 +79,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class FreeModels:
-    """Hold the models that cost nothing, as of a `Scope`, and a number that tells them apart; 0 for none."""
+    """Hold the models that cost nothing, as of a `Scope`, and a digest of them; 0 for none."""
 
     models: tuple[str, ...] = ()
     digest: int = 0

@@ -277,11 +277,11 @@ class View:
                 self._forget(identity, waiter)
 
     def _wake(self, identity: Identity, decision: Decision, now_ms: int) -> None:
-        """Tell those who wait and whom a decision stops: of who named no model, its state alone."""
+        """Wake the calls that a decision stops; for a call without a model the state alone counts."""
         for waiter, served in self._waiters.get(identity, {}).items():
-            told = decision if served is None else decision.of(served, now_ms)
-            if told.cuts(now_ms) and not waiter.done():
-                waiter.set_result(told)
+            found = decision if served is None else decision.of(served, now_ms)
+            if found.cuts(now_ms) and not waiter.done():
+                waiter.set_result(found)
 
     def _forget_group(
         self, whose: tuple[str, str], subscriber: str, group: str, epoch: int
