@@ -23,6 +23,7 @@ from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.decide import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
+from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit, Specs
@@ -261,6 +262,8 @@ class EngineAndModel(RuleBasedStateMachine):
     def change_plan(self, slot, plan):
         def model(account):
             self.working(account)
+            if plan == account.plan:
+                return
             over = ZERO
             for one in account.in_order():
                 if one.source is Source.PLAN and one.days[1] > self.now:
@@ -582,6 +585,7 @@ class EngineAndModel(RuleBasedStateMachine):
         old = self.books
         self.books = Books(old.cells, find_terms, LINGER)
         self.books.plans = list(old.plans)
+        self.books.kept_terms = KeptTerms.from_json(old.kept_terms.to_json())
         self.books.scopes = Scopes.from_json(old.scopes.to_json())
         self.books.limits.specs = Specs.from_json(old.limits.specs.to_json())
         for table, rows in zip(self.tables(self.books), self.tables(old), strict=True):

@@ -12,8 +12,8 @@ from tests.strategies import BOUNDS, NOON
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.step import Commanded
-from tokenline.quota.books import ChangeKind
 from tokenline.quota.buckets import Bucket
+from tokenline.quota.entries import ChangeKind
 
 MILLION = 1_000_000
 DAY = 86_400_000

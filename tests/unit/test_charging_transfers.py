@@ -14,7 +14,7 @@ from tokenline.charging.step import Sent, Step
 from tokenline.charging.transfers import TAKEN_WITHIN_MS, _part_id
 from tokenline.clock import SystemClock
 from tokenline.errors import BadData
-from tokenline.quota.books import NO_CAUSE, Cause, ChangeKind
+from tokenline.quota.entries import NO_CAUSE, Cause, ChangeKind
 from tokenline.quota.hold_rows import Outcome, Reason
 from tokenline.quota.terms import Source
 from tokenline.settings import Settings

@@ -297,9 +297,9 @@ def test_a_refusal_says_how_the_balance_stands_and_when_there_is_more():
 
 def test_an_account_opened_within_a_cycle_shares_the_days_it_has():
     books = opened(PLANS, "2026-11-16T09:00")
-    assert moved(books, "a", "2026-11-21T09:00") == [50, 100]
+    assert moved(books, "b", "2026-11-21T09:00") == [50, 200]
     orders.change_cycle(books, 0, 26, at("2026-11-22T09:00"))
-    assert [total for _, _, total, _, _ in rows(books)] == [50, 50]
+    assert [total for _, _, total, _, _ in rows(books)] == [50, 100]
 
 
 def test_a_cycle_that_is_cut_short_has_its_share_also_of_a_plan_granted_whole():
@@ -448,28 +448,27 @@ def test_whether_a_plan_stops_is_settled_for_a_cycle(overage):
     assert (ask(books, later, wanted_utok=5, needed_utok=5).reason.name == "NONE") is overage
 
 
-def test_a_plan_that_is_gone_leaves_mode_and_limits_as_they_are():
+def test_a_plan_that_is_gone_leaves_all_terms_as_they_are():
     gone = at("2026-11-15T00:00")
     plan = Terms(mode=Mode.STRICT, allowance_utok=100, ceilings=((Cell.DAY_TOKENS_LIMIT, 5),))
     books = opened(lambda _, now: plan if now < gone else None)
     orders.bring_up_to(books, 0, at("2026-12-05T00:00"))
-    assert rows(books) == []
+    assert rows(books) == [(2, "PLAN", 100, 0, 0)]
     assert books.get(0, Balance.MODE) == Mode.STRICT
     assert books.cells.matrix[0, Cell.DAY_TOKENS_LIMIT] == 5
 
 
 def test_a_hold_whose_row_was_another_accounts_is_not_found_there():
-    validity_ms = {"now": 300_000}
-    books = books_of(
-        lambda _plan, _at: Terms(allowance_utok=900, hold_validity_ms=validity_ms["now"])
-    )
+    slow, fast = (Terms(allowance_utok=900, hold_validity_ms=ms) for ms in (300_000, 60_000))
+    books = books_of({"a": slow, "b": fast})
     slot = books.cells.open("t/b")
     books.cells.matrix[slot] = books.cells.matrix[0]
     start = at("2026-11-01T00:00")
     for each in (0, slot):
         orders.open_account(books, each, "a", 1, start)
     ask(books, start, wanted_utok=7)
-    validity_ms["now"] = 60_000
+    for each in (0, slot):
+        orders.change_plan(books, each, "b", start + 1)
     ask(books, start + 1, 1, wanted_utok=7)
     ask(books, start + 2, 2, settles=True)
     # Another hold is due earlier, so the moment of the first one is not yet met and forgotten.
@@ -498,7 +497,7 @@ def test_a_hold_may_take_from_any_number_of_buckets(overage):
     # Three rows of it come and go with what it holds.
     assert len(books.holds) == 3
     recovered = Books(books.cells, books.terms_of, books.linger_ms)
-    recovered.plans = list(books.plans)
+    recovered.plans, recovered.kept_terms = list(books.plans), books.kept_terms
     for table, old in zip(recovered.tables, books.tables, strict=True):
         table.adopt(old.matrix.copy())
     recovered.adopt()

@@ -23,8 +23,9 @@ from tokenline.metering.calendar import zone_of
 from tokenline.metering.judge import MOST_ID_BYTES
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.books import MOST_UTOK, Balance, Cause
+from tokenline.quota.books import MOST_UTOK, Balance
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
+from tokenline.quota.entries import Cause
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_holds import limit_name
@@ -132,7 +133,8 @@ def carry_out_hold(state: PartitionState, slot: int, command: Commanded) -> Hold
         return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
     # Usage of others may be folded ahead of what waits here: a session that renewed in time is in time.
     now_ms = max(command.appended_ms, state.books.get(row, Balance.LOOKED_AT))
-    order = _hold_order(state, state.books.terms(row, now_ms), fields, now_ms)
+    orders.bring_up_to(state.books, slot, now_ms)
+    order = _hold_order(state, state.books.terms(row), fields, now_ms)
     answer = orders.hold(state.books, slot, order, now_ms)
     return replace(answer, limit_name=limit_name(state.books, answer)) if answer.limit else answer
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tokenline.charging.partition import PartitionState
+    from tokenline.quota.decide import Decided
 
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
@@ -178,9 +179,20 @@ def _count(
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
     charge_usage(state, step, batch, numbers, appended_ms)
-    decided = decide(cells, step.touched, step.minute_ms, state.epoch, books=state.books)
+    decided = _decide(state, step)
     step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     step.counted, step.tokens = len(slots), int(numbers.totals.sum())
+
+
+def _decide(state: PartitionState, step: Step) -> list[Decided]:
+    cells, books, at = state.cells, state.books, (step.minute_ms, state.epoch)
+    if not (retermed := books.take_retermed()):
+        return decide(cells, step.touched, *at, books=books)
+    # Whoever admits calls goes by what was told of an account's terms.
+    told = np.array(sorted(retermed), np.int64)
+    others = np.setdiff1d(step.touched, told)
+    found = decide(cells, others, *at, books=books)
+    return found + decide(cells, told, *at, books=books, announce=True)
 
 
 def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:

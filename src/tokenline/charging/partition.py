@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokenline.charging.step import Flush, Sent, Step
-from tokenline.charging.terms import terms_at
+from tokenline.charging.terms import begins_at, plans_now, terms_at
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
 from tokenline.quota.books import Books
@@ -73,11 +73,20 @@ class PartitionState:
         self.tally = Tally(self.minute_ms)
         # Usage that counts is no older than the horizon when it is appended.
         linger_ms = self.bounds.horizon_ms + 60_000
-        self.books = Books(self.cells, self.terms_of, linger_ms)
+        self.books = Books(self.cells, self.terms_of, linger_ms, self._begins_at)
 
     def terms_of(self, plan: str, at_ms: int) -> Terms | None:
         """Return the terms of a plan by the catalog in force at a moment."""
         return terms_at(self.catalogs, plan, at_ms)
+
+    def _begins_at(self, plan: str, version: int) -> int:
+        return begins_at(self.catalogs, plan, version)
+
+    def note_new_terms(self) -> None:
+        """Let accounts know when catalogs bring new terms within their cycles."""
+        for catalog in self.catalogs.versions:
+            for plan in plans_now(self.catalogs, catalog):
+                self.books.bring_due(plan, catalog.version, catalog.effective_ms)
 
     def move_clock(self, now_ms: int) -> int:
         """Return the moment at which balances are looked at next: theirs, or `now_ms` if it is later.

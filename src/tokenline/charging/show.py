@@ -65,6 +65,7 @@ def _balance(state: PartitionState, row: int) -> dict[str, Any]:
     holds = books.holds.of_owner(books.get(row, Balance.OWNER))
     return {
         "plan": books.plan(row),
+        "terms_version": books.terms(row).version,
         "mode": Mode(books.get(row, Balance.MODE)).name.lower(),
         "status": Status(books.get(row, Balance.STATUS)).name.lower(),
         "cycle_day": books.get(row, Balance.CYCLE_DAY),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from tokenline.metering.tally import Tally
     from tokenline.quota.answers import OrderAnswer
-    from tokenline.quota.books import Change
     from tokenline.quota.decide import Decided
+    from tokenline.quota.entries import Change
     from tokenline.quota.hold_rows import HoldAnswer
 
 Int64s = npt.NDArray[np.int64]

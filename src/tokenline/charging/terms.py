@@ -9,6 +9,7 @@ from tokenline.quota.cells import Cell
 from tokenline.quota.terms import (
     NEVER_MS,
     SUBSCRIBER_CAP,
+    GatewayTerms,
     Grant,
     HoldExpiry,
     LimitSpec,
@@ -61,6 +62,27 @@ def terms_at(book: CatalogBook, plan: str, at_ms: int) -> Terms | None:
     return None if catalog is None else _terms(catalog, plan)
 
 
+def begins_at(book: CatalogBook, plan: str, version: int) -> int:
+    """Return when the first version after `version` begins that brings its terms to running accounts.
+
+    NEVER_MS when none that is known does.
+    """
+    for catalog in book.versions:
+        if catalog.version > version and plan in plans_now(book, catalog):
+            return catalog.effective_ms
+    return NEVER_MS
+
+
+def plans_now(book: CatalogBook, catalog: Catalog) -> list[str]:
+    """Return the plans whose terms a version brings to running accounts when it begins.
+
+    Of versions that begin at one moment only the newest is ever in force.
+    """
+    if book.at(catalog.effective_ms) != catalog:
+        return []
+    return [name for name, plan in catalog.plans.items() if plan.running_accounts == "now"]
+
+
 @lru_cache(maxsize=4096)
 def _terms(catalog: Catalog, name: str) -> Terms | None:
     plan = catalog.plans.get(name)
@@ -78,6 +100,12 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         priced_ahead_ms=plan.priced_ahead_s * 1000,
         least_call_utok=plan.least_call_utok,
         hold_expiry=HoldExpiry[plan.hold_expiry.upper()],
+        gateway=GatewayTerms(
+            unreachable=plan.unreachable,
+            emergency_utok=plan.emergency_utok,
+            abort=plan.abort,
+            longest_call_ms=plan.longest_call_s * 1000,
+        ),
         ceilings=tuple(
             (cell, limit.ceiling)
             for limit in plan.limits
@@ -85,6 +113,7 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         ),
         thresholds=plan.thresholds,
         limits=tuple(_limits(catalog, plan)),
+        version=catalog.version,
     )
 
 

@@ -9,7 +9,6 @@ same rows.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,13 @@ from tokenline.metering.calendar import MINUTE_MS, cycle_after
 from tokenline.quota.answers import Answers
 from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.entries import NO_CAUSE, Burns, Cause, Change, ChangeKind
 from tokenline.quota.hold_rows import Holds
+from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limits import Limits
 from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
-from tokenline.quota.terms import GONE_STRICT, THRESHOLDS_PERCENT, Grant, Mode, Terms, Use
+from tokenline.quota.terms import NEVER_MS, THRESHOLDS_PERCENT, Grant, Terms, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ class Balance(IntEnum):
     as is known by then, and LOOKED_AT the moment of the last such look. LIMITED is 1 where `limits`
     counts something of the account; LIMIT_RESETS is when the limit that cuts it has room again, 0
     while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how much is too little for any call:
-    0 is what is usual, and below that nothing is.
+    0 is what is usual, and below that nothing is. TERMS is the number of the terms it goes by.
     """
 
     OWNER = 0
@@ -78,6 +79,7 @@ class Balance(IntEnum):
     LIMIT_RESETS = 25
     LOOKED_AT = 26
     LEAST_CALL = 27
+    TERMS = 28
 
 
 class Status(IntEnum):
@@ -88,72 +90,6 @@ class Status(IntEnum):
     CLOSED = 2
 
 
-class ChangeKind(IntEnum):
-    """Say why a balance changed; the order is part of the journal's format."""
-
-    USAGE = 0
-    GRANT = 1
-    EXPIRY = 2
-    ROLLOVER_OUT = 3
-    PLAN_CHANGE = 4
-    ADJUSTMENT = 5
-    TRANSFER_OUT = 6
-    HOLD_CHARGE = 7
-    HOLD_REFUND = 8
-    CYCLE_CHANGE = 9
-    ROLLOVER_IN = 10
-    TRANSFER_IN = 11
-    TRANSFER_RETURN = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Name the order behind an entry; nothing of it when time or usage caused the entry.
-
-    `counterpart` is the other account of a transfer. What arrives of one names the giver's order and,
-    by `giver_entry`, the giver's entry that took it out.
-    """
-
-    command_id: str = ""
-    counterpart: str = ""
-    giver_entry: int = 0
-
-
-NO_CAUSE = Cause()
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Be one entry of an account's ledger; `rest_utok` is the bucket's total less used behind it.
-
-    `number` counts an account's entries from 1 without gaps. Usage is not entered one by one: it is
-    summed by minute, from `Burn`. `source` is the bucket's.
-    """
-
-    slot: int
-    number: int
-    bucket: int
-    kind: ChangeKind
-    amount_utok: int
-    rest_utok: int
-    at_ms: int
-    source: int = 0
-    cause: Cause = NO_CAUSE
-
-
-@dataclass(slots=True)
-class Burns:
-    """Gather what usage took from buckets, named by account and number: rows are used again."""
-
-    arrays: list[Int64s] = field(default_factory=list)
-    singles: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def rows(self) -> Int64s:
-        """Return a row a burn: the account's slot, the bucket's number, µtok."""
-        singles = np.array(self.singles, np.int64).reshape(-1, 3)
-        return np.concatenate((*self.arrays, singles))
-
-
 class Books:
     """Hold the tables, and what was entered since the last `take`."""
 
@@ -162,11 +98,12 @@ class Books:
         cells: AccountCells,
         terms_of: Callable[[str, int], Terms | None],
         linger_ms: int,
+        begins: Callable[[str, int], int] = lambda _plan, _version: NEVER_MS,
     ) -> None:
         self.cells = cells
         # A bucket outlives its validity by this: usage of its time may still be reported.
         self.linger_ms = linger_ms
-        self._terms_of = terms_of
+        self._terms_of, self._begins = terms_of, begins
         self.balances = Table(len(Balance))
         self.buckets = Buckets()
         self.holds = Holds()
@@ -176,6 +113,9 @@ class Books:
         self.told = Told()
         self.scopes = Scopes()
         self.plans: list[str] = []
+        self.kept_terms = KeptTerms()
+        # Whose terms are others than what was told.
+        self.retermed = set[int]()
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
         self.changes: list[Change] = []
         self.burns = Burns()
@@ -205,9 +145,9 @@ class Books:
 
     @property
     def names(self) -> tuple[int, ...]:
-        """How many plans, thresholds, scopes and limits had a number: the journal has their names."""
-        specs = self.limits.specs.specs
-        return len(self.plans), len(self.thresholds), self.scopes.changes, len(specs)
+        """How many plans, thresholds, scopes, limits and terms had a number: the journal has their names."""
+        kept = len(self.plans), len(self.thresholds), self.scopes.changes
+        return *kept, len(self.limits.specs.specs), self.kept_terms.changes
 
     def row(self, slot: int) -> int:
         """Return the balance row of an account, NONE when it was never opened."""
@@ -245,14 +185,51 @@ class Books:
         row = self.row(slot)
         return "" if row == NONE else self.plan(row)
 
-    def terms(self, row: int, at_ms: int) -> Terms:
-        """Return the terms of the account's plan; one that is gone from the catalog grants nothing."""
-        strict = self.get(row, Balance.MODE) == Mode.STRICT
-        return self._terms_of(self.plan(row), at_ms) or (GONE_STRICT if strict else Terms())
+    def terms(self, row: int) -> Terms:
+        """Return the terms that an account goes by."""
+        return self.kept_terms[self.get(row, Balance.TERMS)]
 
     def terms_of(self, plan: str, at_ms: int) -> Terms | None:
-        """Return the terms of a plan by name."""
+        """Return the terms of a plan as the catalog in force at a moment has them; None where it has none."""
         return self._terms_of(plan, at_ms)
+
+    def new_terms_at(self, row: int) -> int:
+        """Return when a catalog brings new terms to an account within its cycle, NEVER_MS as far as is known."""
+        return self._begins(self.plan(row), self.terms(row).version)
+
+    def take_terms(self, row: int, terms: Terms) -> None:
+        """Let an account go by these terms; where they differ, whoever admits its calls has to hear of it."""
+        before = self.get(row, Balance.TERMS)
+        self.set(row, Balance.TERMS, self.kept_terms.code(terms, self._codes_used))
+        if before and terms.differs(self.kept_terms[before]):
+            self.retermed.add(self.get(row, Balance.OWNER))
+
+    def bring_due(self, plan: str, version: int, at_ms: int) -> None:
+        """Note that a version of the catalog brings its terms of a plan to accounts that run.
+
+        The journal has the catalog: rows are not written for this, a recovery notes it again.
+        """
+        if plan in self.plans:
+            found = self.balances.matrix
+            theirs = (found[:, Balance.PLAN] == self.plans.index(plan)) & (found[:, 0] != FREE)
+            theirs &= found[:, Balance.STATUS] != Status.CLOSED
+            theirs &= np.isin(found[:, Balance.TERMS], self.kept_terms.older_than(version))
+            found[theirs, Balance.DUE_AT] = np.minimum(found[theirs, Balance.DUE_AT], at_ms)
+
+    def first_due_ms(self) -> int:
+        """Return the first moment at which something is due; it looks at all accounts."""
+        found = self.balances.matrix
+        return int(found[found[:, 0] != FREE, Balance.DUE_AT].min(initial=NEVER_MS))
+
+    def take_retermed(self) -> frozenset[int]:
+        """Return the slots whose terms are others than what was told, and forget them."""
+        found = frozenset(self.retermed)
+        self.retermed.clear()
+        return found
+
+    def _codes_used(self) -> list[int]:
+        found: list[int] = np.unique(self.balances.matrix[:, Balance.TERMS]).tolist()
+        return found
 
     def plan_code(self, plan: str) -> int:
         """Return the number of a plan's name, remembering a new one."""

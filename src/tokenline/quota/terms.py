@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenline.quota.cells import Cell
 
@@ -148,16 +148,33 @@ class LimitSpec:
         return use.among(self.models)
 
 
+def limit_spec(said: dict[str, Any]) -> LimitSpec:
+    """Return the limit that `asdict` gave."""
+    kinds = {"unit": Unit(said["unit"]), "per": Per(said["per"])}
+    return LimitSpec(**said | kinds | {"models": tuple(said["models"])})
+
+
 # What one subscriber may use of a bill cycle: by the plan, or by an order of the account's own.
 SUBSCRIBER_CAP = LimitSpec(name="subscriber_tokens", unit=Unit.UTOK, per=Per.CYCLE, each=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Hold what a plan grants each cycle and how it is charged; times in ms.
+class GatewayTerms:
+    """Hold what only gateways go by: charging passes it on with each decision; times in ms."""
 
-    What a session asks is sized at the dearest price of the next `priced_ahead_ms`. What is left and
-    no more than `least_call_utok` pays for no call; None is what is usual.
+    unreachable: str = "stop"
+    emergency_utok: int = 0
+    abort: str = "charge_reported"
+    longest_call_ms: int = 600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Hold what a plan grants each cycle and how it is charged, by one `version` of the catalog; times in ms.
+
+    An account keeps the terms it took. What a session asks is sized at the dearest price of the next
+    `priced_ahead_ms`. What is left and no more than `least_call_utok` pays for no call; None is what
+    is usual.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none. `limits`
     are all others, each with its ceiling.
@@ -174,14 +191,15 @@ class Terms:
     priced_ahead_ms: int = 120_000
     least_call_utok: int | None = None
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
+    gateway: GatewayTerms = GatewayTerms()
     ceilings: tuple[tuple[Cell, int], ...] = ()
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
     limits: tuple[tuple[LimitSpec, int], ...] = ()
+    version: int = 0
 
-
-# Of a strict plan that is gone from the catalog. How long its calls may run is gone too, and still none
-# may cost more than it holds: as long as any plan may say (`rating.offers.Plan.longest_call_s`).
-GONE_STRICT = Terms(mode=Mode.STRICT, priced_ahead_ms=14_400_000)
+    def differs(self, other: Terms) -> bool:
+        """Say whether they say something else, whatever version of the catalog they are from."""
+        return replace(self, version=other.version) != other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,9 @@ class Plan(Part):
     `longest_call_s` is for how long a strict plan expects a call to run: one that runs over a change of
     tariff is held at the dearer price, and never costs more than it held. Where calls are held, an
     account with no more left than `least_call_tokens` is cut: no call costs less. A plan that does not
-    say it takes 100 tokens for that, or a thousandth of what there was, if that is less.
+    say it takes 100 tokens for that, or a thousandth of what there was, if that is less. What a version of
+    the catalog says of a plan is in force for accounts on it from their next cycle on, or, by
+    `running_accounts`, from when the version begins: then it is a change of plan at that moment.
     """
 
     title: Name
@@ -110,6 +112,7 @@ class Plan(Part):
     unreachable: Literal["stop", "leases", "emergency"] = "stop"
     emergency_tokens: Annotated[int, Field(ge=1, le=TOKENS_MAX)] | None = None
     proration: Literal["prorate", "full"] = "prorate"
+    running_accounts: Literal["next_cycle", "now"] = "next_cycle"
     subscriber_tokens: Tokens | None = None
     limits: Annotated[tuple[PlanLimit, ...], Listed] = ()
 

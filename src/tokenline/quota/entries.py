@@ -1,0 +1,77 @@
+"""Say what is entered into an account's ledger: why a bucket changed, by how much, and who ordered it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+
+
+class ChangeKind(IntEnum):
+    """Say why a balance changed; the order is part of the journal's format."""
+
+    USAGE = 0
+    GRANT = 1
+    EXPIRY = 2
+    ROLLOVER_OUT = 3
+    PLAN_CHANGE = 4
+    ADJUSTMENT = 5
+    TRANSFER_OUT = 6
+    HOLD_CHARGE = 7
+    HOLD_REFUND = 8
+    CYCLE_CHANGE = 9
+    ROLLOVER_IN = 10
+    TRANSFER_IN = 11
+    TRANSFER_RETURN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Name the order behind an entry; nothing of it when time or usage caused the entry.
+
+    `counterpart` is the other account of a transfer. What arrives of one names the giver's order and,
+    by `giver_entry`, the giver's entry that took it out.
+    """
+
+    command_id: str = ""
+    counterpart: str = ""
+    giver_entry: int = 0
+
+
+NO_CAUSE = Cause()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Be one entry of an account's ledger; `rest_utok` is the bucket's total less used behind it.
+
+    `number` counts an account's entries from 1 without gaps. Usage is not entered one by one: it is
+    summed by minute, from `Burn`. `source` is the bucket's.
+    """
+
+    slot: int
+    number: int
+    bucket: int
+    kind: ChangeKind
+    amount_utok: int
+    rest_utok: int
+    at_ms: int
+    source: int = 0
+    cause: Cause = NO_CAUSE
+
+
+@dataclass(slots=True)
+class Burns:
+    """Gather what usage took from buckets, named by account and number: rows are used again."""
+
+    arrays: list[Int64s] = field(default_factory=list)
+    singles: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def rows(self) -> Int64s:
+        """Return a row a burn: the account's slot, the bucket's number, µtok."""
+        singles = np.array(self.singles, np.int64).reshape(-1, 3)
+        return np.concatenate((*self.arrays, singles))
