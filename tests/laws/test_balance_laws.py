@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.laws.balance_model import MILLION, ZERO, ModelAccount, Refused, cycle, days
+from tests.laws.balance_model import MILLION, ModelAccount, Refused, cycle
 from tests.strategies import DAY, HOUR, MINUTE, NOON
 from tokenline.errors import Declined
 from tokenline.metering.calendar import day_of_month
@@ -78,7 +78,8 @@ PLANS = {
         priority=5,
         least_call_utok=2 * MILLION,
     ),
-    "empty": Terms(mode=Mode.STRICT),
+    "empty": Terms(mode=Mode.STRICT, change="now"),
+    "whole": Terms(allowance_utok=70 * MILLION, prorated=False, change="next_cycle"),
     "family": Terms(
         mode=Mode.STRICT,
         allowance_utok=60 * MILLION,
@@ -227,19 +228,9 @@ class EngineAndModel(RuleBasedStateMachine):
         day = day or day_of_month(self.zone, self.now)
         span = cycle(self.zone, day, self.now)
         account = ModelAccount(PLANS, LINGER, self.zone, plan, day, *span)
-        account.grant_plan(self.share(account, plan), self.now)
+        account.grant_plan(account.share(plan, self.now) * MILLION, self.now)
         self.model[slot] = account
         self.note_changes()
-
-    def share(self, account, plan):
-        terms = PLANS[plan]
-        if not terms.prorated:
-            return terms.allowance_utok
-        left = days(self.zone, self.now, account.end)
-        whole = days(self.zone, account.start, account.end)
-        usual = days(self.zone, *cycle(self.zone, account.day, account.end - 1))
-        # A cycle that was cut short or drawn out is shared by the days of a usual one.
-        return Fraction(terms.allowance_utok * left, whole if abs(whole - usual) <= 3 else usual)
 
     @rule(
         slot=slots,
@@ -258,31 +249,13 @@ class EngineAndModel(RuleBasedStateMachine):
             slot, lambda: orders.cap_subscribers(self.books, slot, names, ceiling, self.now), model
         )
 
-    @rule(slot=slots, plan=plans)
-    def change_plan(self, slot, plan):
+    @rule(slot=slots, plan=plans, when=st.sampled_from(["", "now", "now", "next_cycle"]))
+    def change_plan(self, slot, plan, when):
         def model(account):
             self.working(account)
-            if plan == account.plan:
-                return
-            over = ZERO
-            for one in account.in_order():
-                if one.source is Source.PLAN and one.days[1] > self.now:
-                    taken = one.total - account.rest(one)
-                    past = days(self.zone, one.days[0], self.now)
-                    whole = days(self.zone, *one.days)
-                    share = Fraction(int(one.gives * MILLION) * past // whole, MILLION) - one.debt
-                    one.days = one.days[0], self.now
-                    one.total = max(taken, share) if PLANS[plan].prorated else taken
-                    over += max(ZERO, taken - share)
-            account.plan = plan
-            account.limits.put_in_force()
-            if PLANS[plan].prorated:
-                account.grant_plan(self.share(account, plan), self.now, over)
-            else:
-                account.grant_plan(self.share(account, plan), self.now)
-                account.grant_plan(0, self.now, over)
+            account.change_plan(plan, when, self.now)
 
-        self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now), model)
+        self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now, when), model)
 
     @rule(slot=slots, day=st.sampled_from([0, 1, 8, 28, 31]))
     def change_cycle(self, slot, day):
@@ -290,19 +263,7 @@ class EngineAndModel(RuleBasedStateMachine):
             self.working(account)
             if not day:
                 raise Refused("bad_amount")
-            end = cycle(self.zone, day, self.now)[1]
-            for one in account.in_order():
-                if one.source is Source.PLAN and one.end > self.now:
-                    if one.days[1] > self.now:
-                        new = days(self.zone, one.days[0], end)
-                        old = days(self.zone, *one.days)
-                        given = Fraction(int(one.gives * MILLION) * new // old, MILLION)
-                        if account.terms().prorated or given <= one.gives:
-                            one.gives = given
-                            one.total = max(one.total - account.rest(one), given - one.debt)
-                        one.days = one.days[0], end
-                    one.end = end
-            account.day, account.end = day, end
+            account.change_cycle(day, self.now)
 
         self.both(slot, lambda: orders.change_cycle(self.books, slot, day, self.now), model)
 
@@ -375,10 +336,12 @@ class EngineAndModel(RuleBasedStateMachine):
             if number not in account.buckets:
                 raise Refused("unknown_bucket")
             bucket, delta = account.buckets[number], Fraction(sign * amount, MILLION)
+            if bucket.end <= self.now:
+                raise Refused("expired")
             if not amount or account.rest(bucket) + delta < 0:
                 raise Refused("bad_amount")
             bucket.total += delta
-            bucket.gives += delta
+            bucket.adjusted += delta
 
         self.both(
             slot, lambda: orders.adjust(self.books, slot, number, sign * amount, self.now), model
@@ -403,7 +366,6 @@ class EngineAndModel(RuleBasedStateMachine):
                 if taken:
                     parts.append((taken, one.priority, one.start, one.end, one.scope))
                     one.total, left = one.total - taken, left - taken
-                    one.gives -= taken
             return parts
 
         def engine():
@@ -614,6 +576,11 @@ class EngineAndModel(RuleBasedStateMachine):
                 number: (one.total, one.used, account.held(number))
                 for number, one in account.buckets.items()
             }
+            assert self.books.get(row, Balance.DEBT) == account.debt * MILLION
+            assert (self.books.plan(row), self.books.pending_plan(row)) == (
+                account.plan,
+                account.pending,
+            )
             uncovered = self.books.get(row, Balance.UNCOVERED)
             assert buckets.get(uncovered, Bucket.USED) == account.uncovered * MILLION
             assert buckets.get(uncovered, Bucket.HELD) == account.held(0) * MILLION

@@ -192,3 +192,33 @@ def test_terms_that_no_account_goes_by_are_forgotten_and_their_numbers_never_giv
 
 def test_no_new_terms_are_due_where_no_catalog_brings_any():
     assert Line("plain").state.books.new_terms_at(0) == NEVER_MS
+
+
+def test_an_order_says_when_a_plan_is_in_force_and_what_is_pending_is_shown():
+    line = Line("endless")
+    published(line, version(2, NOON + 20 * MINUTE, plan="special", change="next_cycle"))
+    line.now = NOON + 25 * MINUTE
+    answer = line.order(kind="change_plan", plan="special").replies[0].answer
+    assert answer.detail.startswith("special is in force from 2026-11-01 00:00:00 +0800")
+    assert [line.shown()[name] for name in ("plan", "pending_plan")] == ["endless", "special"]
+    line.now = NOVEMBER
+    assert [line.shown()[name] for name in ("plan", "pending_plan")] == ["special", ""]
+    line.order(kind="change_plan", plan="plain", when="next_cycle")
+    assert line.shown()["pending_plan"] == "plain"
+    at_once = line.order(kind="change_plan", plan="plain", when="now").replies[0].answer
+    assert (at_once.detail, line.shown()["plan"]) == ("", "plain")
+
+
+def test_a_change_of_plan_at_no_known_time_is_no_order():
+    step = Line("plain").order(kind="change_plan", plan="special", when="tomorrow")
+    assert [one.reason for one in step.refused] == ["bad_command"]
+    assert "known: now, next_cycle" in step.refused[0].detail
+
+
+def test_what_an_account_owes_of_days_to_come_is_shown():
+    line = Line("plain")
+    published(line, version(2, NOON + 20 * MINUTE, proration="prorate"))
+    line.now = NOVEMBER
+    line.use(100)
+    line.order(kind="change_cycle", cycle_day=2)
+    assert line.shown()["debt_utok"] == 100 * MILLION - 100 * MILLION // 30

@@ -19,7 +19,7 @@ from tokenline.charging.show import shown_text
 from tokenline.charging.terms import grant_of
 from tokenline.charging.transfers import ARRIVING, arrive, send
 from tokenline.errors import BadData, Declined
-from tokenline.metering.calendar import zone_of
+from tokenline.metering.calendar import moment_text, zone_of
 from tokenline.metering.judge import MOST_ID_BYTES
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
@@ -49,6 +49,7 @@ _TELLING = (
 )
 DETAIL_CHARS_MAX = 500
 _ENDS = ("settle", "release")
+_WHENS = ("", "now", "next_cycle")
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
     *("reported_utok", "reserved_utok", "first_utok", "keep_utok"),
@@ -200,8 +201,21 @@ def _answer(
             bucket, amount = _KINDS[str(fields["kind"])](state, slot, fields, now_ms)
     except Declined as declined:
         return _refusal(declined, now_ms)
-    rest = state.books.get(state.books.row(slot), Balance.LEFT)
-    return OrderAnswer(bucket=bucket, amount_utok=amount, rest_utok=rest, at_ms=now_ms)
+    row = state.books.row(slot)
+    return OrderAnswer(
+        bucket=bucket,
+        amount_utok=amount,
+        rest_utok=state.books.get(row, Balance.LEFT),
+        at_ms=now_ms,
+        detail=_pending_text(state, row) if fields["kind"] == "change_plan" else "",
+    )
+
+
+def _pending_text(state: PartitionState, row: int) -> str:
+    """Say from when on a plan is in force that was chosen and is not yet."""
+    pending, ends_ms = state.books.pending_plan(row), state.books.get(row, Balance.CYCLE_END)
+    text = moment_text(state.books.zone(row), ends_ms)
+    return f"{pending} is in force from {text} on" if pending else ""
 
 
 def _open(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
@@ -232,7 +246,9 @@ def _close(state: PartitionState, slot: int, _: Fields, now_ms: int) -> tuple[in
 
 
 def _change_plan(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
-    orders.change_plan(state.books, slot, str(fields["plan"]), now_ms)
+    if fields["when"] not in _WHENS:
+        raise BadData(f"a plan cannot be changed {fields['when']!r}; known: now, next_cycle")
+    orders.change_plan(state.books, slot, str(fields["plan"]), now_ms, str(fields["when"]))
     return 0, 0
 
 

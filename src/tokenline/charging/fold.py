@@ -33,6 +33,7 @@ from tokenline.metering.judge import (
 )
 from tokenline.metering.tally import LineNumbers, lines_of
 from tokenline.quota.cells import Cell
+from tokenline.quota.charge import begin_minute
 from tokenline.quota.decide import decide
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.usage import Counted, add_usage
@@ -90,7 +91,8 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
                 catalog_version=versions[at],
             )
             # A broker's clock that was set back takes no account back.
-            appended_ms = np.maximum.accumulate(chunk.appended_ms)[at]
+            newest_ms = np.maximum.accumulate(chunk.appended_ms)
+            appended_ms = np.maximum(newest_ms, step.minute_ms)[at]
             _count(state, step, batch, numbers, appended_ms)
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
@@ -176,6 +178,7 @@ def _count(
     counted = Counted(
         slots=slots, tokens=numbers.totals, months_ms=months_ms, offsets=numbers.offsets
     )
+    begin_minute(state.books, slots, step.minute_ms)
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
     charge_usage(state, step, batch, numbers, appended_ms)

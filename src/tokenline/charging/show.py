@@ -65,6 +65,8 @@ def _balance(state: PartitionState, row: int) -> dict[str, Any]:
     holds = books.holds.of_owner(books.get(row, Balance.OWNER))
     return {
         "plan": books.plan(row),
+        "pending_plan": books.pending_plan(row),
+        "debt_utok": books.get(row, Balance.DEBT),
         "terms_version": books.terms(row).version,
         "mode": Mode(books.get(row, Balance.MODE)).name.lower(),
         "status": Status(books.get(row, Balance.STATUS)).name.lower(),

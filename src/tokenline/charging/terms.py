@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from tokenline.rating.offers import Plan, PlanLimit
 
 # By what a plan calls the window (`PlanLimit.window`): those of a whole account, all models, by the calendar.
+# The cells' tokens a month are for files: they count since the month began, and a plan's limit since it is in force.
 _CEILINGS: dict[tuple[str, ...], Cell] = {
     (unit, per, "calendar", "account", "", ""): Cell[f"{per}_{unit}_limit".upper()]
     for unit, per in (
         ("tokens", "minute"),
         ("tokens", "hour"),
         ("tokens", "day"),
-        ("tokens", "month"),
         ("requests", "minute"),
         ("requests", "hour"),
         ("requests", "day"),
@@ -113,6 +113,7 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         ),
         thresholds=plan.thresholds,
         limits=tuple(_limits(catalog, plan)),
+        change=plan.change,
         version=catalog.version,
     )
 

@@ -48,7 +48,10 @@ class Balance(IntEnum):
     as is known by then, and LOOKED_AT the moment of the last such look. LIMITED is 1 where `limits`
     counts something of the account; LIMIT_RESETS is when the limit that cuts it has room again, 0
     while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how much is too little for any call:
-    0 is what is usual, and below that nothing is. TERMS is the number of the terms it goes by.
+    0 is what is usual, and below that nothing is. TERMS is the number of the terms it goes by, and
+    PENDING that of the plan which comes with the next cycle, from 1; 0 is the one it has. DEBT is what
+    was used of allowances beyond the days they were for and none has paid yet; OVERUSED what was so in
+    this cycle, paid or not.
     """
 
     OWNER = 0
@@ -80,6 +83,9 @@ class Balance(IntEnum):
     LOOKED_AT = 26
     LEAST_CALL = 27
     TERMS = 28
+    PENDING = 29
+    DEBT = 30
+    OVERUSED = 31
 
 
 class Status(IntEnum):
@@ -179,6 +185,11 @@ class Books:
     def plan(self, row: int) -> str:
         """Return the name of the account's plan."""
         return self.plans[self.get(row, Balance.PLAN)]
+
+    def pending_plan(self, row: int) -> str:
+        """Return the plan that comes with the next cycle, empty when the account stays on its own."""
+        pending = self.get(row, Balance.PENDING)
+        return self.plans[pending - 1] if pending else ""
 
     def plan_of(self, slot: int) -> str:
         """Return the name of an account's plan, empty when it has no balance."""

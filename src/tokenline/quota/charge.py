@@ -82,6 +82,18 @@ def charge_chunk(books: Books, rated: Rated) -> int:
     return late
 
 
+def begin_minute(books: Books, slots: Int64s, minute_ms: int) -> None:
+    """Do what was due for these accounts by the minute in which their events came.
+
+    What changes limits by time does so when a minute begins: then events count into the new ones.
+    """
+    rows = books.rows_of(slots)
+    rows = rows[rows >= 0]
+    due = rows[books.balances.matrix[rows, Balance.DUE_AT] <= minute_ms]
+    for row in np.unique(due).tolist():
+        advance(books, row, minute_ms)
+
+
 def _count(books: Books, rated: Rated, events: Int64s) -> None:
     """Count the events of accounts that have limits beside their balance, those of a slice at once."""
     slices = rated.appended_ms[events] // SLICE_MS

@@ -18,7 +18,7 @@ from tokenline.quota.counting import stand
 from tokenline.quota.entries import ChangeKind
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
-from tokenline.quota.terms import NEVER_MS, Grant, Source
+from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,18 +46,29 @@ def begin_cycle(books: Books, row: int, now_ms: int) -> None:
     """Enter the bill cycle behind the one in hand and grant what the plan gives for it.
 
     It begins where the one before ended, also when the account has moved to another zone meanwhile.
-    The account takes the terms of the catalog then in force. Of a plan that is gone from it the terms
-    stay as they were, allowance included.
+    A change of plan that was pending takes effect. The account takes the terms of the catalog then in
+    force; of a plan that is gone from it the terms stay as they were, allowance included.
     """
     start_ms, end_ms = books.next_cycle(row, books.get(row, Balance.CYCLE_END))
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
     beyond = books.buckets.get(books.get(row, Balance.UNCOVERED), Bucket.USED)
     books.set(row, Balance.UNCOVERED_BASE, beyond)
+    books.set(row, Balance.OVERUSED, 0)
     if books.get(row, Balance.STATUS) != Status.CLOSED:
-        terms = books.terms_of(books.plan(row), start_ms) or books.terms(row)
+        terms = _terms_of_cycle(books, row, start_ms)
         take_terms(books, row, terms, now_ms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
+
+
+def _terms_of_cycle(books: Books, row: int, start_ms: int) -> Terms:
+    """Return the terms with which a cycle begins, and enter the plan they are of."""
+    pending = books.pending_plan(row)
+    books.set(row, Balance.PENDING, 0)
+    if pending and (terms := books.terms_of(pending, start_ms)) is not None:
+        books.set(row, Balance.PLAN, books.plan_code(pending))
+        return terms
+    return books.terms_of(books.plan(row), start_ms) or books.terms(row)
 
 
 def _terms_due(books: Books, row: int) -> int:
@@ -141,7 +152,7 @@ def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], n
 
 def _cycle_opens(books: Books, row: int) -> int:
     """Return when the next cycle brings an allowance, NEVER_MS when the plan gives none."""
-    gives = books.terms(row).allowance_utok
+    gives = books.terms(row).allowance_utok or books.get(row, Balance.PENDING)
     return books.get(row, Balance.CYCLE_END) if gives else NEVER_MS
 
 

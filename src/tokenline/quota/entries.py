@@ -27,6 +27,7 @@ class ChangeKind(IntEnum):
     ROLLOVER_IN = 10
     TRANSFER_IN = 11
     TRANSFER_RETURN = 12
+    DEBT = 13
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,8 @@ def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) 
     """Add to a bucket, or take from what is neither used nor held of it."""
     with _working(books, slot, now_ms) as row:
         bucket = _bucket(books, row, number)
-        check_adjustment(books, row, bucket, amount_utok)
+        check_adjustment(books, row, bucket, amount_utok, now_ms)
+        books.buckets.change(bucket, Bucket.ADJUSTED, amount_utok)
         books.reduce(row, bucket, ChangeKind.ADJUSTMENT, -amount_utok, now_ms)
 
 
@@ -190,15 +191,24 @@ def cap_subscribers(
         limit_holds.changed(books, row, gone)
 
 
-def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
-    """Put another plan into force at once, each paying for its days of the cycle: see `allowances`.
+def change_plan(books: Books, slot: int, plan: str, now_ms: int, when: str = "") -> None:
+    """Put another plan into force: now, with the next cycle, or, where `when` is empty, as the plan says.
+
+    A change that waits for the next cycle is replaced by a newer one, and cancelled by choosing the plan
+    that is in force.
 
     Raises:
         Declined: there is no such plan.
     """
     with _working(books, slot, now_ms) as row:
-        terms = _terms(books, plan, now_ms)
-        put_terms_in_force(books, row, plan, terms, now_ms)
+        chosen = plan == books.plan(row)
+        # One that is sold no more may be kept.
+        terms = books.terms(row) if chosen else _terms(books, plan, now_ms)
+        terms = books.terms_of(plan, now_ms) or terms
+        at_once = when == "now" or (not when and terms.is_due_at_once(books.terms(row)))
+        books.set(row, Balance.PENDING, 0 if chosen or at_once else books.plan_code(plan) + 1)
+        if at_once:
+            put_terms_in_force(books, row, plan, terms, now_ms)
 
 
 def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:

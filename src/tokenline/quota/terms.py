@@ -177,7 +177,8 @@ class Terms:
     is usual.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none. `limits`
-    are all others, each with its ceiling.
+    are all others, each with its ceiling. `change` says when these terms are in force for an account
+    that chooses them: "now", with the "next_cycle", or "upgrade_now".
     """
 
     mode: Mode = Mode.POSTPAID
@@ -195,7 +196,14 @@ class Terms:
     ceilings: tuple[tuple[Cell, int], ...] = ()
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
     limits: tuple[tuple[LimitSpec, int], ...] = ()
+    change: str = "upgrade_now"
     version: int = 0
+
+    def is_due_at_once(self, before: Terms) -> bool:
+        """Say whether an account on other terms that chooses these goes by them before its next cycle."""
+        if self.change == "upgrade_now":
+            return self.allowance_utok >= before.allowance_utok
+        return self.change == "now"
 
     def differs(self, other: Terms) -> bool:
         """Say whether they say something else, whatever version of the catalog they are from."""
@@ -209,7 +217,7 @@ class Grant:
     A lower priority burns first. `valid_from_ms` 0 also pays for usage from before the grant that is
     reported only now. An allowance is for the days from `covers_from_ms` on, and of what is left of it
     at its end at most `rolls_utok` go on. Of equals the one with the earlier `ranks_at_ms` burns
-    first; 0 is the moment of the grant. `debt_utok` is what plans before it used beyond their days.
+    first; 0 is the moment of the grant.
     """
 
     amount_utok: int
@@ -222,4 +230,3 @@ class Grant:
     covers_from_ms: int = 0
     rolls_utok: int = 0
     ranks_at_ms: int = 0
-    debt_utok: int = 0
