@@ -14,6 +14,7 @@ from streams.replies import MOST_DETAIL_CHARS, refusals_of, replies_of
 from streams.totals import changes_of, encode_totals, split_key, totals_of
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
+from tokenline.charging.terms import told_terms
 from tokenline.clock import SystemClock
 from tokenline.wire.kafka import account_key, client_options, partition_of
 from tokenline.wire.topics import (
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from tokenline.charging.partition import PartitionState
     from tokenline.charging.step import Flush, Refused, Sent, Step
-    from tokenline.quota.decide import Decided
+    from tokenline.quota.decided import Decided
     from tokenline.settings import Settings
     from tokenline.wire.avro import Codec
     from tokenline.wire.columns import ColumnCodec
@@ -194,6 +195,14 @@ class Outputs:
             "window_start": decided.window_start_ms,
             "resets_at": decided.resets_at_ms,
             "plan": state.books.plan_of(decided.slot),
+            "unit": decided.unit,
+            "overage_utok": decided.overage_utok,
+            "written_off_utok": decided.written_off_utok,
+            "covers": [
+                {"models": list(one.models), "subscribers": list(one.subscribers)}
+                for one in decided.covers
+            ],
+            **told_terms(state, decided.slot),
             "version": decided.version,
             "epoch": state.epoch,
             "as_of": step.as_of_ms,

@@ -70,6 +70,7 @@ def _said(answer: OrderAnswer | HoldAnswer) -> dict[str, Any]:
         "catalog_version": answer.catalog_version,
         "limit_name": answer.limit_name,
         "limit_used": answer.limit_used,
+        "limit_held": answer.limit_held,
         "limit_value": answer.limit_value,
         "resets_at": answer.resets_at_ms,
         "split": {str(number): amount for number, amount in answer.split},

@@ -19,6 +19,8 @@ def values(kind):
             return st.dictionaries(TEXT, values(kind["values"]), max_size=3)
         if inner == "array":
             return st.lists(values(kind["items"]), max_size=3)
+        if inner == "record":
+            return records(kind)
         return values(inner)
     return {"string": TEXT, "int": INT32, "long": INT64, "boolean": st.booleans()}[kind]
 

@@ -10,7 +10,7 @@
 CREATE TABLE IF NOT EXISTS {database}.balance_changes{on_cluster} (
   tenant_id LowCardinality(String),
   account_id String,
-  bucket UInt64,
+  bucket Int64,
   entry String,
   kind LowCardinality(String),
   amount_utok Int64,
@@ -27,15 +27,16 @@ SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_
 CREATE VIEW IF NOT EXISTS {database}.v_balance_changes{on_cluster} AS
 SELECT * FROM {database}.balance_changes FINAL;
 
--- v_balances: what the entries of each bucket come to. Bucket 0 is what no bucket covered: overage, or
---   what the house wrote off; it has no grants, and its balance is below zero by what was used.
+-- v_balances: what the entries of each bucket come to. Below 1 stands what no bucket paid: 0 overage, which
+--   the customer owes; -1 written off, which the house bears; -2 late adjustments, of closed cycles; -3
+--   claims, which wait for units that are held. These have no grants, and a balance below zero.
 CREATE VIEW IF NOT EXISTS {database}.v_balances{on_cluster} AS
 SELECT
   tenant_id, account_id, bucket,
-  sumIf(b.amount_utok, kind = 'grant') AS granted_utok,
-  -sumIf(b.amount_utok, kind IN ('usage', 'hold_charge', 'hold_refund')) AS used_utok,
-  sumIf(b.amount_utok, kind NOT IN ('grant', 'usage', 'hold_charge', 'hold_refund')) AS other_utok,
-  sum(b.amount_utok) AS balance_utok,
+  sumIf(toInt128(b.amount_utok), kind = 'grant') AS granted_utok,
+  -sumIf(toInt128(b.amount_utok), kind IN ('usage', 'hold_charge', 'hold_refund', 'claim_paid', 'claim_lost')) AS used_utok,
+  sumIf(toInt128(b.amount_utok), kind NOT IN ('grant', 'usage', 'hold_charge', 'hold_refund', 'claim_paid', 'claim_lost')) AS other_utok,
+  sum(toInt128(b.amount_utok)) AS balance_utok,
   max(b.at) AS changed_at
 FROM {database}.balance_changes AS b FINAL
 GROUP BY tenant_id, account_id, bucket;

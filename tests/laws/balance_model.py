@@ -35,6 +35,9 @@ class ModelBucket:
     scope: Any = None
     transferable: bool = False
     used: Fraction = ZERO
+    claimed: Fraction = ZERO
+    # What was used of it when the present cycle began.
+    before: Fraction = ZERO
     # Of an allowance: the days it was granted for, and how much of it may roll over.
     days: tuple[int, int] = (0, 0)
     rolls: Fraction = ZERO
@@ -48,8 +51,9 @@ class ModelBucket:
         return self.gives + self.adjusted
 
     def pays(self, use: Any, at: int) -> bool:
-        if not self.start <= at < self.end:
-            return False
+        return self.start <= at < self.end and self.covers(use)
+
+    def covers(self, use: Any) -> bool:
         if self.scope is None:
             return True
         models, subscribers = self.scope.models, self.scope.subscribers
@@ -102,16 +106,27 @@ class ModelAccount:
     buckets: dict[int, ModelBucket] = field(default_factory=dict)
     holds: dict[Any, ModelHold] = field(default_factory=dict)
     numbers: int = 0
-    uncovered: Fraction = ZERO
     # The last moment at which something happened to it.
     looked: int = 0
     pending: str = ""
     # What was used beyond the days of allowances and not paid; what was so in this cycle, paid or not.
     debt: Fraction = ZERO
     overused: Fraction = ZERO
+    # What no bucket paid, by the numbers of RULES: 0 overage, -1 written off, -3 claims; and as of the
+    # begin of the cycle.
+    unpaid: dict[int, Fraction] = field(
+        default_factory=lambda: dict.fromkeys((0, -1, -2, -3), ZERO)
+    )
+    bases: dict[int, Fraction] = field(default_factory=lambda: dict.fromkeys((0, -1, -2, -3), ZERO))
+    stops: bool = True
 
     def __post_init__(self) -> None:
         self.limits = ModelLimits(self)
+        self.take_terms()
+
+    def take_terms(self) -> None:
+        self.stops = not self.terms().overage
+        self.limits.put_in_force()
 
     # What there is
 
@@ -130,6 +145,13 @@ class ModelAccount:
     def named(self, bucket: ModelBucket) -> bool:
         return any(bucket.number in one.parts for one in self.holds.values())
 
+    def used_now(self, now: int) -> tuple[Fraction, Fraction, Fraction]:
+        """Return what valid buckets had for this cycle, have paid of it, and what overage paid."""
+        valid = [one for one in self.buckets.values() if one.start <= now < one.end]
+        had = sum((one.total - one.before for one in valid), ZERO)
+        paid = sum((one.used - one.before for one in valid), ZERO)
+        return had, paid, self.unpaid[0] - self.bases[0]
+
     def in_order(self) -> list[ModelBucket]:
         def rank(one: ModelBucket) -> Any:
             return one.priority, one.end, one.granted_at, one.number
@@ -144,12 +166,12 @@ class ModelAccount:
         terms = self.terms()
         valid = [one for one in self.buckets.values() if one.start <= now < one.end]
         if (
-            terms.overage
+            not self.stops
             or terms.mode == Mode.POSTPAID
             or any(self.held(one.number) for one in valid)
         ):
             return False
-        total = sum((one.total for one in valid), ZERO)
+        total = sum((one.total - one.before for one in valid), ZERO)
         usual = min(Fraction(100), Fraction(int(total * MILLION) // 1000, MILLION))
         said = terms.least_call_utok
         crumb = usual if said is None else Fraction(said, MILLION)
@@ -189,9 +211,12 @@ class ModelAccount:
     def begin(self, span: tuple[int, int]) -> None:
         self.start, self.end = max(span[0], self.end), span[1]
         self.overused = ZERO
+        self.bases = dict(self.unpaid)
+        for bucket in self.buckets.values():
+            bucket.before = bucket.used
         if self.status != "closed":
             self.plan, self.pending = self.pending or self.plan, ""
-            self.limits.put_in_force()
+            self.take_terms()
             self.grant_plan(self.terms().allowance_utok, self.start)
 
     def close_bucket(self, bucket: ModelBucket, now: int) -> None:
@@ -224,9 +249,11 @@ class ModelAccount:
             self.shrink(one, one.owed)
         for number, amount in one.parts.items():
             self.use_up(number, amount)
+        one.status = "expired"
+        self.lose()
         self.limits.count_keys(one.bound, int(sum(one.parts.values()) * MILLION), now)
         one.expires = now
-        one.status, one.kept = "expired", now + self.terms().priced_ahead_ms + self.linger
+        one.kept = now + self.terms().priced_ahead_ms + self.linger
 
     # What is done
 
@@ -324,7 +351,7 @@ class ModelAccount:
             one.gives, one.days = self.given(one, now), (one.days[0], now)
             self.settle_days(one, not before.prorated)
         self.plan = plan
-        self.limits.put_in_force()
+        self.take_terms()
         share = self.share(plan, now)
         if not after.prorated:
             for one in self.allowances(now):
@@ -351,15 +378,36 @@ class ModelAccount:
     def use_up(self, number: int, amount: Fraction) -> None:
         if number:
             self.buckets[number].used += amount
+            self.buckets[number].before = min(
+                self.buckets[number].before, self.buckets[number].used
+            )
         else:
-            self.uncovered += amount
+            self.unpaid[0] += amount
+            self.bases[0] = min(self.bases[0], self.unpaid[0])
 
     def burn(self, use: Any, amount: Fraction, at: int) -> None:
         for bucket in self.payers(use, at):
             taken = min(amount, self.rest(bucket))
             bucket.used += taken
             amount -= taken
-        self.uncovered += amount
+        if not self.stops:
+            self.unpaid[0] += amount
+            return
+        for bucket in self.payers(use, at):
+            taken = min(amount, self.held(bucket.number) - bucket.claimed)
+            bucket.claimed += taken
+            self.unpaid[-3] += taken
+            amount -= taken
+        self.unpaid[-1] += amount
+
+    def lose(self) -> None:
+        """Write off what is claimed of more than is held."""
+        for bucket in self.buckets.values():
+            lost = bucket.claimed - self.held(bucket.number)
+            if lost > 0:
+                bucket.claimed -= lost
+                self.unpaid[-3] -= lost
+                self.unpaid[-1] += lost
 
     def shrink(self, one: ModelHold, target: Fraction) -> None:
         surplus = sum(one.parts.values(), ZERO) - target
@@ -367,17 +415,21 @@ class ModelAccount:
             taken = min(max(surplus, ZERO), one.parts[number])
             surplus -= taken
             one.parts[number] -= taken
+            if number and one.holds:
+                bucket = self.buckets[number]
+                paid = min(taken, bucket.claimed)
+                bucket.claimed -= paid
+                bucket.used += paid
+                self.unpaid[-3] -= paid
         one.parts = {number: amount for number, amount in one.parts.items() if amount}
 
-    def grow(self, one: ModelHold, target: Fraction, use: Any, now: int, overage: bool) -> None:
-        missing = target - sum(one.parts.values(), ZERO)
+    def there_is(self, one: ModelHold, target: Fraction, use: Any, now: int) -> dict[int, Fraction]:
+        missing, found = max(ZERO, target - sum(one.parts.values(), ZERO)), {}
         for bucket in self.payers(use, now):
-            taken = min(max(missing, ZERO), self.rest(bucket))
-            missing -= taken
-            if taken:
-                one.parts[bucket.number] = one.parts.get(bucket.number, ZERO) + taken
-        if overage and missing > 0:
-            one.parts[0] = one.parts.get(0, ZERO) + missing
+            if taken := min(missing, self.rest(bucket)):
+                found[bucket.number] = taken
+                missing -= taken
+        return found if self.stops or not missing else found | {0: missing}
 
     def draw(self, one: ModelHold, use: Any, amount: Fraction, occurred: int, now: int) -> bool:
         late = not one.holds
@@ -386,16 +438,29 @@ class ModelAccount:
             covered = min(amount, sum(one.parts.values(), ZERO))
             self.limits.count_keys(one.bound, -int(covered * MILLION), one.expires)
         for number in list(one.parts):
+            if number and not self.buckets[number].covers(use):
+                continue
             taken = min(amount, one.parts[number])
             one.parts[number] -= taken
             amount -= taken
             if not late:
                 self.use_up(number, taken)
         one.parts = {number: part for number, part in one.parts.items() if part}
+        if late:
+            # What was charged at the end for what is paid elsewhere now comes back.
+            self.give_back(one, sum(one.parts.values(), ZERO) - amount)
+        self.lose()
         self.burn(use, amount, min(occurred, now))
         if one.status == "settled" and not one.owed:
-            one.parts, one.status, one.kept = {}, "closed", one.expires
+            self.shrink(one, ZERO)
+            one.status, one.kept = "closed", one.expires
         return late
+
+    def give_back(self, one: ModelHold, target: Fraction) -> None:
+        before = dict(one.parts)
+        self.shrink(one, max(ZERO, target))
+        for number, amount in before.items():
+            self.use_up(number, one.parts.get(number, ZERO) - amount)
 
     def ask(self, order: Any, now: int) -> tuple[Any, ...]:
         """Answer a session: (reason, granted, max tokens, final, late, split)."""
@@ -419,12 +484,9 @@ class ModelAccount:
     def settled(self, one: ModelHold, now: int) -> tuple[Any, ...]:
         late = not one.holds
         if one.status == "expired":
-            before = dict(one.parts)
-            self.shrink(one, one.owed)
-            for number, amount in before.items():
-                given = amount - one.parts.get(number, ZERO)
-                self.use_up(number, -given)
-                self.limits.count_keys(one.bound, -int(given * MILLION), one.expires)
+            given = max(ZERO, sum(one.parts.values(), ZERO) - one.owed)
+            self.give_back(one, one.owed)
+            self.limits.count_keys(one.bound, -int(given * MILLION), one.expires)
         elif not late:
             self.shrink(one, one.owed)
             one.status = "settled" if one.owed else "closed"
@@ -466,14 +528,18 @@ class ModelAccount:
         kept = max(ZERO, min(keep, sum(before.values(), ZERO) - owed))
         target = owed + max(ZERO, kept, wanted if reason == "none" else ZERO)
         self.shrink(one, target)
-        self.grow(one, target, order.use, now, terms.overage)
-        granted = max(ZERO, sum(one.parts.values(), ZERO) - owed)
+        more = self.there_is(one, target, order.use, now)
+        granted = max(ZERO, sum([*one.parts.values(), *more.values()], ZERO) - owed)
         if reason == "none" and granted < needed:
             payers = list(self.payers(order.use, now))
-            found = sum((self.held(each.number) + self.rest(each) for each in payers), ZERO)
+            comes = (self.held(each.number) - each.claimed for each in payers)
+            found = sum(comes, ZERO) + sum(map(self.rest, payers), ZERO)
             reason = "balance_held" if found >= needed - kept else "balance_used_up"
             granted = kept
             self.shrink(one, owed + kept)
+            more = self.there_is(one, owed + kept, order.use, now)
+        for number, amount in more.items():
+            one.parts[number] = one.parts.get(number, ZERO) + amount
         one.policy = terms.hold_expiry
         one.expires = now + 2 * terms.hold_validity_ms
         if reason != "none" and not one.parts and not one.owed:

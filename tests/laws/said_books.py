@@ -11,12 +11,13 @@ from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
 from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit
-from tokenline.quota.table import FREE, OWNER
+from tokenline.quota.pseudo import Pseudo
+from tokenline.quota.table import FREE, NONE, OWNER
 from tokenline.quota.usage import roll_rates
 
 # Numbers of rows, which depend on what other accounts gave back before.
 _ROWS = (
-    *(Balance.OWNER, Balance.FIRST, Balance.UNCOVERED, Balance.HEAD, Balance.LIMIT_ROW),
+    *(Balance.OWNER, Balance.FIRST, Balance.HEAD, Balance.LIMIT_ROW),
     # Numbers given in order of first sight.
     *(Balance.TERMS, Balance.PLAN, Balance.THRESHOLDS),
 )
@@ -46,12 +47,12 @@ def books_as_said(state: Any) -> dict[str, Any]:
 def _account(books: Any, row: int, now_ms: int) -> dict[str, Any]:
     owner = books.get(row, Balance.OWNER)
     values = dict(zip(Balance, books.balances.matrix[row].tolist(), strict=True))
-    chain = [values[Balance.UNCOVERED], *books.chain(row)]
-    numbers = {one: books.buckets.get(one, Bucket.NUMBER) for one in chain}
+    chain = books.chain(row)
+    numbers = {one: books.buckets.get(one, Bucket.NUMBER) for one in chain} | {NONE: Pseudo.OVERAGE}
     return {
         "balance": {column: value for column, value in values.items() if column not in _ROWS},
         "terms": (books.plan(row), books.terms(row)),
-        "head": numbers.get(values[Balance.HEAD]),
+        "head": numbers[values[Balance.HEAD]],
         "cuts": _limit_name(books, values[Balance.LIMIT_ROW])
         if values[Balance.LIMIT_RESETS]
         else "",

@@ -20,13 +20,17 @@ from tokenline.quota.books import Balance, Books
 from tokenline.quota.buckets import Bucket, Scopes
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.charge import Rated, charge_chunk
-from tokenline.quota.decide import State
+from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit, Specs
+from tokenline.quota.paying import claimable_utok, split
+from tokenline.quota.pseudo import COUNTERS
+from tokenline.quota.standing import figures_of
+from tokenline.quota.table import NONE
 from tokenline.quota.terms import (
     NEVER_MS,
     SUBSCRIBER_CAP,
@@ -541,6 +545,33 @@ class EngineAndModel(RuleBasedStateMachine):
         self.use_both(slot, session, use, small * (count // 2))
         self.ask(slot, HoldOrder(session=session, seq=1, use=use, wanted_utok=small * (count // 3)))
 
+    @rule(slot=slots, use=uses, other=uses, amount=amounts, data=st.data())
+    def use_beyond(self, slot, use, other, amount, data):
+        """Use what others hold: it is claimed, and paid, lost or waits on as the session goes on."""
+        draw = data.draw
+        sessions = [(draw(st.integers(0, 1)), 9), (2, 9)]
+        for at, session in enumerate(sessions[: draw(st.integers(1, 2))]):
+            share = 10**12 if at else draw(st.sampled_from([10**12, 7 * MILLION]))
+            seq = draw(st.integers(0, 2))
+            self.ask(slot, HoldOrder(session=session, seq=seq, use=use, wanted_utok=share))
+        self.use_both(slot, draw(st.sampled_from([None, *sessions])), other, amount)
+        then = draw(st.sampled_from(["wait", "use", "report", "shrink", "settle", "expire"]))
+        if then in ("use", "report"):
+            self.use_both(slot, sessions[0], use, draw(amounts))
+        if then in ("report", "shrink", "settle"):
+            told = draw(amounts) if then == "report" else 0
+            order = HoldOrder(
+                session=sessions[0],
+                seq=3 + draw(st.integers(0, 3)),
+                use=use,
+                reported_utok=told,
+                wanted_utok=0 if then == "settle" else draw(amounts),
+                settles=then == "settle",
+            )
+            self.ask(slot, order)
+        if then == "expire":
+            self.now += draw(st.sampled_from([MINUTE, 2 * MINUTE, HOUR]))
+
     @rule()
     def restart(self):
         """Lose everything but the rows, as a worker does that reads its journal."""
@@ -564,16 +595,16 @@ class EngineAndModel(RuleBasedStateMachine):
     def balances_are_equal(self):
         for slot, account in getattr(self, "model", {}).items():
             row, buckets = self.books.row(slot), self.books.buckets
+            columns = Bucket.TOTAL, Bucket.USED, Bucket.HELD, Bucket.CLAIMED, Bucket.BEFORE
             found = {
                 buckets.get(one, Bucket.NUMBER): tuple(
-                    Fraction(buckets.get(one, column), MILLION)
-                    for column in (Bucket.TOTAL, Bucket.USED, Bucket.HELD)
+                    Fraction(buckets.get(one, column), MILLION) for column in columns
                 )
                 for one in self.books.chain(row)
             }
             assert list(found) == [one.number for one in account.in_order()]
             assert found == {
-                number: (one.total, one.used, account.held(number))
+                number: (one.total, one.used, account.held(number), one.claimed, one.before)
                 for number, one in account.buckets.items()
             }
             assert self.books.get(row, Balance.DEBT) == account.debt * MILLION
@@ -581,9 +612,20 @@ class EngineAndModel(RuleBasedStateMachine):
                 account.plan,
                 account.pending,
             )
-            uncovered = self.books.get(row, Balance.UNCOVERED)
-            assert buckets.get(uncovered, Bucket.USED) == account.uncovered * MILLION
-            assert buckets.get(uncovered, Bucket.HELD) == account.held(0) * MILLION
+            unpaid = {+pseudo: self.books.get(row, at) for pseudo, at in COUNTERS.items()}
+            assert unpaid == {number: amount * MILLION for number, amount in account.unpaid.items()}
+            assert self.books.get(row, Balance.OVERAGE_HELD) == account.held(0) * MILLION
+
+    @invariant()
+    def figures_are_equal(self):
+        """Of the present cycle, at the moment at which an account was last looked at."""
+        for slot, account in getattr(self, "model", {}).items():
+            row = self.books.row(slot)
+            if self.now < self.books.get(row, Balance.DUE_AT):
+                told = figures_of(self.books, row)
+                found = told.allowance_utok, told.used_utok, told.overage_utok
+                assert found == tuple(one * MILLION for one in account.used_now(self.now))
+                assert told.written_off_utok == (account.unpaid[-1] - account.bases[-1]) * MILLION
 
     @invariant()
     def limits_are_equal(self):
@@ -635,22 +677,29 @@ class EngineAndModel(RuleBasedStateMachine):
         for slot in getattr(self, "model", ()):
             for one in self.books.chain(self.books.row(slot)):
                 total, used, held = self.books.buckets.matrix[one, Bucket.TOTAL : Bucket.SCOPE]
-                assert used >= 0
-                assert held >= 0
+                claimed, before = self.books.buckets.matrix[one, Bucket.CLAIMED : Bucket.ADJUSTED]
+                assert used >= before >= 0
+                assert held >= claimed >= 0
                 assert used + held <= total
 
     @invariant()
     def the_ledger_explains_every_balance(self):
         for slot in getattr(self, "model", ()):
             row, buckets = self.books.row(slot), self.books.buckets
-            rows = [*self.books.chain(row), self.books.get(row, Balance.UNCOVERED)]
             found = {
                 (slot, buckets.get(one, Bucket.NUMBER)): buckets.get(one, Bucket.TOTAL)
                 - buckets.get(one, Bucket.USED)
-                for one in rows
+                for one in self.books.chain(row)
             }
+            found |= {(slot, +each): -self.books.get(row, at) for each, at in COUNTERS.items()}
             told = {key: amount for key, amount in self.ledger.items() if key[0] == slot and amount}
             assert told == {key: amount for key, amount in found.items() if amount}
+
+    def claimable(self, bucket):
+        """Return what may be claimed of a bucket that is valid now."""
+        values = self.books.buckets.matrix[bucket].tolist()
+        valid = values[Bucket.VALID_FROM] <= self.now < values[Bucket.VALID_TO]
+        return claimable_utok(values) if valid else 0
 
     @invariant()
     def the_head_pays_what_the_order_says(self):
@@ -670,9 +719,11 @@ class EngineAndModel(RuleBasedStateMachine):
             )
             for at in {max(since, self.now - HOUR), self.now, min(until - 1, self.now + MINUTE)}:
                 if left and since <= at < until:
-                    parts = self.books.split(row, Use(), min(left, 10**15), at)
-                    uncovered = head == self.books.get(row, Balance.UNCOVERED)
-                    assert [part.row for part in parts] == ([] if uncovered else [head])
+                    parts = split(self.books, row, Use(), min(left, 10**15), at)
+                    assert [part.row for part in parts] == ([] if head == NONE else [head])
+                    if head == NONE and self.books.get(row, Balance.STOPS):
+                        claimable = (self.claimable(one) for one in self.books.chain(row))
+                        assert not any(claimable) or at != self.now
 
 
 EngineAndModel.TestCase.settings = settings(

@@ -15,9 +15,9 @@ from tests.strategies import BOUNDS, DAY, MINUTE, NOON, Record, chunk_of, event,
 from tokenline.charging import journal as journal_module
 from tokenline.charging.fold import by_minute
 from tokenline.charging.replay import ChargedRange, replay
-from tokenline.quota.books import Balance
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.decide import decide
+from tokenline.quota.pseudo import COUNTERS
 from tokenline.quota.subscribers import Telling
 from tokenline.quota.usage import roll_rates
 from tokenline.rating.catalog import Catalog
@@ -224,14 +224,14 @@ def test_entries_and_usage_explain_every_balance_to_the_last_utok(pieces):
     found = {}
     for slot, key in enumerate(state.cells.keys):
         row = state.books.row(slot)
-        for bucket in [*state.books.chain(row), state.books.get(row, Balance.UNCOVERED)]:
+        for pseudo, counter in COUNTERS.items():
+            found[key, +pseudo] = -state.books.get(row, counter)
+        for bucket in state.books.chain(row):
             total, used, held = state.books.buckets.matrix[bucket, Bucket.TOTAL : Bucket.SCOPE]
-            number = state.books.buckets.get(bucket, Bucket.NUMBER)
-            assert number == 0 or used + held <= total
-            if total != used:
-                found[key, number] = int(total - used)
+            assert used + held <= total
+            found[key, state.books.buckets.get(bucket, Bucket.NUMBER)] = int(total - used)
 
-    assert books.balances() == found
+    assert books.balances() == {name: amount for name, amount in found.items() if amount}
 
 
 @law

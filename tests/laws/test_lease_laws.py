@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from tests.strategies import NOON
 from tokenline.gateway.lease import Granted, Lease, Need
 from tokenline.quota import orders
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.books import Books
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.holds import HoldOrder
+from tokenline.quota.pseudo import COUNTERS
 from tokenline.quota.terms import Mode, Terms, Use
 
 ALLOWANCE = 400
@@ -177,8 +178,7 @@ class Gateways:
 
     def nothing_is_used_beyond_the_allowance(self):
         buckets = self.books.buckets
-        uncovered = self.books.get(0, Balance.UNCOVERED)
-        assert buckets.get(uncovered, Bucket.USED) == 0
+        assert [self.books.get(0, counter) for counter in COUNTERS.values()] == [0] * 4
         for bucket in self.books.chain(0):
             held, used = (buckets.get(bucket, one) for one in (Bucket.HELD, Bucket.USED))
             assert held >= 0

@@ -15,7 +15,7 @@ from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.terms import not_enforced
 from tokenline.quota.books import MOST_UTOK, Balance
-from tokenline.quota.decide import Rule, State
+from tokenline.quota.decided import Rule, State
 from tokenline.rating.catalog import Catalog
 
 MILLION = 1_000_000
@@ -307,7 +307,7 @@ def test_what_is_shown_says_how_an_account_stands_and_why(state):
 
     assert (shown["plan"], shown["state"], shown["why"]) == ("strict", "cut", "balance")
     used = {one["bucket"]: one["used_utok"] // MILLION for one in shown["buckets"]}
-    assert used == {0: 390, 1: 10}
+    assert used == {-1: 390, 1: 10}
 
 
 def test_the_limits_of_a_plan_stand_until_the_next_plan(state):

@@ -10,7 +10,7 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.quota.cells import Cell
-from tokenline.quota.decide import State
+from tokenline.quota.decided import State
 
 
 def state_of(*commands):

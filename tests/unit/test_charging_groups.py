@@ -14,7 +14,7 @@ from tests.strategies import DAY, HOUR, MINUTE
 from tests.unit.test_charging_limits import MILLION, Line, recovered
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.terms import not_enforced
-from tokenline.quota.decide import Rule
+from tokenline.quota.decided import Rule
 from tokenline.quota.terms import LimitSpec, Per, Unit
 from tokenline.rating.catalog import Catalog
 from tokenline.settings import Settings

@@ -23,7 +23,7 @@ from tokenline.charging.step import Step
 from tokenline.charging.terms import not_enforced
 from tokenline.quota.books import Balance
 from tokenline.quota.cells import Cell
-from tokenline.quota.decide import Rule, State
+from tokenline.quota.decided import Rule, State
 from tokenline.quota.limits import Limit
 from tokenline.quota.terms import Use
 from tokenline.rating.catalog import Catalog
@@ -134,7 +134,8 @@ def test_what_is_held_counts_against_the_cap_and_the_refusal_names_it(family):
     asked = {"session": "2", "subscriber_id": "kid", "prompt_tokens": 1, "max_tokens": 10}
     refused = family.hold(**asked)
     assert refused.reason.name == "LIMIT_HELD"
-    assert (refused.limit_name, refused.limit_used) == ("subscriber_tokens", 29 * MILLION)
+    assert refused.limit_name == "subscriber_tokens"
+    assert (refused.limit_used, refused.limit_held) == (9 * MILLION, 20 * MILLION)
     assert refused.limit_value == 30 * MILLION
     assert refused.resets_at_ms == family.state.books.get(0, Balance.CYCLE_END)
     assert family.limit("subscriber_tokens", "kid") == (9 * MILLION, 20 * MILLION, 30 * MILLION)

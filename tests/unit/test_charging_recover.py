@@ -20,7 +20,7 @@ from tokenline.charging.recover import Recovery
 from tokenline.errors import BrokenLog
 from tokenline.quota.books import Balance
 from tokenline.quota.cells import Cell
-from tokenline.quota.decide import State
+from tokenline.quota.decided import State
 from tokenline.rating.catalog import Catalog
 
 ACCOUNTS = [f"a{i}" for i in range(11)]

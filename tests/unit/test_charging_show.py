@@ -137,8 +137,7 @@ def test_what_is_held_is_shown_of_the_bucket_and_of_the_session():
     line.use(["kid"], tokens=7)
     shown = line.shown()
     assert [(one["used_utok"], one["held_utok"]) for one in shown["buckets"]] == [
-        (0, 0),
-        (7 * MILLION, 20 * MILLION),
+        (7 * MILLION, 20 * MILLION)
     ]
     assert (shown["held_utok"], shown["rest_utok"]) == (20 * MILLION, 73 * MILLION)
     assert [(one["lease"], one["held_utok"]) for one in shown["holds"]] == [(True, 20 * MILLION)]

@@ -49,6 +49,7 @@ def test_an_open_account_says_what_is_used_and_when_it_starts_anew(state):
         "used": 3 * MILLION,
         "limit": 10 * MILLION,
         "unit": "utok",
+        "overage": 0,
         "resets_at_ms": said["cycle_end_ms"],
     }
     assert why_text(said) == f"open: 3 of 10 standard tokens used; the next cycle begins {NOVEMBER}"
@@ -156,7 +157,7 @@ def test_people_read_standard_tokens_and_the_accounts_own_time(state, capsys):
     why, *table = capsys.readouterr().out.splitlines()
     rows = [" ".join(line.replace("│", " ").split()) for line in table]
     assert why.startswith("t/a is open: 1 of 10.5 standard tokens used; the next cycle begins ")
-    assert "total 10.5 standard tokens" in rows
+    assert "allowance 10.5 standard tokens" in rows
     assert f"cycle end {NOVEMBER}" in rows
     assert "buckets, in standard tokens; times of Asia/Shanghai" in rows
     assert "2 top_up 100 0.5 0 2026-10-31 23:31:00 +0800 [/kid]" in rows

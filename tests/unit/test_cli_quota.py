@@ -70,13 +70,13 @@ def test_an_account_with_a_plan_shows_its_balance(line, run):
     assert (line.sent[0]["tenant_id"], line.sent[0]["kind"]) == ("t", "show")
     rows = [" ".join(row.replace("│", " ").split()) for row in told.splitlines()]
     assert rows[0].startswith("t/a is open: 0 of 10 standard tokens used; the next cycle begins ")
-    assert {"plan strict", "balance in all 10 standard tokens"} <= set(rows)
+    assert {"plan strict", "balance of this bill cycle 10 standard tokens"} <= set(rows)
     assert {"balance used 0 standard tokens", "balance left 10 standard tokens"} <= set(rows)
     assert "bill cycle ends 2026-11-01 00:00:00 +0800 (Asia/Shanghai)" in rows
 
     _, told, _ = run("t/a", "--json")
     balance = json.loads(told)["balance"]
-    assert (balance["state"], balance["total_utok"]) == ("open", 10 * MILLION)
+    assert (balance["state"], balance["allowance_utok"]) == ("open", 10 * MILLION)
 
 
 def test_an_account_of_a_file_shows_its_month_in_its_own_zone(line, run, monkeypatch):

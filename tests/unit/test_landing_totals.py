@@ -21,8 +21,8 @@ from tokenline.charging.partition import PartitionState
 from tokenline.landing.memory import MemoryStore
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.topics import TopicLander
-from tokenline.quota.books import Balance
 from tokenline.quota.buckets import Bucket
+from tokenline.quota.pseudo import COUNTERS
 from tokenline.wire.avro import Codec, header_of, parse
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import account_key
@@ -99,7 +99,9 @@ class Line:
         found, books = {}, self.state.books
         for slot, key in enumerate(self.state.cells.keys):
             if (row := books.row(slot)) >= 0:
-                for bucket in [*books.chain(row), books.get(row, Balance.UNCOVERED)]:
+                for pseudo, counter in COUNTERS.items():
+                    found[key, +pseudo] = -books.get(row, counter)
+                for bucket in books.chain(row):
                     number = books.buckets.get(bucket, Bucket.NUMBER)
                     total = books.buckets.get(bucket, Bucket.TOTAL)
                     found[key, number] = total - books.buckets.get(bucket, Bucket.USED)
@@ -149,7 +151,7 @@ def test_landed_entries_come_to_what_every_bucket_has_left_and_usage_to_what_win
     line.order(kind="adjust", account_id="a", bucket=2, amount_utok=-MILLION)
     for minute in range(3):
         line.use(NOON + minute * MINUTE, account_id="a", model="max", input_tokens=4)
-        # More than the plan has for a day of its month: the rest is bucket 0's.
+        # More than the plan has for a day of its month: the rest is overage.
         spoken = {"model": "max", "input_tokens": 0, "output_tokens": 80}
         line.use(NOON + minute * MINUTE, account_id="b", **spoken)
     line.flush()
@@ -202,7 +204,7 @@ def test_a_minute_said_while_it_grew_counts_once_in_whatever_order_it_lands(line
     grown = [line.told["balances"][0], *itertools.chain(*(parts[at] for at in turns)), *parts[0]]
     store = landed({"balances": grown, "windows": line.told["windows"][::-1]})
 
-    # At first the plan's bucket pays, then bucket 0 too.
+    # At first the plan's bucket pays, then the overage too.
     assert [len(part) for part in parts] == [1, 2, 2]
     assert usage_by_account(store) == charges_by_account(store) == {"b": 15 * MILLION}
     assert balances(store) == line.left()

@@ -147,7 +147,7 @@ def plain():
 
 
 def bucket(number, source, tokens, ends_ms, **fields):
-    usual = {"priority": 100, "used_utok": 0, "held_utok": 0}
+    usual = {"priority": 100, "used_utok": 0, "held_utok": 0, "claimed_utok": 0}
     usual |= {"models": [], "subscribers": [], "transferable": 0}
     named = {"bucket": number, "source": source, "total_utok": tokens * MILLION}
     return named | {"valid_to_ms": ends_ms} | usual | fields
@@ -220,7 +220,7 @@ def test_a_grant_that_begins_later_pays_for_nothing_before(plain):
     plain.now = begins_ms
     plain.use(2, at_ms=begins_ms - 1)
     plain.use(4)
-    assert plain.used() == {"uncovered": 0, "plan": 3, "top_up": 4}
+    assert plain.used() == {"plan": 3, "top_up": 4}
 
 
 def test_what_an_answer_says_is_left_is_what_is_left(plain):
@@ -247,7 +247,7 @@ def test_an_allowance_for_a_group_pays_for_its_models_alone():
     line = Line("special")
     line.use(5, model="mini")
     line.use(3, model="max")
-    assert line.used() == {"uncovered": 3, "plan": 5}
+    assert line.used() == {"written_off": 3, "plan": 5}
 
 
 @pytest.mark.parametrize(("plan", "kept"), [("plain", []), ("special", [30])])
@@ -318,10 +318,12 @@ def test_what_is_held_is_not_told_as_used_and_keeps_an_account_from_being_cut(pl
 def test_what_is_used_beyond_a_plan_that_goes_on_counts_from_the_cycle_on():
     line = Line("endless")
     last = line.use(130).decisions[-1]
-    assert (last.used, last.limit) == (130 * MILLION, 100 * MILLION)
+    assert (last.used, last.limit) == (100 * MILLION, 100 * MILLION)
+    assert last.overage_utok == 30 * MILLION
     line.now = NOVEMBER
-    assert [one.used for one in line.use(60).decisions][-1] == 60 * MILLION
-    assert [one.used for one in line.use(50).decisions][-1] == 110 * MILLION
+    found = [line.use(tokens).decisions[-1] for tokens in (60, 50)]
+    assert [one.used // MILLION for one in found] == [60, 100]
+    assert [one.overage_utok // MILLION for one in found] == [0, 10]
 
 
 @pytest.mark.parametrize(("after_ms", "held"), [(0, 3), (1, 6)])
@@ -342,7 +344,11 @@ def test_a_cycle_is_shown_from_its_first_moment_to_its_last():
     assert (shown["cycle_day"], shown["cycle_start_ms"]) == (1, NOVEMBER)
     assert shown["cycle_end_ms"] == NOVEMBER + 30 * DAY
     assert (shown["account"], shown["time_zone"]) == ("t/a", "Asia/Shanghai")
-    assert (shown["total_utok"], shown["resets_at_ms"], shown["limits"]) == (100 * MILLION, 0, [])
+    assert (shown["allowance_utok"], shown["resets_at_ms"], shown["limits"]) == (
+        100 * MILLION,
+        0,
+        [],
+    )
     line.order(kind="suspend")
     shown = line.shown()
     assert [shown[name] for name in ("status", "state", "why")] == ["suspended", "cut", "suspended"]

@@ -68,8 +68,8 @@ def rows(books):
     ]
 
 
-def uncovered(books, column=Bucket.USED):
-    return books.buckets.get(books.get(0, Balance.UNCOVERED), column)
+def unpaid(books):
+    return int(books.unpaid(np.array([0]))[0])
 
 
 def use(books, amount, occurred_ms, now_ms=None, session=None):
@@ -122,27 +122,27 @@ def test_no_order_brings_an_account_beyond_what_a_balance_holds():
     assert books.get(0, Balance.LEFT) == MOST_UTOK
 
 
-def test_what_nobody_covers_stops_at_the_most_and_never_wraps():
+def test_sessions_hold_no_more_beyond_all_buckets_than_a_balance_may_have():
     now = at("2026-11-01T08:00")
     books = opened(Terms(overage=True))
     for number in range(12):
         ask(books, now, session=(number, 0), wanted_utok=MOST_UTOK)
-    assert uncovered(books, Bucket.HELD) == MOST_UTOK
-    for number in range(12):
-        use(books, MOST_UTOK, now, session=(number, 0))
-        use(books, MOST_UTOK, now, session=(0, 0))
-    assert (uncovered(books), uncovered(books, Bucket.HELD)) == (MOST_UTOK, 0)
+    assert books.get(0, Balance.OVERAGE_HELD) == MOST_UTOK
+    use(books, MOST_UTOK, now, session=(0, 0))
+    assert (books.get(0, Balance.OVERAGE), books.get(0, Balance.OVERAGE_HELD)) == (MOST_UTOK, 0)
 
 
 @pytest.mark.parametrize("overage", [True, False])
-def test_a_chunk_whose_sum_wraps_leaves_no_balance_that_is_not_there(overage):
+def test_nothing_is_charged_to_nobody_however_much_it_is(overage):
     now = at("2026-11-01T08:00")
     books = opened(Terms(allowance_utok=100, overage=overage))
-    chunk(books, [MOST_UTOK] * 10, now, now)
-    chunk(books, [MOST_UTOK] * 10, now, now)
+    chunk(books, [MOST_UTOK] * 3, now, now)
+    chunk(books, [MOST_UTOK] * 3, now, now)
     assert rows(books) == [(1, "PLAN", 100, 100, 0)]
-    assert uncovered(books) == MOST_UTOK
+    counter = Balance.OVERAGE if overage else Balance.WRITTEN_OFF
+    assert unpaid(books) == books.get(0, counter) == 6 * MOST_UTOK - 100
     assert books.get(0, Balance.LEFT) == 0
+    assert books.alarmed == {0}
 
 
 def test_a_settled_hold_is_charged_what_it_owes_though_the_policy_releases():
@@ -165,7 +165,7 @@ def test_usage_of_a_clock_that_is_ahead_is_paid_by_what_is_there_now(many):
     else:
         use(books, 40, end + 3000, end - 2000)
     assert rows(books) == [(1, "PLAN", 100, 40, 0)]
-    assert uncovered(books) == 0
+    assert unpaid(books) == 0
 
 
 def test_what_a_session_used_beyond_its_hold_is_paid_by_what_was_valid_when_it_occurred():
@@ -292,7 +292,7 @@ def test_a_refusal_says_how_the_balance_stands_and_when_there_is_more():
     ask(books, now, wanted_utok=60)
     refused = ask(books, now, session=(9, 9), wanted_utok=90, needed_utok=90)
     assert (refused.reason.name, refused.limit_name) == ("BALANCE_USED_UP", "")
-    assert (refused.limit_used, refused.limit_value) == (90, 100)
+    assert (refused.limit_used, refused.limit_held, refused.limit_value) == (30, 60, 100)
     assert refused.resets_at_ms == at("2026-12-01T00:00")
 
 
@@ -357,7 +357,7 @@ def test_a_cut_ends_when_what_rolls_over_begins_to_be_valid():
     closes = at("2026-12-02T00:01")
     assert opens_at(books, now) == closes
     use(books, 10, closes)
-    assert uncovered(books) == 0
+    assert unpaid(books) == 0
 
 
 def test_a_cut_ends_when_a_top_up_begins_to_be_valid():
@@ -381,7 +381,7 @@ def test_an_account_that_moves_to_the_west_is_given_one_allowance_a_cycle():
     early, late = at("2026-11-01T00:30"), at("2026-11-01T09:00")
     use(books, 90, early)
     use(books, 90, late)
-    assert uncovered(books) == 80
+    assert unpaid(books) == 80
     assert books.get(0, Balance.CYCLE_END) == at("2026-12-01T00:00", "UTC")
     orders.bring_up_to(books, 0, at("2026-11-03T00:00"))
     assert [one[2] for one in rows(books) if one[1] == "ROLLOVER"] == [30]
@@ -391,7 +391,7 @@ def test_usage_of_a_cycle_in_which_nobody_asked_is_paid_by_its_allowance():
     books = opened(Terms(allowance_utok=100), "2026-09-05T10:00")
     use(books, 40, at("2026-10-31T23:59"), at("2026-11-01T00:05"))
     assert [one[2:4] for one in rows(books)] == [(100, 40), (100, 0)]
-    assert uncovered(books) == 0
+    assert unpaid(books) == 0
 
 
 def test_every_month_that_nobody_asked_in_is_in_the_ledger_at_its_own_moments():

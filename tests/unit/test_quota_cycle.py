@@ -13,7 +13,7 @@ from tests.unit.test_quota_books import (
     declined,
     opened,
     rows,
-    uncovered,
+    unpaid,
     use,
 )
 from tokenline.quota import orders
@@ -188,7 +188,7 @@ def test_a_chunk_goes_on_with_the_next_bucket_when_one_is_empty():
         chunk(books, [2], now, now)
     assert sources(books) == [("GIFT", 5, 5), ("GIFT", 5, 5), ("PLAN", 100, 2)]
     chunk(books, [99], now, now)
-    assert (uncovered(books), books.get(0, Balance.LEFT)) == (1, 0)
+    assert (unpaid(books), books.get(0, Balance.LEFT)) == (1, 0)
 
 
 def test_a_cut_ends_when_the_first_of_what_is_to_come_begins():

@@ -8,7 +8,8 @@ import pytest
 from tests.strategies import DAY, HOUR, MINUTE, NOON
 from tokenline.metering.calendar import spans_at
 from tokenline.quota.cells import LIMITS, AccountCells, Cell
-from tokenline.quota.decide import Rule, State, decide
+from tokenline.quota.decide import decide
+from tokenline.quota.decided import Rule, State
 from tokenline.quota.usage import Counted, add_usage, roll_rates
 
 ZONE = "Asia/Shanghai"

@@ -14,7 +14,7 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.quota.books import Balance
-from tokenline.quota.decide import State
+from tokenline.quota.decided import State
 from tokenline.quota.thresholds import percent_reached
 from tokenline.rating.catalog import Catalog
 

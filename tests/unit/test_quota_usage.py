@@ -7,7 +7,7 @@ import numpy as np
 from tests.strategies import DAY, HOUR, MINUTE, NOON
 from tokenline.metering.calendar import spans_at
 from tokenline.quota.cells import WIDTH, AccountCells, Cell, same_month
-from tokenline.quota.decide import month_used
+from tokenline.quota.ruling import month_used
 from tokenline.quota.usage import Counted, add_usage
 
 NOW = NOON // MINUTE * MINUTE

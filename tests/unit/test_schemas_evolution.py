@@ -20,7 +20,7 @@ from tokenline.wire.registry import FileRegistry
 
 REGISTRY = FileRegistry()
 NAMES = REGISTRY.names()
-ALLOWED = {"string", "int", "long", "boolean", "enum", "map", "array"}
+ALLOWED = {"string", "int", "long", "boolean", "enum", "map", "array", "record"}
 
 
 def schema(name):
@@ -51,6 +51,7 @@ def test_only_types_that_the_columnar_decoder_takes_are_used(name):
         if isinstance(kind, str):
             return {kind}
         inner = [kinds(kind[key]) for key in ("items", "values") if key in kind]
+        inner += [kinds(field["type"]) for field in kind.get("fields", ())]
         return kinds(kind["type"]).union(*inner)
 
     for field in schema(name)["fields"]:

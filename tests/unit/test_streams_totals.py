@@ -56,7 +56,7 @@ def test_usage_of_a_minute_is_one_entry_a_bucket_and_grows(state):
         4 * MILLION,
     )
     assert [(one["bucket"], one["amount_utok"]) for one in large] == [
-        (0, -3 * MILLION),
+        (-1, -3 * MILLION),
         (1, -10 * MILLION),
     ]
     assert {one["entry"] for one in [small, *large]} == {f"usage/{NOON // MINUTE * MINUTE}"}

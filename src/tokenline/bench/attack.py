@@ -257,7 +257,7 @@ async def _look(orders: Orders, account: str, outcome: Outcome) -> None:
         shown = await orders.show(account, timeout_s=20)
     except Unavailable:
         return
-    buckets = {int(one["bucket"]): one for one in shown["buckets"]}
-    outcome.used_utok = sum(int(one["used_utok"]) for number, one in buckets.items() if number)
-    outcome.overshoot_utok = int(buckets[0]["used_utok"])
+    used = [(int(one["bucket"]), int(one["used_utok"])) for one in shown["buckets"]]
+    outcome.used_utok = sum(amount for number, amount in used if number > 0)
+    outcome.overshoot_utok = sum(amount for number, amount in used if number < 1)
     outcome.held_utok = int(shown["held_utok"])

@@ -29,7 +29,8 @@ from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
 from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.cells import NO_LIMIT, Cell
-from tokenline.quota.decide import Decided, Rule, decide
+from tokenline.quota.decide import decide
+from tokenline.quota.decided import Decided, Rule
 from tokenline.quota.hold_rows import Outcome, Reason
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.orders import bring_up_to

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tokenline.charging.partition import PartitionState
-    from tokenline.quota.decide import Decided
+    from tokenline.quota.decided import Decided
 
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.show_limits import limits_of
-from tokenline.charging.show_why import used_utok, why_of
+from tokenline.charging.show_why import why_of
 from tokenline.quota.books import Balance, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
-from tokenline.quota.decide import State
+from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Hold
+from tokenline.quota.pseudo import COUNTERS, SOURCES, Pseudo
+from tokenline.quota.standing import figures_of
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Mode, Source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tokenline.charging.partition import PartitionState
 
 # A reply goes through a broker that takes a mebibyte; JSON as we write it is ASCII.
@@ -61,7 +66,6 @@ def shown(state: PartitionState, slot: int) -> dict[str, Any]:
 
 def _balance(state: PartitionState, row: int) -> dict[str, Any]:
     books = state.books
-    chain = [books.get(row, Balance.UNCOVERED), *books.chain(row)]
     holds = books.holds.of_owner(books.get(row, Balance.OWNER))
     return {
         "plan": books.plan(row),
@@ -73,13 +77,35 @@ def _balance(state: PartitionState, row: int) -> dict[str, Any]:
         "cycle_day": books.get(row, Balance.CYCLE_DAY),
         "cycle_start_ms": books.get(row, Balance.CYCLE_START),
         "cycle_end_ms": books.get(row, Balance.CYCLE_END),
-        "used_utok": used_utok(state, books.get(row, Balance.OWNER)),
-        "rest_utok": books.get(row, Balance.LEFT),
-        "held_utok": books.get(row, Balance.HELD),
-        "total_utok": books.get(row, Balance.TOTAL),
-        "buckets": [_bucket(state, bucket) for bucket in chain],
+        **asdict(figures_of(books, row)),
+        "buckets": [
+            *_pseudo(state, row),
+            *(_bucket(state, bucket) for bucket in books.chain(row)),
+        ],
         "holds": [_hold(hold) for hold in holds if hold.parts],
     }
+
+
+def _pseudo(state: PartitionState, row: int) -> Iterator[dict[str, Any]]:
+    """Yield what no bucket paid since the account was opened, a row each under its number; 0 are left out."""
+    for pseudo in Pseudo:
+        used_utok = state.books.get(row, COUNTERS[pseudo])
+        over_held = state.books.get(row, Balance.OVERAGE_HELD)
+        held_utok = over_held if pseudo is Pseudo.OVERAGE else 0
+        if used_utok or held_utok:
+            yield {
+                "bucket": +pseudo,
+                "source": SOURCES[pseudo].name.lower(),
+                "priority": 0,
+                "total_utok": 0,
+                "used_utok": used_utok,
+                "held_utok": held_utok,
+                "claimed_utok": 0,
+                "valid_to_ms": 0,
+                "models": [],
+                "subscribers": [],
+                "transferable": 0,
+            }
 
 
 def _bucket(state: PartitionState, bucket: int) -> dict[str, Any]:
@@ -93,6 +119,7 @@ def _bucket(state: PartitionState, bucket: int) -> dict[str, Any]:
         "total_utok": values[Bucket.TOTAL],
         "used_utok": values[Bucket.USED],
         "held_utok": values[Bucket.HELD],
+        "claimed_utok": values[Bucket.CLAIMED],
         "valid_to_ms": 0 if ends_ms == NEVER_MS else ends_ms,
         "models": list(scope.models),
         "subscribers": list(scope.subscribers),

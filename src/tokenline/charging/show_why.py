@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tokenline.quota.books import Balance
 from tokenline.quota.cell_limits import cell_limits
 from tokenline.quota.cells import Cell
-from tokenline.quota.decide import Rule, State
+from tokenline.quota.decided import Rule, State
 from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import Limit
-from tokenline.quota.standing import standing_of
+from tokenline.quota.standing import figures_of
 from tokenline.quota.table import NONE
 
 if TYPE_CHECKING:
@@ -24,8 +22,9 @@ OF_THE_BALANCE = (Rule.NONE, Rule.BALANCE, Rule.SUSPENDED, Rule.CLOSED)
 def why_of(state: PartitionState, slot: int) -> dict[str, Any]:
     """Return `why`, empty while an account is open, and the `figure` behind it, None without any.
 
-    A figure is used, limit, their unit (utok, tokens or requests) and `resets_at_ms`, 0 for never. While
-    nothing cuts it is that of the balance, or of the month's tokens where there is no balance.
+    A figure is used, limit, their unit (utok, tokens or requests) and `resets_at_ms`, 0 for never; of the
+    balance also the overage. While nothing cuts it is that of the balance, or of the month's tokens
+    where there is no balance.
     """
     cells = state.cells.matrix[slot]
     rule, cut = Rule(int(cells[Cell.RULE])), int(cells[Cell.STATE]) == State.CUT
@@ -54,14 +53,10 @@ def _limit(state: PartitionState, slot: int) -> tuple[str, dict[str, Any] | None
 
 def _balance(state: PartitionState, slot: int) -> dict[str, Any]:
     row = state.books.row(slot)
-    total, ends_ms = (state.books.get(row, one) for one in (Balance.TOTAL, Balance.CYCLE_END))
-    return _figure(used_utok(state, slot), total, "utok") | {"resets_at_ms": ends_ms}
-
-
-def used_utok(state: PartitionState, slot: int) -> int:
-    """Return what is used of the balance, and beyond it in this cycle where the plan goes on."""
-    standing = standing_of(state.books, np.array([slot], np.int64))
-    return 0 if standing is None else int(standing.used_utok[0])
+    found = figures_of(state.books, row)
+    figure = _figure(found.used_utok, found.allowance_utok, "utok")
+    ends_ms = state.books.get(row, Balance.CYCLE_END)
+    return figure | {"overage": found.overage_utok, "resets_at_ms": ends_ms}
 
 
 def _cell(state: PartitionState, slot: int, rule: Rule) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tokenline.metering.tally import Tally
     from tokenline.quota.answers import OrderAnswer
-    from tokenline.quota.decide import Decided
+    from tokenline.quota.decided import Decided
     from tokenline.quota.entries import Change
     from tokenline.quota.hold_rows import HoldAnswer
 

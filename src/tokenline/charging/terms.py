@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tokenline.quota.cells import Cell
+from tokenline.quota.table import NONE
 from tokenline.quota.terms import (
     NEVER_MS,
     SUBSCRIBER_CAP,
@@ -24,6 +26,7 @@ from tokenline.quota.terms import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from tokenline.charging.partition import PartitionState
     from tokenline.rating.book import CatalogBook
     from tokenline.rating.catalog import Catalog
     from tokenline.rating.offers import Plan, PlanLimit
@@ -100,6 +103,7 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         priced_ahead_ms=plan.priced_ahead_s * 1000,
         least_call_utok=plan.least_call_utok,
         hold_expiry=HoldExpiry[plan.hold_expiry.upper()],
+        zero_rated_needs_balance=plan.zero_rated_needs_balance,
         gateway=GatewayTerms(
             unreachable=plan.unreachable,
             emergency_utok=plan.emergency_utok,
@@ -139,6 +143,23 @@ def _spec(catalog: Catalog, limit: PlanLimit) -> LimitSpec:
         subscriber=limit.subscriber or "",
         models=catalog.models_in((limit.group,)) if limit.group else (),
     )
+
+
+def told_terms(state: PartitionState, slot: int) -> dict[str, object]:
+    """Return what a decision says of an account's terms, as its record names it; nothing without a plan."""
+    row = state.books.row(slot)
+    if row == NONE:
+        return {}
+    terms = state.books.terms(row)
+    least_utok = terms.least_call_utok
+    return {
+        **asdict(terms.gateway),
+        "terms_version": terms.version,
+        "mode": terms.mode.name.lower(),
+        "hold_validity_ms": terms.hold_validity_ms,
+        "least_call_utok": -1 if least_utok is None else least_utok,
+        "zero_rated_needs_balance": int(terms.zero_rated_needs_balance),
+    }
 
 
 def not_enforced(catalog: Catalog) -> list[str]:

@@ -50,7 +50,8 @@ def why_text(found: dict[str, Any]) -> str:
     if state == "cut":
         return f"cut: {_cut_text(why, figure)}: {text}"
     if state == "warned":
-        return f"warned: {figure['used'] * 100 // max(1, figure['limit'])} % is used: {text}"
+        used = figure["used"] + figure.get("overage", 0)
+        return f"warned: {used * 100 // max(1, figure['limit'])} % is used: {text}"
     return f"open: {text}"
 
 
@@ -73,7 +74,9 @@ def _amounts(figure: dict[str, Any], found: dict[str, Any]) -> str:
     used, limit = (_amount(figure[name], figure["unit"]) for name in ("used", "limit"))
     held = found.get("held_utok", 0) if figure["unit"] == "utok" else 0
     held_text = f" ({tokens_text(held)} more held for calls)" if held else ""
-    return f"{used} of {limit} {unit} used{held_text}"
+    over = figure.get("overage", 0)
+    over_text = f" and {tokens_number(over)} beyond them" if over else ""
+    return f"{used} of {limit} {unit} used{over_text}{held_text}"
 
 
 def _resets(figure: dict[str, Any], zone: str, state: str) -> str:
@@ -111,6 +114,7 @@ def _print_buckets(buckets: list[dict[str, Any]], zone: str) -> None:
             "total": tokens_number(one["total_utok"]),
             "used": tokens_number(one["used_utok"]),
             "held": tokens_number(one["held_utok"]) if one["held_utok"] else "",
+            "claimed": tokens_number(one["claimed_utok"]) if one["claimed_utok"] else "",
             "valid to": _local(zone, one["valid_to_ms"]) if one["valid_to_ms"] else "for ever",
             "models": ", ".join(one["models"]),
             "subscribers": ", ".join(one["subscribers"]),

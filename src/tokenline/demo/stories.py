@@ -177,6 +177,6 @@ class Stories:
 
 
 def overshoot_tokens(shown: dict[str, Any]) -> int:
-    """Return what no bucket of an account covered, in tokens begun."""
-    used = {int(one["bucket"]): int(one["used_utok"]) for one in shown["buckets"]}
-    return -(-used[0] // MILLION)
+    """Return what no bucket of an account paid, in tokens begun."""
+    unpaid = (int(one["used_utok"]) for one in shown["buckets"] if int(one["bucket"]) < 1)
+    return -(-sum(unpaid) // MILLION)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tokenline.metering.calendar import MINUTE_MS, cycle_after
 from tokenline.quota.answers import Answers
-from tokenline.quota.buckets import UNCOVERED, Bucket, Buckets, Part, Scopes, bucket_values
+from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.entries import NO_CAUSE, Burns, Cause, Change, ChangeKind
 from tokenline.quota.hold_rows import Holds
@@ -25,7 +25,7 @@ from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limits import Limits
 from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
-from tokenline.quota.terms import NEVER_MS, THRESHOLDS_PERCENT, Grant, Terms, Use
+from tokenline.quota.terms import NEVER_MS, THRESHOLDS_PERCENT, Grant, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Int64s = npt.NDArray[np.int64]
 
 BOUNDLESS = 1 << 62
-# No account's buckets hold more together, and bucket number 0 takes no more: sums stay far from an int64's end.
+# No account's buckets hold more together, and no session holds more beyond them: sums stay far from an int64's end.
 MOST_UTOK = 10**18
 
 
@@ -41,17 +41,22 @@ class Balance(IntEnum):
     """Name the columns; the order is part of the journal's format.
 
     HEAD is the bucket that pays for anything that occurs in [HEAD_FROM, HEAD_UNTIL), up to HEAD_LEFT,
-    while the clock is before DUE_AT: most usage asks for no more than these. LEFT, TOTAL and HELD
-    are sums over the buckets valid when they were last looked at; STOPS is 1 where the plan lets nothing
-    be used beyond them. THRESHOLDS is the number of the plan's list of them; UNCOVERED_BASE what
-    bucket number 0 had paid when the cycle began. OPENS_AT is when more may begin to be valid, as far
-    as is known by then, and LOOKED_AT the moment of the last such look. LIMITED is 1 where `limits`
-    counts something of the account; LIMIT_RESETS is when the limit that cuts it has room again, 0
-    while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how much is too little for any call:
-    0 is what is usual, and below that nothing is. TERMS is the number of the terms it goes by, and
-    PENDING that of the plan which comes with the next cycle, from 1; 0 is the one it has. DEBT is what
-    was used of allowances beyond the days they were for and none has paid yet; OVERUSED what was so in
-    this cycle, paid or not.
+    while the clock is before DUE_AT: most usage asks for no more than these. It is NONE where no
+    bucket pays and no claim helps. LEFT and HELD are sums over the buckets valid when they were last
+    looked at, TOTAL is what these had for the present cycle. STOPS is 1 where the plan lets nothing
+    be used beyond them. THRESHOLDS is the number of the plan's list of them. OPENS_AT is when more
+    may begin to be valid, as far as is known by then, and LOOKED_AT the last moment at which something
+    happened to the account. LIMITED is 1 where `limits` counts something of it; LIMIT_RESETS is when the
+    limit that cuts it has room again, 0 while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how
+    much is too little for any call: 0 is what is usual, and below that nothing is.
+
+    What no bucket paid, see `pseudo`: OVERAGE, WRITTEN_OFF, LATE_ADJUSTMENT since the account was opened
+    and, as _BASE, when the cycle began; OVERAGE_HELD is what sessions hold beyond all buckets. CLAIMED
+    is the sum over the buckets' own.
+
+    TERMS is the number of the terms it goes by, and PENDING that of the plan which comes with the next
+    cycle, from 1; 0 is the one it has. DEBT is what was used of allowances beyond the days they were for
+    and none has paid yet; OVERUSED what was so in this cycle, paid or not.
     """
 
     OWNER = 0
@@ -60,7 +65,7 @@ class Balance(IntEnum):
     STATUS = 3
     FIRST = 4
     NUMBERS = 5
-    UNCOVERED = 6
+    OVERAGE = 6
     CYCLE_DAY = 7
     CYCLE_START = 8
     CYCLE_END = 9
@@ -75,17 +80,35 @@ class Balance(IntEnum):
     CHANGES = 18
     STOPS = 19
     THRESHOLDS = 20
-    UNCOVERED_BASE = 21
+    OVERAGE_BASE = 21
     OPENS_AT = 22
     LIMITED = 23
     LIMIT_ROW = 24
     LIMIT_RESETS = 25
     LOOKED_AT = 26
     LEAST_CALL = 27
-    TERMS = 28
-    PENDING = 29
-    DEBT = 30
-    OVERUSED = 31
+    OVERAGE_HELD = 28
+    WRITTEN_OFF = 29
+    WRITTEN_OFF_BASE = 30
+    LATE_ADJUSTMENT = 31
+    LATE_BASE = 32
+    CLAIMED = 33
+    TERMS = 34
+    PENDING = 35
+    DEBT = 36
+    OVERUSED = 37
+
+
+# What no bucket paid, all told.
+UNPAID = [
+    +column
+    for column in (
+        *(Balance.OVERAGE, Balance.WRITTEN_OFF),
+        *(Balance.LATE_ADJUSTMENT, Balance.CLAIMED),
+    )
+]
+# From here on somebody has to look at an account: no customer means to use so much unpaid.
+ALARM_UTOK = 10**17
 
 
 class Status(IntEnum):
@@ -125,6 +148,8 @@ class Books:
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
         self.changes: list[Change] = []
         self.burns = Burns()
+        # Rows of accounts that used so much unpaid that somebody must know.
+        self.alarmed: set[int] = set()
         self._cause = NO_CAUSE
         self._rows: Int64s = np.zeros(0, np.int64)
 
@@ -259,12 +284,8 @@ class Books:
         return list(self.buckets.chain(self.get(row, Balance.FIRST)))
 
     def add_account(self, slot: int, values: dict[Balance, int]) -> int:
-        """Give an account a balance row and its bucket number 0."""
-        uncovered = self.buckets.add(
-            bucket_values(slot, 0, UNCOVERED, 0, 0)[column] for column in Bucket
-        )
-        values = {Balance.FIRST: NONE, Balance.HEAD: NONE} | values
-        values |= {Balance.OWNER: slot, Balance.UNCOVERED: uncovered}
+        """Give an account a balance row."""
+        values = {Balance.FIRST: NONE, Balance.HEAD: NONE, Balance.OWNER: slot} | values
         row = self.balances.add(values.get(column, 0) for column in Balance)
         self._reach(slot + 1)
         self._rows[slot] = row
@@ -289,13 +310,25 @@ class Books:
 
     def enter(self, row: int, bucket: int, kind: ChangeKind, amount_utok: int, now_ms: int) -> None:
         """Enter into the ledger what was just done to a bucket."""
+        get = self.buckets.get
+        rest_utok = get(bucket, Bucket.TOTAL) - get(bucket, Bucket.USED)
+        whose = get(bucket, Bucket.NUMBER), get(bucket, Bucket.SOURCE)
+        self.note_entry(row, whose, kind, (amount_utok, rest_utok), now_ms)
+
+    def note_entry(
+        self,
+        row: int,
+        whose: tuple[int, int],
+        kind: ChangeKind,
+        amounts_utok: tuple[int, int],
+        now_ms: int,
+    ) -> None:
+        """Enter an amount and the rest behind it, of a bucket that is named by its number and source."""
         number = self.get(row, Balance.CHANGES) + 1
         self.set(row, Balance.CHANGES, number)
-        total, used = self.buckets.get(bucket, Bucket.TOTAL), self.buckets.get(bucket, Bucket.USED)
-        slot, name = self.get(row, Balance.OWNER), self.buckets.get(bucket, Bucket.NUMBER)
-        source, rest_utok = self.buckets.get(bucket, Bucket.SOURCE), total - used
+        slot, (name, source) = self.get(row, Balance.OWNER), whose
         self.changes.append(
-            Change(slot, number, name, kind, amount_utok, rest_utok, now_ms, source, self._cause)
+            Change(slot, number, name, kind, *amounts_utok, now_ms, source, self._cause)
         )
 
     @contextmanager
@@ -315,47 +348,19 @@ class Books:
             self.buckets.change(bucket, Bucket.TOTAL, -amount_utok)
             self.enter(row, bucket, kind, -amount_utok, now_ms)
 
-    def payers(self, row: int, use: Use, at_ms: int) -> list[int]:
-        """Return the buckets that pay for `use` at `at_ms`, in burn order."""
-        buckets, covers = self.buckets, self.scopes.covers
-        return [
-            bucket
-            for bucket in self.chain(row)
-            if buckets.valid(bucket, at_ms) and covers(buckets.get(bucket, Bucket.SCOPE), use)
-        ]
-
-    def split(self, row: int, use: Use, amount_utok: int, at_ms: int) -> list[Part]:
-        """Return which buckets would pay, in burn order, without the part that none does."""
-        parts: list[Part] = []
-        for bucket in self.payers(row, use, at_ms):
-            if amount_utok <= 0:
-                break
-            if taken := min(self.buckets.rest(bucket), amount_utok):
-                parts.append(Part(bucket, self.buckets.get(bucket, Bucket.NUMBER), taken))
-                amount_utok -= taken
-        return parts
-
-    def burn(self, row: int, use: Use, amount_utok: int, at_ms: int) -> list[Part]:
-        """Charge usage to the buckets that pay, and the rest to bucket number 0, while it takes more."""
-        parts = self.split(row, use, amount_utok, at_ms)
-        over = amount_utok - sum(part.amount_utok for part in parts)
-        if over := min(over, self.uncovered_room(row)):
-            parts.append(Part(self.get(row, Balance.UNCOVERED), 0, over))
-        for part in parts:
-            self.buckets.change(part.row, Bucket.USED, part.amount_utok)
-            self.note_burn(row, part.number, part.amount_utok)
-        return parts
-
     def room(self, row: int) -> int:
         """Return how much may still be granted to an account, in µtok."""
         totals = (self.buckets.get(bucket, Bucket.TOTAL) for bucket in self.chain(row))
         return max(0, MOST_UTOK - sum(totals))
 
-    def uncovered_room(self, row: int) -> int:
-        """Return how much bucket number 0 may still be charged or hold, in µtok."""
-        bucket = self.get(row, Balance.UNCOVERED)
-        taken = self.buckets.get(bucket, Bucket.USED) + self.buckets.get(bucket, Bucket.HELD)
-        return max(0, MOST_UTOK - taken)
+    def unpaid(self, rows: Int64s) -> Int64s:
+        """Return how much of each account's usage no bucket paid, in µtok."""
+        sums: Int64s = self.balances.matrix[rows][:, UNPAID].sum(axis=1)
+        return sums
+
+    def note_alarms(self, rows: Int64s) -> None:
+        """Note those of these accounts of which somebody must know."""
+        self.alarmed.update(rows[self.unpaid(rows) >= ALARM_UTOK].tolist())
 
     def note_burn(self, row: int, number: int, amount_utok: int) -> None:
         """Note what usage took from a bucket."""
@@ -377,6 +382,7 @@ class Books:
         used = np.flatnonzero(owners != FREE)
         self._reach(int(owners.max(initial=-1)) + 1)
         self._rows[owners[used]] = used
+        self.note_alarms(used)
         for table in (self.holds, self.answers, self.limits, self.subscribers, self.told):
             table.index()
 

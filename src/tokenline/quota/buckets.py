@@ -3,9 +3,8 @@
     priority (lower first) -> earliest expiry -> oldest grant -> lowest number
 
 The buckets of an account are a chain in that order, from `first` along `NEXT`. Of each, always:
-0 <= held, 0 <= used, used + held <= total. Bucket number 0 is the exception and the last resort: it
-has no total and takes what no bucket covers (overage, or what the house writes off), so that the
-sum over an account's buckets is all it was ever charged.
+0 <= held, 0 <= used, used + held <= total, 0 <= claimed <= held. What no bucket pays is counted beside
+them, under numbers below 1: see `pseudo`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tokenline.quota.table import NONE, Table
-from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Use
+from tokenline.quota.terms import Grant, Scope, Source, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +29,8 @@ class Bucket(IntEnum):
     A plan's allowance GIVES so much for the days from COVERS_FROM to COVERS_TO, which a change of plan
     moves to that day, and at most ROLLS of it roll over. PAID was taken off it for what was used before
     beyond its days, ADJUSTED is what orders added. GRANTED_AT is for what rolled over when its allowance
-    was granted.
+    was granted. CLAIMED is what uses wait for of HELD, BEFORE what was used of the bucket when the present
+    bill cycle began.
     """
 
     OWNER = 0
@@ -51,11 +51,16 @@ class Bucket(IntEnum):
     ROLLS = 15
     GIVES = 16
     PAID = 17
-    ADJUSTED = 18
+    CLAIMED = 18
+    BEFORE = 19
+    ADJUSTED = 20
 
 
 class Part(NamedTuple):
-    """Say how much of which bucket; `row` is where it lies now, `number` its name for ever."""
+    """Say how much of which bucket; `row` is where it lies now, `number` its name for ever.
+
+    A number below 1 is no bucket's, see `pseudo`, and its row is NONE.
+    """
 
     row: int
     number: int
@@ -241,12 +246,10 @@ def bucket_values(
         Bucket.ROLLS: grant.rolls_utok,
         Bucket.GIVES: grant.amount_utok if grant.source is Source.PLAN else 0,
         Bucket.PAID: 0,
+        Bucket.CLAIMED: 0,
+        Bucket.BEFORE: 0,
         Bucket.ADJUSTED: 0,
     }
-
-
-# Never in a chain: it has no place in the order, it is what comes after it.
-UNCOVERED = Grant(amount_utok=0, source=Source.UNCOVERED, valid_to_ms=NEVER_MS)
 
 
 def _covers(scope: Scope, use: Use) -> bool:

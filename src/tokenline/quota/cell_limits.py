@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tokenline.metering.calendar import Spans, spans_at
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell, same_month
-from tokenline.quota.decide import RATE_RULES, Rule
-from tokenline.quota.terms import Unit
+from tokenline.quota.decided import RATE_RULES, Rule, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tokenline.quota.terms import Unit
+
 MINUTE_MS = 60_000
-_REQUESTS = (Rule.MINUTE_REQUESTS, Rule.HOUR_REQUESTS, Rule.DAY_REQUESTS)
 _STARTS = {"minute": Cell.MINUTE_START, "hour": Cell.HOUR_START, "day": Cell.DAY_START}
 
 
@@ -33,7 +33,7 @@ class CellLimit(NamedTuple):
     @property
     def unit(self) -> Unit:
         """What it counts."""
-        return Unit.REQUESTS if self.rule in _REQUESTS else Unit.TOKENS
+        return unit_of(self.rule)
 
 
 def cell_limits(cells: AccountCells, slot: int, now_ms: int) -> Iterator[CellLimit]:

@@ -22,6 +22,9 @@ from tokenline.quota.counting import count_events, count_one
 from tokenline.quota.cycle import advance, refresh
 from tokenline.quota.holds import draw
 from tokenline.quota.limits import SLICES
+from tokenline.quota.paying import burn
+from tokenline.quota.pseudo import Pseudo, pseudo_columns
+from tokenline.quota.table import NONE
 from tokenline.quota.terms import Use
 
 if TYPE_CHECKING:
@@ -70,15 +73,15 @@ def charge_chunk(books: Books, rated: Rated) -> int:
     _charge_heads(books, accounts[quick], sums[quick], last_ms[quick])
     each = order[np.repeat(~quick, ends - starts)]
     uses = dict(zip(each.tolist(), rated.uses(each), strict=True)) if each.size else {}
-    limited = books.balances.matrix[ordered, Balance.LIMITED] != 0
-    late = 0
+    late, counts = 0, np.ones(len(order), np.bool_)
     for at in np.flatnonzero(~quick).tolist():
         here, row = slice(starts[at], ends[at]), int(accounts[at])
-        # A hold that expires within the chunk counts between two events.
-        alone = bool(limited[here][0]) and books.get(row, Balance.DUE_AT) <= last_ms[at]
-        limited[here] &= not alone
+        # What becomes due within the chunk counts between two events.
+        alone = books.get(row, Balance.DUE_AT) <= last_ms[at]
+        counts[here] = not alone
         late += _charge_each(books, row, rated, order[here].tolist(), uses, counts=alone)
-    _count(books, rated, np.sort(order[limited]))
+    counts &= books.balances.matrix[ordered, Balance.LIMITED] != 0
+    _count(books, rated, np.sort(order[counts]))
     return late
 
 
@@ -117,28 +120,40 @@ def _quick(
     sums = np.add.reduceat(rated.charges_utok[order], starts)
     # Less, not equal: a bucket that is empty is no longer in front, and that is for `refresh` to find.
     quick &= sums < balances[:, Balance.HEAD_LEFT]
-    # A sum that may have wrapped is worth nothing, nor is what bucket number 0 would wrap at.
-    used = books.buckets.matrix[balances[:, Balance.HEAD], Bucket.USED]
+    # A sum that may have wrapped is worth nothing.
     counts = np.diff(np.append(starts, len(order)))
     highest = np.maximum.reduceat(rated.charges_utok[order], starts)
-    quick &= (highest < MOST_UTOK // counts) & (used + np.maximum(sums, 0) < MOST_UTOK)
+    quick &= highest < MOST_UTOK // counts
     quick &= ~np.logical_or.reduceat(rated.named[order], starts)
     return quick
 
 
 def _charge_heads(books: Books, accounts: Int64s, sums: Int64s, last_ms: Int64s) -> None:
+    """Charge accounts whose head pays for all; of most of them it is a bucket."""
     balances, buckets = books.balances.matrix, books.buckets.matrix
-    heads = balances[accounts, Balance.HEAD]
-    numbers = buckets[heads, Bucket.NUMBER]
-    buckets[heads, Bucket.USED] += sums
-    covered = sums * (numbers != 0)
-    balances[accounts, Balance.HEAD_LEFT] -= covered
-    balances[accounts, Balance.LEFT] -= covered
     looked = balances[accounts, Balance.LOOKED_AT]
     balances[accounts, Balance.LOOKED_AT] = np.maximum(looked, last_ms)
     books.balances.touch_all(accounts)
+    unpaid = balances[accounts, Balance.HEAD] == NONE
+    if unpaid.any():
+        _charge_unpaid(books, accounts[unpaid], sums[unpaid])
+        accounts, sums = accounts[~unpaid], sums[~unpaid]
+    heads = balances[accounts, Balance.HEAD]
+    buckets[heads, Bucket.USED] += sums
+    balances[accounts, Balance.HEAD_LEFT] -= sums
+    balances[accounts, Balance.LEFT] -= sums
     books.buckets.touch_all(heads)
+    books.note_burns(balances[accounts, Balance.OWNER], buckets[heads, Bucket.NUMBER], sums)
+
+
+def _charge_unpaid(books: Books, accounts: Int64s, sums: Int64s) -> None:
+    """Charge accounts for which no bucket pays and nobody holds what could be claimed."""
+    balances = books.balances.matrix
+    columns = pseudo_columns(balances[accounts, Balance.STOPS])
+    balances[accounts, columns] += sums
+    numbers = np.where(columns == Balance.OVERAGE, +Pseudo.OVERAGE, +Pseudo.WRITTEN_OFF)
     books.note_burns(balances[accounts, Balance.OWNER], numbers, sums)
+    books.note_alarms(accounts)
 
 
 def _charge_each(
@@ -173,7 +188,7 @@ def _charge_one(books: Books, row: int, rated: Rated, event: int, use: Use, now_
     if rated.named[event]:
         hold = books.holds.find(books.get(row, Balance.OWNER), rated.session(event))
     if hold is None:
-        books.burn(row, use, amount, min(occurred_ms, now_ms))
+        burn(books, row, use, amount, min(occurred_ms, now_ms))
         return False
     named = len(hold.parts)
     late = draw(books, row, hold, use, amount, occurred_ms, now_ms)

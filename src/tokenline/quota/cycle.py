@@ -18,6 +18,9 @@ from tokenline.quota.counting import stand
 from tokenline.quota.entries import ChangeKind
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
+from tokenline.quota.paying import claimable_utok
+from tokenline.quota.pseudo import begin_bases
+from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
 
 if TYPE_CHECKING:
@@ -52,8 +55,7 @@ def begin_cycle(books: Books, row: int, now_ms: int) -> None:
     start_ms, end_ms = books.next_cycle(row, books.get(row, Balance.CYCLE_END))
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
-    beyond = books.buckets.get(books.get(row, Balance.UNCOVERED), Bucket.USED)
-    books.set(row, Balance.UNCOVERED_BASE, beyond)
+    begin_bases(books, row)
     books.set(row, Balance.OVERUSED, 0)
     if books.get(row, Balance.STATUS) != Status.CLOSED:
         terms = _terms_of_cycle(books, row, start_ms)
@@ -101,7 +103,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     for bucket, values in chain:
         if values[Bucket.VALID_FROM] <= now_ms < values[Bucket.VALID_TO]:
             left += rest_of(values)
-            total += values[Bucket.TOTAL]
+            total += values[Bucket.TOTAL] - values[Bucket.BEFORE]
             held += values[Bucket.HELD]
             due = min(due, values[Bucket.VALID_TO])
         else:
@@ -126,7 +128,8 @@ def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], n
 
     Buckets before it in the order that are over, or begin later, bound when that is so.
     """
-    head, left, since, until = books.get(row, Balance.UNCOVERED), BOUNDLESS, 0, NEVER_MS
+    head, left, since, until = NONE, BOUNDLESS, 0, NEVER_MS
+    claims = books.get(row, Balance.STOPS) != 0
     for bucket, values in chain:
         start, end = values[Bucket.VALID_FROM], values[Bucket.VALID_TO]
         if end <= now_ms:
@@ -138,9 +141,10 @@ def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], n
             head, left = bucket, 0 if values[Bucket.SCOPE] else rest
             since, until = max(since, start), min(until, end)
             break
-        else:
-            # Empty, it pays for nothing now: but something may be given back to it, at a refresh.
-            continue
+        elif claims and claimable_utok(values):
+            # What is held of it may be claimed, call by call. Empty, it pays for nothing now: but
+            # something may be given back to it, at a refresh.
+            left = 0
     for column, value in (
         (Balance.HEAD, head),
         (Balance.HEAD_LEFT, left),

@@ -9,18 +9,16 @@ of any other its tokens a month. Deciding again on the same cells gives no new d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import Spans, spans_at
-from tokenline.quota.cells import NO_LIMIT, AccountCells, Cell, by_zone, same_month
-from tokenline.quota.standing import BalanceStanding, standing_of
-from tokenline.quota.terms import THRESHOLDS_PERCENT
-from tokenline.quota.thresholds import percent_by_list, percent_reached
+from tokenline.quota.cells import AccountCells, Cell, by_zone, same_month
+from tokenline.quota.decided import RATE_RULES, Decided, Rule, State, unit_of
+from tokenline.quota.ruling import Ruling, by_cells, with_balances
+from tokenline.quota.standing import standing_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,89 +27,6 @@ if TYPE_CHECKING:
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-
-class State(IntEnum):
-    """Say whether an account may go on."""
-
-    OPEN = 0
-    WARNED = 1
-    CUT = 2
-
-
-class Rule(IntEnum):
-    """Name what decided; 0 is nothing."""
-
-    NONE = 0
-    MONTH_TOKENS = 1
-    MINUTE_TOKENS = 2
-    HOUR_TOKENS = 3
-    DAY_TOKENS = 4
-    MINUTE_REQUESTS = 5
-    HOUR_REQUESTS = 6
-    DAY_REQUESTS = 7
-    BALANCE = 8
-    SUSPENDED = 9
-    CLOSED = 10
-    LIMIT = 11
-
-
-# Rule, its limit, its use, the window it runs in.
-RATE_RULES = (
-    (Rule.MINUTE_TOKENS, Cell.MINUTE_TOKENS_LIMIT, Cell.MINUTE_TOKENS, "minute"),
-    (Rule.HOUR_TOKENS, Cell.HOUR_TOKENS_LIMIT, Cell.HOUR_TOKENS, "hour"),
-    (Rule.DAY_TOKENS, Cell.DAY_TOKENS_LIMIT, Cell.DAY_TOKENS, "day"),
-    (Rule.MINUTE_REQUESTS, Cell.MINUTE_REQUESTS_LIMIT, Cell.MINUTE_REQUESTS, "minute"),
-    (Rule.HOUR_REQUESTS, Cell.HOUR_REQUESTS_LIMIT, Cell.HOUR_REQUESTS, "hour"),
-    (Rule.DAY_REQUESTS, Cell.DAY_REQUESTS_LIMIT, Cell.DAY_REQUESTS, "day"),
-)
-NEVER_MS = np.iinfo(np.int64).max
-RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decided:
-    """Record one decision; `slot` names the account, `old_epoch` who decided before (0: nobody).
-
-    `subscriber` is empty for the whole account; `limit_name` says which limit Rule.LIMIT is. What is
-    decided of a group of `models` alone names it in `group`.
-    """
-
-    slot: int
-    state: State
-    rule: Rule
-    reason: str
-    threshold_percent: int
-    used: int
-    limit: int
-    window_start_ms: int
-    resets_at_ms: int
-    version: int
-    old_epoch: int
-    subscriber: str = ""
-    limit_name: str = ""
-    group: str = ""
-    models: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """Hold, for each account looked at, what the rules say now; `allowance_rule` is whose it is."""
-
-    state: Int64s
-    rule: Int64s
-    resets_at_ms: Int64s
-    used: Int64s
-    percent: Int64s
-    allowance: Int64s
-    allowance_rule: Int64s
-    start_ms: Int64s
-    thresholds: list[tuple[int, ...]]
-    thresholds_code: Int64s
-
-    def steps(self, i: int) -> tuple[int, ...]:
-        """Return the thresholds of one account; of an allowance of nothing no part is reached."""
-        return self.thresholds[int(self.thresholds_code[i])] if self.allowance[i] else ()
 
 
 def decide(
@@ -132,10 +47,10 @@ def decide(
     for code, here in by_zone(rows[Cell.ZONE]):
         spans = spans_at(cells.zones[code], minute_ms)
         block, owners = rows[:, here], slots[here]
-        standing = _stand(block, spans)
+        standing = by_cells(block, spans)
         balances = None if books is None else standing_of(books, owners)
         if books is not None and balances is not None:
-            standing = _with_balances(standing, balances, books.thresholds)
+            standing = with_balances(standing, balances, books.thresholds)
         changed = _changed(block, standing) | announce
         for i in np.flatnonzero(changed).tolist():
             decided.extend(
@@ -152,103 +67,6 @@ def decide(
     return decided
 
 
-def month_used(cells: AccountCells, slots: Int64s, month_start_ms: int) -> Int64s:
-    """Return the tokens of `slots` in the month that begins at `month_start_ms`."""
-    return _month_used(cells.take(slots), month_start_ms)
-
-
-def _month_used(rows: Int64s, month_start_ms: int) -> Int64s:
-    this: Int64s = rows[Cell.MONTH_TOKENS]
-    if (rows[Cell.MONTH_START] == month_start_ms).all():
-        return this
-    used = this * same_month(rows[Cell.MONTH_START], month_start_ms)
-    last = rows[Cell.LAST_MONTH_TOKENS] * same_month(rows[Cell.LAST_MONTH_START], month_start_ms)
-    both: Int64s = used + last
-    return both
-
-
-def _stand(rows: Int64s, spans: Spans) -> _Standing:
-    used = _month_used(rows, spans.month[0])
-    limit = rows[Cell.MONTH_TOKENS_LIMIT]
-    cut = (limit >= 0) & (used >= limit)
-    rule = cut * int(Rule.MONTH_TOKENS)
-    resets = cut * np.where(limit > 0, spans.month[1], NEVER_MS)
-    # Nearly all of these limits are set for nobody.
-    highest = rows[RATE_LIMITS].max(axis=1, initial=NO_LIMIT)
-    for number, limit_cell, used_cell, window in RATE_RULES:
-        if highest[limit_cell - RATE_LIMITS.start] < 0:
-            continue
-        ceiling, end_ms = rows[limit_cell], getattr(spans, window)[1]
-        ends_ms = np.where(ceiling > 0, end_ms, NEVER_MS)
-        later = (ceiling >= 0) & (rows[used_cell] >= ceiling) & (ends_ms > resets)
-        if later.any():
-            rule[later], resets[later] = int(number), ends_ms[later]
-    # A limit of 0 is over in every window: what it cuts stays cut until the limit is changed.
-    resets[resets == NEVER_MS] = 0
-    percent = percent_reached(used, limit, THRESHOLDS_PERCENT)
-    warned = np.where(percent > 0, int(State.WARNED), int(State.OPEN))
-    everywhere = np.ones(len(used), np.int64)
-    return _Standing(
-        state=np.where(rule > 0, int(State.CUT), warned),
-        rule=rule,
-        resets_at_ms=resets,
-        used=used,
-        percent=percent,
-        allowance=limit,
-        allowance_rule=everywhere * int(Rule.MONTH_TOKENS),
-        start_ms=everywhere * spans.month[0],
-        thresholds=[THRESHOLDS_PERCENT],
-        thresholds_code=everywhere * 0,
-    )
-
-
-def _with_balances(
-    rates: _Standing, balances: BalanceStanding, thresholds: list[tuple[int, ...]]
-) -> _Standing:
-    """Put the balance in the place of the month's tokens where there is one.
-
-    Limits that are not in the cells cut like those that are. A status ends a cut-off by no clock, so
-    it decides before any limit; a balance that is used up resets when units begin to be valid, if that
-    is later than what else cuts, and never if none will.
-    """
-    known, barred = balances.known, balances.known & (balances.status > 0)
-    statuses = np.array([Rule.NONE, Rule.SUSPENDED, Rule.CLOSED], np.int64)
-    rates = _with_limits(rates, balances) if balances.limit_resets_ms.any() else rates
-    used_up = known & balances.used_up & ((rates.rule == 0) | (rates.resets_at_ms > 0))
-    opens = balances.opens_at_ms
-    used_up &= opens > rates.resets_at_ms
-    rule = np.where(used_up, int(Rule.BALANCE), rates.rule)
-    rule = np.where(barred, statuses[balances.status * barred], rule)
-    resets = np.where(used_up, np.where(opens == NEVER_MS, 0, opens), rates.resets_at_ms)
-    limit = np.where(known, balances.total_utok, NO_LIMIT)
-    percent = percent_by_list(balances, limit, thresholds)
-    # Of an allowance of nothing no part is reached.
-    percent = np.where(known, percent * (balances.total_utok > 0), rates.percent)
-    warned = np.where(percent > 0, int(State.WARNED), int(State.OPEN))
-    return _Standing(
-        state=np.where(rule > 0, int(State.CUT), warned),
-        rule=rule,
-        resets_at_ms=np.where(barred, 0, resets),
-        used=np.where(known, balances.used_utok, rates.used),
-        percent=percent,
-        allowance=np.where(known, balances.total_utok, rates.allowance),
-        allowance_rule=np.where(known, int(Rule.BALANCE), rates.allowance_rule),
-        start_ms=np.where(known, balances.cycle_start_ms, rates.start_ms),
-        thresholds=thresholds,
-        thresholds_code=balances.thresholds,
-    )
-
-
-def _with_limits(rates: _Standing, balances: BalanceStanding) -> _Standing:
-    """Let a limit cut that resets later than what else does; 0 is never, and later than all."""
-    over = balances.known & (balances.limit_resets_ms > 0)
-    over &= (rates.rule == 0) | (rates.resets_at_ms > 0)
-    over &= balances.limit_resets_ms > rates.resets_at_ms
-    ends = np.where(balances.limit_resets_ms == NEVER_MS, 0, balances.limit_resets_ms)
-    rule = np.where(over, int(Rule.LIMIT), rates.rule)
-    return replace(rates, rule=rule, resets_at_ms=np.where(over, ends, rates.resets_at_ms))
-
-
 def _told_here(told_ms: Int64s, start_ms: Int64s, allowance_rule: Int64s) -> Bools:
     """Say whose thresholds were told in the present window; a bill cycle may end days after it began."""
     cycles: Bools = allowance_rule == Rule.BALANCE
@@ -256,7 +74,7 @@ def _told_here(told_ms: Int64s, start_ms: Int64s, allowance_rule: Int64s) -> Boo
     return told
 
 
-def _changed(rows: Int64s, now: _Standing) -> Bools:
+def _changed(rows: Int64s, now: Ruling) -> Bools:
     told_here = _told_here(rows[Cell.THRESHOLD_MONTH], now.start_ms, now.allowance_rule)
     told = rows[Cell.THRESHOLD_PERCENT] * told_here
     changed: Bools = (rows[Cell.STATE] != now.state) | (rows[Cell.RULE] != now.rule)
@@ -267,7 +85,7 @@ def _changed(rows: Int64s, now: _Standing) -> Bools:
 def _record(
     cells: AccountCells,
     slot: int,
-    now: _Standing,
+    now: Ruling,
     i: int,
     *,
     spans: Spans,
@@ -291,7 +109,7 @@ def _record(
     )
 
 
-def _tells_last(state: State, rule: Rule, now: _Standing, i: int) -> bool:
+def _tells_last(state: State, rule: Rule, now: Ruling, i: int) -> bool:
     """Say whether the standing decision tells the highest threshold: a cut only tells those it is made by."""
     return state is not State.CUT or (rule == now.allowance_rule[i] and now.percent[i] >= 100)
 
@@ -308,7 +126,7 @@ def _reason(state: State, was: State, *, announce: bool) -> str:
 
 
 def _warning(
-    cells: AccountCells, slot: int, step: int, now: _Standing, i: int, *, epoch: int
+    cells: AccountCells, slot: int, step: int, now: Ruling, i: int, *, epoch: int
 ) -> Decided:
     version, old_epoch = _next_version(cells, slot, epoch)
     return Decided(
@@ -319,6 +137,9 @@ def _warning(
         threshold_percent=step,
         used=int(now.used[i]),
         limit=int(now.allowance[i]),
+        unit=now.unit(i),
+        overage_utok=int(now.overage[i]),
+        written_off_utok=int(now.written_off[i]),
         window_start_ms=int(now.start_ms[i]),
         resets_at_ms=0,
         version=version,
@@ -329,7 +150,7 @@ def _warning(
 def _standing_decision(
     cells: AccountCells,
     slot: int,
-    now: _Standing,
+    now: Ruling,
     i: int,
     *,
     spans: Spans,
@@ -340,10 +161,11 @@ def _standing_decision(
     row = cells.matrix[slot]
     rule, own = Rule(int(now.rule[i])), Rule(int(now.allowance_rule[i]))
     used, limit, start_ms = int(now.used[i]), int(now.allowance[i]), int(now.start_ms[i])
+    unit = now.unit(i)
     for number, limit_cell, used_cell, name in RATE_RULES:
         if number is rule:
             used, limit = int(row[used_cell]), int(row[limit_cell])
-            start_ms = getattr(spans, name)[0]
+            unit, start_ms = unit_of(rule).name.lower(), getattr(spans, name)[0]
     state, percent = State(int(now.state[i])), int(now.percent[i])
     tells = percent > told and _tells_last(state, rule, now, i)
     rule = rule if rule or not percent else own
@@ -356,6 +178,9 @@ def _standing_decision(
         threshold_percent=percent if tells else 0,
         used=used,
         limit=limit,
+        unit=unit,
+        overage_utok=int(now.overage[i]),
+        written_off_utok=int(now.written_off[i]),
         window_start_ms=start_ms,
         resets_at_ms=int(now.resets_at_ms[i]),
         version=version,

@@ -27,7 +27,9 @@ class ChangeKind(IntEnum):
     ROLLOVER_IN = 10
     TRANSFER_IN = 11
     TRANSFER_RETURN = 12
-    DEBT = 13
+    CLAIM_PAID = 13
+    CLAIM_LOST = 14
+    DEBT = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,9 @@ NO_CAUSE = Cause()
 class Change:
     """Be one entry of an account's ledger; `rest_utok` is the bucket's total less used behind it.
 
-    `number` counts an account's entries from 1 without gaps. Usage is not entered one by one: it is
-    summed by minute, from `Burn`. `source` is the bucket's.
+    `number` counts an account's entries from 1 without gaps. `bucket` is zero or less where no bucket
+    is meant: see `pseudo`. Usage is not entered one by one: it is summed by minute, from `Burn`.
+    `source` is the bucket's.
     """
 
     slot: int

@@ -32,7 +32,10 @@ MORE = 9  # in the place of a status: not a hold, but what goes on of one
 MORE_AT = 6
 MORE_PARTS, MORE_LIMITS = 0, 1  # of what there is more
 PART_COLUMNS = len(Part._fields)
-WIDTH = SCALARS + ANSWERS + LIMITS_MAX + 5 * PARTS_MAX
+SPLIT_AT = SCALARS + ANSWERS + LIMITS_MAX + 3 * PARTS_MAX
+# Behind the split: what of the limit that an answer names was held.
+LIMIT_HELD_AT = SPLIT_AT + 2 * PARTS_MAX
+WIDTH = LIMIT_HELD_AT + 1
 
 Session = tuple[int, int]
 # When it is due, when it was opened, its session, its row.
@@ -90,7 +93,8 @@ class HoldAnswer:
     `granted_utok` is all that the session may still spend, `split` how much of it came from which
     bucket (by number) in this answer, of PARTS_MAX buckets at most. `at_ms` is the broker's time of
     the question. Where a limit is reached, `limit` is its number (a rule of the cells below zero),
-    `limit_name` what it is called; the name is not kept, the number says it.
+    `limit_name` what it is called; the name is not kept, the number says it. `limit_used` is without
+    `limit_held`, which others hold of it.
     """
 
     outcome: Outcome = Outcome.DONE
@@ -107,6 +111,7 @@ class HoldAnswer:
     limit: int = 0
     limit_name: str = ""
     limit_used: int = 0
+    limit_held: int = 0
     limit_value: int = 0
     resets_at_ms: int = 0
     split: tuple[tuple[int, int], ...] = ()
@@ -172,7 +177,7 @@ class Hold:
         limits = [*self.limits[:LIMITS_MAX], *[NONE] * (LIMITS_MAX - len(self.limits))]
         parts = _padded(self.parts[:PARTS_MAX], 3)
         split = _padded(answer.split, 2)
-        return [*scalars, *answers, *limits, *parts, *split]
+        return [*scalars, *answers, *limits, *parts, *split, answer.limit_held]
 
     @classmethod
     def of(cls, row: int, values: list[int]) -> Hold:
@@ -181,7 +186,6 @@ class Hold:
         *times, count = values[SCALARS - 4 : SCALARS]
         limits_at = SCALARS + ANSWERS
         parts_at = limits_at + LIMITS_MAX
-        split_at = parts_at + 3 * PARTS_MAX
         parts_end = parts_at + 3 * min(count, PARTS_MAX)
         return cls(
             row=row,
@@ -199,7 +203,7 @@ class Hold:
             kept_until_ms=times[2],
             parts=_parts(values[parts_at:parts_end]),
             limits=[limit for limit in values[limits_at:parts_at] if limit != NONE],
-            answer=_answer(values[SCALARS:limits_at], values[split_at:]),
+            answer=_answer(values[SCALARS:limits_at], values[SPLIT_AT:]),
         )
 
 
@@ -356,6 +360,7 @@ class Holds(Table):
 def _answer(values: list[int], split: list[int]) -> HoldAnswer:
     outcome, reason, granted, max_tokens, threshold, validity, final, late, *others = values
     version, rest, at, limit, limit_used, limit_value, resets_at_ms = others
+    *split, limit_held = split
     pairs = zip(split[::2], split[1::2], strict=True)
     return HoldAnswer(
         outcome=Outcome(outcome),
@@ -371,6 +376,7 @@ def _answer(values: list[int], split: list[int]) -> HoldAnswer:
         at_ms=at,
         limit=limit,
         limit_used=limit_used,
+        limit_held=limit_held,
         limit_value=limit_value,
         resets_at_ms=resets_at_ms,
         split=tuple((number, amount) for number, amount in pairs if amount),

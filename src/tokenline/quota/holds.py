@@ -16,9 +16,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance, Books, Status
-from tokenline.quota.buckets import Bucket, Part
+from tokenline.quota.buckets import rest_of
 from tokenline.quota.counting import charge_expired, refund_expired
-from tokenline.quota.entries import ChangeKind
+from tokenline.quota.hold_parts import (
+    charge_again,
+    charge_ended,
+    drop_empty,
+    pays,
+    refund,
+    shrink,
+    take,
+    there_is,
+    use_held,
+)
 from tokenline.quota.hold_rows import (
     PARTS_MAX,
     Hold,
@@ -29,6 +39,7 @@ from tokenline.quota.hold_rows import (
     Session,
 )
 from tokenline.quota.limit_holds import bind, keep, said
+from tokenline.quota.paying import burn, claimable_utok, payers
 from tokenline.quota.standing import is_crumb
 from tokenline.quota.terms import NEVER_MS, NOTHING, HoldExpiry, Terms, Use
 
@@ -110,33 +121,30 @@ def draw(
     occurred_ms: int,
     now_ms: int,
 ) -> bool:
-    """Charge usage to what its session holds, and the rest like any usage; say whether it is late.
+    """Charge usage to what its session holds of buckets that cover it, and the rest like any usage.
 
-    What was charged at the hold's expiry is not charged again. The rest is paid by what was valid
-    when it occurred, as without a session.
+    Say whether it is late. What was charged at the hold's expiry is not charged again: what of it does
+    not cover the usage comes back for what is paid elsewhere. That is paid by what was valid when it
+    occurred, as without a session.
     """
     late = hold.status in (HoldStatus.EXPIRED, HoldStatus.CLOSED)
     hold.used_utok = min(hold.used_utok + amount_utok, MOST_UTOK)
     left = amount_utok
     for at, part in enumerate(hold.parts):
         taken = min(part.amount_utok, left)
-        if not taken:
+        if not taken or not pays(books, part, use):
             continue
         left -= taken
         hold.parts[at] = part._replace(amount_utok=part.amount_utok - taken)
-        if late:
-            _give_back(books, row, part, taken, now_ms)
-        else:
-            books.buckets.change(part.row, Bucket.HELD, -taken)
-        books.buckets.change(part.row, Bucket.USED, taken)
+        (charge_again if late else use_held)(books, row, part, taken, now_ms)
         books.note_burn(row, part.number, taken)
-    hold.parts = [part for part in hold.parts if part.amount_utok]
+    drop_empty(hold)
     if late:
-        refund_expired(books, hold, amount_utok - left)
+        refund_expired(books, hold, amount_utok - left + refund(books, row, hold, left, now_ms))
     if left:
-        books.burn(row, use, left, min(occurred_ms, now_ms))
+        burn(books, row, use, left, min(occurred_ms, now_ms))
     if hold.status is HoldStatus.SETTLED and not hold.owed_utok:
-        _resize(books, row, hold, 0)
+        shrink(books, row, hold, 0, now_ms)
         _close(hold, hold.expires_at_ms)
     keep(books, hold)
     return late
@@ -151,13 +159,11 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
     settled = hold.status is HoldStatus.SETTLED
     policy = HoldExpiry.CHARGE_REPORTED if settled else HoldExpiry(hold.expiry)
     if policy is not HoldExpiry.CHARGE_GRANTED:
-        _resize(books, row, hold, 0 if policy is HoldExpiry.RELEASE else hold.owed_utok)
+        owed_utok = 0 if policy is HoldExpiry.RELEASE else hold.owed_utok
+        shrink(books, row, hold, owed_utok, now_ms)
     charge_expired(books, hold, now_ms)
     for part in hold.parts:
-        books.buckets.change(part.row, Bucket.HELD, -part.amount_utok)
-        books.buckets.change(part.row, Bucket.USED, part.amount_utok)
-        if part.amount_utok:
-            books.enter(row, part.row, ChangeKind.HOLD_CHARGE, -part.amount_utok, now_ms)
+        charge_ended(books, row, part, now_ms)
     hold.status = HoldStatus.EXPIRED
     hold.expires_at_ms = now_ms
     hold.kept_until_ms = now_ms + books.terms(row).priced_ahead_ms + books.linger_ms
@@ -181,21 +187,16 @@ def _grant(
     wanted = min(_slice(books, row, hold, order, ahead, bound.room_utok), bound.room_utok)
     wanted = 0 if reason else max(0, wanted)
     target = owed + max(kept, wanted)
-    _resize(
-        books,
-        row,
-        hold,
-        target,
-        use=order.use,
-        at_ms=now_ms,
-        overage=not books.get(row, Balance.STOPS),
-    )
-    granted = max(0, hold.held_utok - owed)
+    shrink(books, row, hold, target, now_ms)
+    found = there_is(books, row, order.use, target - hold.held_utok, now_ms)
+    granted = max(0, hold.held_utok + sum(part.amount_utok for part in found) - owed)
     if not reason and granted < order.needed_utok - ahead:
         reason = _shortage(books, row, order.use, order.needed_utok - ahead - kept, now_ms)
         granted = kept
         # What is too little for this call may be enough for another.
-        _resize(books, row, hold, owed + kept)
+        shrink(books, row, hold, owed + kept, now_ms)
+        found = there_is(books, row, order.use, owed + kept - hold.held_utok, now_ms)
+    take(books, row, hold, found)
     _prolong(hold, terms, now_ms, keep=not reason)
     answer = HoldAnswer(
         outcome=Outcome.REFUSED if reason else Outcome.DONE,
@@ -245,17 +246,21 @@ def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int, roo
 
 def _shortage(books: Books, row: int, use: Use, more_utok: int, now_ms: int) -> Reason:
     """Say whether waiting may help: what is held, by whomever, may come back."""
-    payers, buckets = books.payers(row, use, now_ms), books.buckets
-    found = sum(buckets.rest(bucket) + buckets.get(bucket, Bucket.HELD) for bucket in payers)
+    rows = (books.buckets.matrix[one].tolist() for one in payers(books, row, use, now_ms))
+    found = sum(rest_of(values) + claimable_utok(values) for values in rows)
     return Reason.BALANCE_HELD if found >= more_utok else Reason.BALANCE_USED_UP
 
 
 def _with_balance(books: Books, row: int, answer: HoldAnswer) -> HoldAnswer:
     """Return a refusal that says how the balance stands, as it does of a limit."""
-    total, opens_ms = books.get(row, Balance.TOTAL), books.get(row, Balance.OPENS_AT)
+    total, left, held, opens_ms = (
+        books.get(row, column)
+        for column in (Balance.TOTAL, Balance.LEFT, Balance.HELD, Balance.OPENS_AT)
+    )
     return replace(
         answer,
-        limit_used=total - books.get(row, Balance.LEFT),
+        limit_used=total - left - held,
+        limit_held=held,
         limit_value=total,
         resets_at_ms=0 if opens_ms == NEVER_MS else opens_ms,
     )
@@ -263,7 +268,7 @@ def _with_balance(books: Books, row: int, answer: HoldAnswer) -> HoldAnswer:
 
 def _rest(books: Books, row: int, use: Use, now_ms: int) -> int:
     # Returned transfers are taken however much there is: a sum may be more than an answer holds.
-    return min(BOUNDLESS, sum(map(books.buckets.rest, books.payers(row, use, now_ms))))
+    return min(BOUNDLESS, sum(map(books.buckets.rest, payers(books, row, use, now_ms))))
 
 
 def _max_tokens(order: HoldOrder, granted: int) -> int:
@@ -276,7 +281,7 @@ def _max_tokens(order: HoldOrder, granted: int) -> int:
 
 def _settle(books: Books, hold: Hold, terms: Terms, now_ms: int) -> HoldAnswer:
     row = books.row(hold.owner)
-    _resize(books, row, hold, hold.owed_utok)
+    shrink(books, row, hold, hold.owed_utok, now_ms)
     if hold.owed_utok:
         # Its usage is on the way: until then it holds what was used.
         hold.status = HoldStatus.SETTLED
@@ -300,23 +305,12 @@ def _answer_late(books: Books, row: int, hold: Hold, order: HoldOrder, now_ms: i
     surplus = hold.held_utok - hold.owed_utok
     if hold.status is HoldStatus.EXPIRED and surplus > 0:
         refund_expired(books, hold, surplus)
-        for at, part in reversed(list(enumerate(hold.parts))):
-            taken = min(part.amount_utok, surplus)
-            surplus -= taken
-            hold.parts[at] = part._replace(amount_utok=part.amount_utok - taken)
-            _give_back(books, row, part, taken, now_ms)
-        hold.parts = [part for part in hold.parts if part.amount_utok]
+        refund(books, row, hold, surplus, now_ms)
     if order.wanted_utok and not order.settles:
         return HoldAnswer(
             outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_HOLD, late=True, at_ms=now_ms
         )
     return HoldAnswer(at_ms=now_ms, late=True)
-
-
-def _give_back(books: Books, row: int, part: Part, amount_utok: int, now_ms: int) -> None:
-    if amount_utok:
-        books.buckets.change(part.row, Bucket.USED, -amount_utok)
-        books.enter(row, part.row, ChangeKind.HOLD_REFUND, amount_utok, now_ms)
 
 
 def _close(hold: Hold, kept_until_ms: int) -> None:
@@ -329,43 +323,3 @@ def _prolong(hold: Hold, terms: Terms, now_ms: int, *, keep: bool) -> None:
     hold.expires_at_ms = now_ms + 2 * terms.hold_validity_ms
     if not keep and not hold.parts and not hold.owed_utok:
         _close(hold, hold.expires_at_ms)
-
-
-def _resize(
-    books: Books,
-    row: int,
-    hold: Hold,
-    target_utok: int,
-    *,
-    use: Use | None = None,
-    at_ms: int = 0,
-    overage: bool = False,
-) -> None:
-    """Hold `target_utok`, or as much as there is; without `use` it only gives back.
-
-    What was taken last is given back first, so what stays is what burns first.
-    """
-    surplus = hold.held_utok - target_utok
-    for part in reversed(hold.parts) if surplus > 0 else ():
-        taken = min(part.amount_utok, surplus)
-        surplus -= taken
-        _put(books, hold, part._replace(amount_utok=-taken))
-    if surplus < 0 and use is not None:
-        for part in books.split(row, use, -surplus, at_ms):
-            surplus += part.amount_utok
-            _put(books, hold, part)
-        if surplus < 0 and overage:
-            over = min(-surplus, books.uncovered_room(row))
-            _put(books, hold, Part(books.get(row, Balance.UNCOVERED), 0, over))
-    hold.parts = [part for part in hold.parts if part.amount_utok]
-
-
-def _put(books: Books, hold: Hold, part: Part) -> None:
-    """Add to what is held of one bucket."""
-    for at, old in enumerate(hold.parts):
-        if old.row == part.row:
-            hold.parts[at] = old._replace(amount_utok=old.amount_utok + part.amount_utok)
-            break
-    else:
-        hold.parts.append(part)
-    books.buckets.change(part.row, Bucket.HELD, part.amount_utok)

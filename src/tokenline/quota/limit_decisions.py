@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tokenline.quota.books import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.counting import longest
-from tokenline.quota.decide import Decided, Rule, State
+from tokenline.quota.decided import Decided, Rule, State
 from tokenline.quota.limit_windows import rolled, start_of
 from tokenline.quota.limits import Limit
 from tokenline.quota.subscribers import Telling, Whom
@@ -83,5 +83,6 @@ def _told(books: Books, decided: Decided, row: int, now_ms: int) -> Decided:
         limit_name=books.limits.spec(row).name,
         used=values[Limit.USED],
         limit=values[Limit.CEILING],
+        unit=books.limits.spec(row).unit.name.lower(),
         window_start_ms=start_of(values),
     )

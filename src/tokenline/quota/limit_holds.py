@@ -8,11 +8,11 @@ knows more. A hold that names a subscriber is bound by the account's limits and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenline.quota.books import BOUNDLESS, Balance
 from tokenline.quota.cell_limits import cell_limits
-from tokenline.quota.decide import Rule
+from tokenline.quota.decided import Rule
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.limit_windows import resets_at, roll
 from tokenline.quota.limits import Limit
@@ -27,18 +27,27 @@ if TYPE_CHECKING:
     from tokenline.quota.terms import Terms
 
 
+class Facts(NamedTuple):
+    """Say how a limit stands: its number as of `HoldAnswer`, what is used and held of it, 0 for no reset."""
+
+    limit: int
+    used: int
+    held: int
+    ceiling: int
+    resets_at_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """Say what limits leave to a hold beyond what it owes: µtok, and tokens of an answer.
 
-    `reached` is the first limit that leaves less than is needed: its number as of `HoldAnswer`, what
-    is used and held, its ceiling and when it resets. None where all leave enough. It `waits` when each
-    would leave enough if others gave back what they hold against it.
+    `reached` is the first limit that leaves less than is needed, None where all leave enough. It
+    `waits` when each would leave enough if others gave back what they hold against it.
     """
 
     room_utok: int = BOUNDLESS
     max_tokens: int = BOUNDLESS
-    reached: tuple[int, int, int, int] | None = None
+    reached: Facts | None = None
     waits: bool = False
 
 
@@ -70,8 +79,8 @@ def bind(
     hold.limits = []
     bound = Bound()
     for cell in cell_limits(books.cells, hold.owner, now_ms):
-        facts = -cell.rule, cell.used, cell.ceiling, cell.resets_at_ms
-        bound = _narrowed(bound, cell.unit, facts, 0, hold, order, needed_utok)
+        facts = Facts(-cell.rule, cell.used, 0, cell.ceiling, cell.resets_at_ms)
+        bound = _narrowed(bound, cell.unit, facts, hold, order, needed_utok)
     if not books.get(row, Balance.LIMITED):
         return bound
     limits = books.limits
@@ -80,8 +89,7 @@ def bind(
         unit = Unit(limits.get(limit, Limit.UNIT))
         if unit is Unit.UTOK:
             hold.limits.append(limit)
-        held, facts = _facts(books, limit)
-        bound = _narrowed(bound, unit, facts, held, hold, order, needed_utok)
+        bound = _narrowed(bound, unit, _facts(books, limit), hold, order, needed_utok)
     return bound
 
 
@@ -96,9 +104,14 @@ def said(bound: Bound, answer: HoldAnswer) -> HoldAnswer:
     """Return an answer that names the limit which is reached."""
     if bound.reached is None:
         return answer
-    limit, used, ceiling, resets_at_ms = bound.reached
+    limit, used, held, ceiling, resets_at_ms = bound.reached
     return replace(
-        answer, limit=limit, limit_used=used, limit_value=ceiling, resets_at_ms=resets_at_ms
+        answer,
+        limit=limit,
+        limit_used=used,
+        limit_held=held,
+        limit_value=ceiling,
+        resets_at_ms=resets_at_ms,
     )
 
 
@@ -109,31 +122,33 @@ def limit_name(books: Books, answer: HoldAnswer) -> str:
     return books.limits.specs[answer.limit].name if answer.limit else ""
 
 
-def _facts(books: Books, limit: int) -> tuple[int, tuple[int, int, int, int]]:
-    """Return what is held against a limit, and its facts as of `Bound`."""
+def _facts(books: Books, limit: int) -> Facts:
     values: list[int] = books.limits.matrix[limit].tolist()
     ends_ms = resets_at(values)
-    held, again_ms = values[Limit.HELD], 0 if ends_ms == NEVER_MS else ends_ms
-    facts = values[Limit.SPEC], values[Limit.USED] + held, values[Limit.CEILING], again_ms
-    return held, facts
+    return Facts(
+        values[Limit.SPEC],
+        values[Limit.USED],
+        values[Limit.HELD],
+        values[Limit.CEILING],
+        0 if ends_ms == NEVER_MS else ends_ms,
+    )
 
 
 def _narrowed(
     bound: Bound,
     unit: Unit,
-    facts: tuple[int, int, int, int],
-    held_utok: int,
+    facts: Facts,
     hold: Hold,
     order: HoldOrder,
     needed_utok: int,
 ) -> Bound:
     """Return a bound that also keeps one limit more."""
-    left, waits = facts[2] - facts[1], False
+    left, waits = facts.ceiling - facts.used - facts.held, False
     if unit is Unit.UTOK:
         room, most = left - hold.owed_utok, BOUNDLESS
-        short, waits = room < needed_utok, room + held_utok >= needed_utok
+        short, waits = room < needed_utok, room + facts.held >= needed_utok
         # What its own calls used is used, though no usage event has told yet.
-        facts = facts[0], facts[1] + hold.owed_utok, *facts[2:]
+        facts = facts._replace(used=facts.used + hold.owed_utok)
     elif unit is Unit.TOKENS and not order.lease:
         # An answer has at least one token, if it is to have any.
         most = left - order.prompt_tokens

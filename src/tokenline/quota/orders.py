@@ -29,6 +29,7 @@ from tokenline.quota.entries import NO_CAUSE, ChangeKind
 from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
 from tokenline.quota.limit_windows import move_cycle_end
+from tokenline.quota.paying import burn
 from tokenline.quota.refusals import (
     check_adjustment,
     check_cap,
@@ -251,7 +252,7 @@ def charge(
         count_one(books, row, use, tokens, amount_utok, now_ms)
         if known is not None:
             return draw(books, row, known, use, amount_utok, occurred_ms, now_ms)
-        books.burn(row, use, amount_utok, min(occurred_ms, now_ms))
+        burn(books, row, use, amount_utok, min(occurred_ms, now_ms))
         return False
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.quota.books import Balance, Books
-from tokenline.quota.buckets import Bucket
 from tokenline.quota.terms import Mode
 
 Int64s = npt.NDArray[np.int64]
@@ -19,7 +18,8 @@ Bools = npt.NDArray[np.bool_]
 USUAL_CALL_UTOK, CRUMB_SHARE = 100_000_000, 1000
 NOTHING_TOO_LITTLE = -1
 _RESTS_ON = (
-    *(Balance.STATUS, Balance.STOPS, Balance.TOTAL, Balance.UNCOVERED_BASE, Balance.CYCLE_START),
+    *(Balance.STATUS, Balance.STOPS, Balance.TOTAL, Balance.CYCLE_START),
+    *(Balance.OVERAGE, Balance.OVERAGE_BASE, Balance.WRITTEN_OFF, Balance.WRITTEN_OFF_BASE),
     *(Balance.THRESHOLDS, Balance.OPENS_AT, Balance.LIMIT_RESETS),
 )
 
@@ -28,11 +28,11 @@ _RESTS_ON = (
 class BalanceStanding:
     """Hold a column an account; `known` says which have a balance, the others' numbers mean nothing.
 
-    `used_up` is that nothing is left to grant nor held by a call, or too little for any call, and the
-    plan stops there. Where it does not, `used_utok` goes on with what was used beyond, since the cycle
-    began. `reached_utok` is what thresholds go by: all of it where it is used up. `thresholds` is a
-    number of `Books.thresholds`, 0 for an account without a balance. `limit_resets_ms` is 0 where no
-    limit of `Limits` cuts.
+    All amounts are of the present cycle: what buckets that are valid had for it (`allowance_utok`) and
+    paid (`used_utok`), and what none paid. `used_up` is that nothing is left to grant nor held by a call,
+    or too little for any call, and the plan stops there. `reached_utok` is what thresholds go by: all of
+    the allowance where it is used up. `thresholds` is a number of `Books.thresholds`, 0 for an account
+    without a balance. `limit_resets_ms` is 0 where no limit of `Limits` cuts.
     """
 
     known: Bools
@@ -40,11 +40,43 @@ class BalanceStanding:
     used_up: Bools
     used_utok: Int64s
     reached_utok: Int64s
-    total_utok: Int64s
+    allowance_utok: Int64s
+    overage_utok: Int64s
+    written_off_utok: Int64s
     cycle_start_ms: Int64s
     thresholds: Int64s
     opens_at_ms: Int64s
     limit_resets_ms: Int64s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Hold how one balance stands, as `BalanceStanding` has it; claims are those that still wait."""
+
+    allowance_utok: int
+    used_utok: int
+    held_utok: int
+    rest_utok: int
+    overage_utok: int
+    written_off_utok: int
+    claimed_utok: int
+    late_adjustment_utok: int
+
+
+def figures_of(books: Books, row: int) -> Figures:
+    """Return how one balance stands, brought up to the moment before."""
+    values: list[int] = books.balances.matrix[row].tolist()
+    total, left, held = values[Balance.TOTAL], values[Balance.LEFT], values[Balance.HELD]
+    return Figures(
+        allowance_utok=total,
+        used_utok=total - left - held,
+        held_utok=held,
+        rest_utok=left,
+        overage_utok=values[Balance.OVERAGE] - values[Balance.OVERAGE_BASE],
+        written_off_utok=values[Balance.WRITTEN_OFF] - values[Balance.WRITTEN_OFF_BASE],
+        claimed_utok=values[Balance.CLAIMED],
+        late_adjustment_utok=values[Balance.LATE_ADJUSTMENT] - values[Balance.LATE_BASE],
+    )
 
 
 def rests_on(books: Books, row: int) -> tuple[int, ...]:
@@ -54,10 +86,9 @@ def rests_on(books: Books, row: int) -> tuple[int, ...]:
     months' tokens say.
     """
     values: list[int] = books.balances.matrix[row].tolist()
-    beyond = books.buckets.get(values[Balance.UNCOVERED], Bucket.USED)
     unused = values[Balance.LEFT] + values[Balance.HELD]
     crumb = is_crumb(values)
-    return (beyond, unused, crumb, *(values[column] for column in _RESTS_ON))
+    return (unused, crumb, *(values[column] for column in _RESTS_ON))
 
 
 def is_crumb(balance: list[int]) -> bool:
@@ -101,25 +132,19 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
     )
     unused = found[:, Balance.LEFT] + held
     empty = unused <= crumbs_of(found)
-    used = total - unused + _beyond(books, found, empty & ~stops)
+    used = total - unused
+    overage = found[:, Balance.OVERAGE] - found[:, Balance.OVERAGE_BASE]
     return BalanceStanding(
         known=known,
         status=found[:, Balance.STATUS],
         used_up=empty & stops,
         used_utok=used,
-        reached_utok=np.where(empty & stops, np.maximum(used, total), used),
-        total_utok=total,
+        reached_utok=np.where(empty & stops, np.maximum(used, total), used) + overage,
+        allowance_utok=total,
+        overage_utok=overage,
+        written_off_utok=found[:, Balance.WRITTEN_OFF] - found[:, Balance.WRITTEN_OFF_BASE],
         cycle_start_ms=found[:, Balance.CYCLE_START],
         thresholds=found[:, Balance.THRESHOLDS] * known,
         opens_at_ms=found[:, Balance.OPENS_AT],
         limit_resets_ms=found[:, Balance.LIMIT_RESETS],
     )
-
-
-def _beyond(books: Books, found: Int64s, goes_on: Bools) -> Int64s:
-    """Return what bucket number 0 paid in this cycle, where the plan goes on when all is used."""
-    beyond = np.zeros(len(found), np.int64)
-    if goes_on.any():
-        used = books.buckets.matrix[found[goes_on, Balance.UNCOVERED], Bucket.USED]
-        beyond[goes_on] = np.maximum(used - found[goes_on, Balance.UNCOVERED_BASE], 0)
-    return beyond

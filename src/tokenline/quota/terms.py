@@ -51,7 +51,7 @@ class HoldExpiry(IntEnum):
 class Source(IntEnum):
     """Say where a bucket came from; the order is part of the journal's format."""
 
-    UNCOVERED = 0
+    OVERAGE = 0
     PLAN = 1
     PACK = 2
     FREE = 3
@@ -61,6 +61,9 @@ class Source(IntEnum):
     TRANSFER = 7
     REFUND = 8
     ADJUSTMENT = 9
+    WRITTEN_OFF = 10
+    LATE_ADJUSTMENT = 11
+    CLAIM = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +180,9 @@ class Terms:
     is usual.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none. `limits`
-    are all others, each with its ceiling. `change` says when these terms are in force for an account
-    that chooses them: "now", with the "next_cycle", or "upgrade_now".
+    are all others, each with its ceiling. A use that costs nothing needs no balance, unless
+    `zero_rated_needs_balance`. `change` says when these terms are in force for an account that chooses
+    them: "now", with the "next_cycle", or "upgrade_now".
     """
 
     mode: Mode = Mode.POSTPAID
@@ -192,6 +196,7 @@ class Terms:
     priced_ahead_ms: int = 120_000
     least_call_utok: int | None = None
     hold_expiry: HoldExpiry = HoldExpiry.CHARGE_REPORTED
+    zero_rated_needs_balance: bool = False
     gateway: GatewayTerms = GatewayTerms()
     ceilings: tuple[tuple[Cell, int], ...] = ()
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT

@@ -89,7 +89,8 @@ class Plan(Part):
     `longest_call_s` is for how long a strict plan expects a call to run: one that runs over a change of
     tariff is held at the dearer price, and never costs more than it held. Where calls are held, an
     account with no more left than `least_call_tokens` is cut: no call costs less. A plan that does not
-    say it takes 100 tokens for that, or a thousandth of what there was, if that is less. What a version of
+    say it takes 100 tokens for that, or a thousandth of what there was, if that is less. A model that
+    costs nothing may be used when all is used up, unless `zero_rated_needs_balance`. What a version of
     the catalog says of a plan is in force for accounts on it from their next cycle on, or, by
     `running_accounts`, from when the version begins: then it is a change of plan at that moment. An
     account that chooses the plan is on it as `change` says, unless its order says when: `upgrade_now` is
@@ -109,6 +110,7 @@ class Plan(Part):
     hold_validity_s: Annotated[int, Field(ge=1, le=3600)] = 60
     longest_call_s: Annotated[int, Field(ge=1, le=14_400)] = 600
     least_call_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    zero_rated_needs_balance: bool = False
     hold_expiry: HoldEnd = "charge_reported"
     abort: HoldEnd = "charge_reported"
     unreachable: Literal["stop", "leases", "emergency"] = "stop"

@@ -31,7 +31,16 @@ def untold(schema: dict[str, Any]) -> list[str]:
         found += [
             f"{field['name']} has no {part}" for part in ("doc", "unit") if not field.get(part)
         ]
+        found += [f"{field['name']}'s {text}" for text in _untold_items(field["type"])]
     return found
+
+
+def _untold_items(kind: Any) -> list[str]:  # noqa: ANN401  Avro JSON is any JSON
+    """Return what the records of an array do not say; what they are the array's own doc says."""
+    items = kind.get("items") if isinstance(kind, dict) else None
+    if not isinstance(items, dict) or _kind(items) != "record":
+        return []
+    return untold({"doc": "said"} | items)
 
 
 def _field_problems(name: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> list[str]:
