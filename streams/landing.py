@@ -179,7 +179,7 @@ def register(
     seal, ack); tests end the process there.
     """
     worker = LandingWorker(settings, fatal, step)
-    rows = TopicLander(worker._store, worker._tools.codec, worker.progress)
+    rows = TopicLander(worker._store, worker._tools.codec, worker.progress, settings.partitions)
     app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", worker.land_usage)
     for stem, table, insert in (
         (WINDOWS, "windows", rows.windows),

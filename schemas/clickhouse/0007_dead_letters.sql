@@ -27,3 +27,27 @@ ENGINE = {engine ReplacingMergeTree()}
 PARTITION BY toYYYYMM(appended_at)
 ORDER BY (tenant_id, topic, partition, offset)
 SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- Each record that a topic of ours holds and cannot hold: nothing but our workers writes decisions,
+--   windows, balances, charged, dead-letters and control, and this is not theirs, or it is broken.
+--   With its raw bytes (base64) and the reason. It is in no other table; `tokenline reconcile` names
+--   it, because what it should have said may be missing.
+--
+-- ORDER BY (topic, partition, offset): the record is the identity; whose it is cannot be known.
+-- ENGINE Replacing without version: a record put aside twice is the same row.
+-- PARTITION BY month of at (broker append time, fixed by the record). No TTL.
+
+CREATE TABLE IF NOT EXISTS {database}.quarantine{on_cluster} (
+  topic LowCardinality(String),
+  partition UInt32,
+  offset UInt64,
+  at DateTime64(3, 'UTC'),
+  reason LowCardinality(String),
+  detail String CODEC(ZSTD(3)),
+  key_base64 String CODEC(ZSTD(3)),
+  value_base64 String CODEC(ZSTD(3))
+)
+ENGINE = {engine ReplacingMergeTree()}
+PARTITION BY toYYYYMM(at)
+ORDER BY (topic, partition, offset)
+SETTINGS non_replicated_deduplication_window = 0, fsync_after_insert = 1, fsync_part_directory = 1;

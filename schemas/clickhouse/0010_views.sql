@@ -40,9 +40,13 @@ SELECT * FROM {database}.decisions FINAL;
 CREATE VIEW IF NOT EXISTS {database}.v_dead_letters{on_cluster} AS
 SELECT * FROM {database}.dead_letters FINAL;
 
+-- v_quarantine: every record that a topic of ours cannot hold.
+CREATE VIEW IF NOT EXISTS {database}.v_quarantine{on_cluster} AS
+SELECT * FROM {database}.quarantine FINAL;
+
 -- v_accounts: the newest command of each account that charging accepted.
 CREATE VIEW IF NOT EXISTS {database}.v_accounts{on_cluster} AS
 SELECT * FROM {database}.accounts FINAL
-WHERE (topic, partition, offset) NOT IN (SELECT topic, partition, offset FROM {database}.dead_letters WHERE reason = 'bad_command')
+WHERE (topic, partition, offset) NOT IN (SELECT topic, partition, offset FROM {database}.dead_letters WHERE topic IN (SELECT topic FROM {database}.accounts))
 ORDER BY tenant_id, account_id, offset DESC
 LIMIT 1 BY tenant_id, account_id;

@@ -36,5 +36,9 @@ WEBHOOK_ENDPOINT_UP = "tokenline_webhook_endpoint_up"
 LANDED_ROWS = "tokenline_landed_rows_total"
 # counter, inserts by table: rows / batches below 1,000 under load means landing_max_wait_ms is too short.
 LANDED_BATCHES = "tokenline_landed_batches_total"
+# counter, records of our own topics that are not ours, by topic: look at v_quarantine, find out who writes there.
+QUARANTINED = "tokenline_quarantined_total"
+# counter, usage offsets by class: `unlanded` was charged and is gone, `unjudged` has no charged range; see the seals.
+NOT_LANDED = "tokenline_not_landed_total"
 # gauge, 1 while ClickHouse answers: 0 means landing waits; cut-offs go on.
 WAREHOUSE_UP = "tokenline_warehouse_up"

@@ -14,6 +14,9 @@ from tokenline.errors import BadData, SettingsError, WarehouseUnavailable
 from tokenline.landing import migrate
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.memory import MemoryStore
+from tokenline.landing.progress import LandingProgress
+from tokenline.landing.quarantine import Held, Quarantine
+from tokenline.landing.ranges import Fault
 from tokenline.landing.row import (
     LEDGER_SCHEMA,
     Events,
@@ -21,7 +24,7 @@ from tokenline.landing.row import (
     late_identities,
     ledger_rows,
 )
-from tokenline.landing.seal import GENESIS, Seal, chain_of, digest_of, walk
+from tokenline.landing.seal import CLASSES, GENESIS, Seal, chain_of, digest_of, walk
 from tokenline.settings import Settings
 
 TOPIC = "t.usage"
@@ -216,6 +219,27 @@ def test_the_newest_seal_is_that_of_the_highest_epoch(store, topic):
     assert found.faults == []
 
 
+def test_a_seal_comes_back_with_all_that_became_of_its_offsets(store, topic):
+    classes = dict(zip(CLASSES, range(1, len(CLASSES) + 1), strict=True))
+    times = {"deleted_since_ms": NOON_MS - DAY_MS, "deleted_until_ms": NOON_MS - 5}
+    seal = seal_of(topic, 5, 4 + sum(classes.values()), **classes, **times)
+    store.put_seal(seal)
+
+    assert store.newest_seal(topic, 3) == seal
+    assert walk(store.seals(topic)).faults == []
+
+
+def test_a_record_put_aside_twice_is_there_once_with_its_bytes(store, topic):
+    progress = LandingProgress()
+    record = Held(offset=7, timestamp=NOON_MS, value=b"\x00\xff", key=None)
+    fault = Fault(record=record, reason="undecodable", detail="junk")
+    for _ in range(2):
+        Quarantine(store, progress).put(topic, 2, [fault])
+
+    assert put_aside(store, topic) == [(2, 7, "undecodable", "AP8=", "")]
+    assert progress.quarantined == {topic: 2}
+
+
 def test_windows_keep_the_highest_version(store, topic):
     del topic
     account = uuid.uuid4().hex
@@ -314,6 +338,18 @@ def balance(store, account):
         return sum(row["amount_utok"] for row in rows)
     query = "SELECT balance_utok FROM {db}.v_balances WHERE account_id = '{account}'"
     return _one(store, query, account=account)
+
+
+def put_aside(store, topic):
+    if isinstance(store, MemoryStore):
+        names = ("partition", "offset", "reason", "value_base64", "key_base64")
+        rows = [row for row in store.rows("quarantine") if row["topic"] == topic]
+        return [tuple(row[name] for name in names) for row in rows]
+    query = (
+        f"SELECT partition, offset, reason, value_base64, key_base64 "
+        f"FROM {store._database}.v_quarantine WHERE topic = '{topic}'"
+    )
+    return list(map(tuple, store._query(query, {})))
 
 
 def newest_window_total(store, account):

@@ -226,11 +226,13 @@ def test_a_part_on_the_way_is_named_until_it_arrives(moved_line):
 def test_what_charging_enters_of_transfers_lands_and_agrees(line):
     """Three parts of the engine itself: one is taken, one comes back, one is on its way."""
     paper, codec = TwoPartitions(), Codec(FileRegistry())
-    lander = TopicLander(line.store, CODEC, LandingProgress())
+    lander = TopicLander(line.store, CODEC, LandingProgress(), 1)
 
     def land(state, step):
         values = [message.value for message in changes_of(codec, state, step, 0)]
-        records = [SimpleNamespace(key=b"k", value=value, offset=0) for value in values]
+        records = [
+            SimpleNamespace(key=b"k", value=value, offset=0, timestamp=0) for value in values
+        ]
         if records:
             lander.balances([SimpleNamespace(topic="balances", partition=0, value=records)])
 

@@ -17,8 +17,11 @@ from tokenline.landing import migrate
 from tokenline.landing.batch import Batch
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.lander import Lander
+from tokenline.landing.progress import LandingProgress
+from tokenline.landing.quarantine import Quarantine
 from tokenline.landing.reader import Run
 from tokenline.landing.seal import digest_of, walk
+from tokenline.landing.verdicts import Verdicts
 from tokenline.settings import Settings
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import FileRegistry
@@ -43,12 +46,14 @@ class Usage:
         self.values = self.codec.encode(
             "usage_event", pa.RecordBatch.from_pylist(events, schema=blank)
         )
-        self.codes = np.zeros(RECORDS, np.int8)
-        self.codes[50::100] = 1
-        self.codes[70::100] = 2
+        self.late, self.duplicate = np.arange(50, RECORDS, 100), np.arange(70, RECORDS, 100)
 
     def batch(self, lo, hi):
-        return Batch(lo=lo, hi=hi, codes=self.codes[lo : hi + 1], as_of_ms=NOON_MS, acks=[])
+        late, duplicate = (
+            offsets[(offsets >= lo) & (offsets <= hi)] for offsets in (self.late, self.duplicate)
+        )
+        verdicts = Verdicts(late=late, duplicate=duplicate)
+        return Batch(lo=lo, hi=hi, verdicts=verdicts, as_of_ms=NOON_MS, acks=[])
 
     def run(self, lo, hi):
         offsets = np.arange(lo, hi + 1, dtype=np.int64)
@@ -89,6 +94,7 @@ def lander(store, usage, generation, step=lambda _name: None):
     return Lander(
         store,
         usage.codec,
+        Quarantine(store, LandingProgress()),
         topic=TOPIC,
         partition=0,
         generation=generation,

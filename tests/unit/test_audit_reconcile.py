@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tokenline.audit.reconcile import (
@@ -8,6 +10,7 @@ from tokenline.audit.reconcile import (
     EntrySides,
     GatewaySides,
     Landed,
+    Lost,
     PartitionSides,
     Tally,
     TransferSides,
@@ -15,7 +18,9 @@ from tokenline.audit.reconcile import (
     charge_differences,
     entry_differences,
     gateway_differences,
+    loss_differences,
     partition_differences,
+    quarantine_differences,
     transfer_differences,
 )
 
@@ -129,3 +134,42 @@ def test_a_part_of_a_transfer_that_did_not_arrive_or_arrived_twice_is_named():
         "cm/a entry 4: µtok given away and arrived or returned: 9 and 0 (+9)",
         "cm/a entry 4: µtok given away and arrived or returned: 9 and 18 (-9)",
     ]
+
+
+LOST = Lost(deleted=5, unlanded=2, unjudged=1, since_ms=0, until_ms=1_790_000_000_000)
+
+
+def losses(accepted=0, **fields):
+    one = partition(lost=replace(LOST, **fields))
+    return [str(found) for found in loss_differences([partition(), one], accepted)]
+
+
+def test_what_is_lost_is_said_with_how_much_and_from_when_to_when():
+    assert losses() == [
+        (
+            "usage[2]: offsets deleted before they were charged, appended from an unknown moment to "
+            "2026-09-21T14:13:20+00:00: 5 and 0 (+5)"
+        ),
+        "usage[2]: offsets charged, and gone before they landed: 2 and 0 (+2)",
+        "usage[2]: offsets of which no charged range speaks: 1 and 0 (+1)",
+    ]
+
+
+def test_what_was_deleted_may_be_accepted_by_its_exact_number_and_nothing_else_may():
+    none = {"unlanded": 0, "unjudged": 0}
+    assert losses(5, **none) == []
+    assert len(losses(5)) == 2
+    assert losses(4, **none)[0] == "usage: offsets deleted and accepted: 5 and 4 (+1)"
+    assert len(losses(4, **none)) == 2
+    assert losses(4, deleted=0, **none) == ["usage: offsets deleted and accepted: 0 and 4 (-4)"]
+
+
+def test_what_is_quarantined_is_a_difference_until_its_exact_number_is_accepted():
+    aside = {"l.windows": 1, "l.charged": 2}
+    assert [str(one) for one in quarantine_differences(aside, 0)] == [
+        "l.charged: records quarantined: 2 and 0 (+2)",
+        "l.windows: records quarantined: 1 and 0 (+1)",
+    ]
+    assert list(quarantine_differences(aside, 3)) == []
+    assert len(list(quarantine_differences(aside, 2))) == 3
+    assert list(quarantine_differences({}, 0)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,11 @@ import pyarrow as pa
 import pytest
 
 from tokenline.clock import FrozenClock
-from tokenline.errors import BrokenLog
 from tokenline.landing import flow as flows
 from tokenline.landing.flow import LANDS_AT_ONCE, Tools, UsageFlow
 from tokenline.landing.memory import MemoryStore
 from tokenline.landing.progress import LandingProgress
-from tokenline.landing.reader import Run
+from tokenline.landing.reader import Bounds, Run
 from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
 from tokenline.wire.columns import ColumnCodec
@@ -98,7 +98,10 @@ class PaperReader:
         pass
 
     async def start(self):
-        return 0
+        return Bounds(0, RECORDS)
+
+    async def has(self, offset):
+        return offset < RECORDS
 
     async def read(self, lo, hi):
         offsets = np.arange(lo, hi + 1, dtype=np.int64)
@@ -146,22 +149,95 @@ async def test_only_so_many_batches_are_landed_at_once_and_all_are(codec, monkey
     )
 
 
-def test_a_record_of_ours_that_is_broken_is_named_by_its_micro_batch(codec):
-    good = zero_rows(codec, "account_window", 2)
-    lander = TopicLander(MemoryStore(), codec, LandingProgress())
-    events = [
-        MicroBatch([Record(good[0], 7), Record(good[1], 8)], "t.windows", 1),
-        MicroBatch([Record(good[0], 3), Record(b"\x00bad", 5)], "t.windows", 2),
-    ]
+# Topic, table, record, and how its lander is called.
+TABLES = (
+    ("windows", "windows", "account_window", "windows"),
+    ("balances", "balance_changes", "balance_change", "balances"),
+    ("decisions", "decisions", "quota_decision", "decisions"),
+    ("dead-letters", "dead_letters", "dead_letter", "dead_letters"),
+    ("control", "gateway_totals", "gateway_total", "gateway_totals"),
+)
+# An account of partition 2 of 4.
+HOME = {"tenant_id": "t", "account_id": "a1", "partition": 2, "cause_partition": 2}
 
-    with pytest.raises(BrokenLog, match=r"t\.windows\[2\] offset 5 is not a account_window"):
-        lander.windows(events)
+
+def frame_of(codec, name, **fields):
+    schema = codec.empty(name).schema
+    given = {one: value for one, value in (HOME | fields).items() if one in schema.names}
+    return zero_rows(
+        codec, name, 1, **({"state": "cut"} if "state" in schema.names else {}), **given
+    )[0]
+
+
+def quarantined(store):
+    rows = store.rows("quarantine")
+    return [(row["topic"], row["partition"], row["offset"], row["reason"]) for row in rows]
+
+
+@pytest.mark.parametrize(("stem", "table", "name", "method"), TABLES)
+def test_a_record_that_is_not_ours_is_put_aside_and_those_around_it_land(
+    codec, stem, table, name, method
+):
+    """One ended landing, at every start."""
+    store, progress = MemoryStore(), LandingProgress()
+    lander = TopicLander(store, codec, progress, PARTITIONS)
+    good, other = frame_of(codec, name), zero_rows(codec, "usage_event", 1)[0]
+    records = [good, b"junk", b"", other, b"\0\0\0\xff\xff1", good[:-3], good]
+    records = [Record(value, offset, 9) for offset, value in enumerate(records)]
+    landed = getattr(lander, method)([MicroBatch(records, f"l.{stem}", 2)])
+
+    assert landed == 2
+    assert len(store.rows(table)) == 1
+    reasons = ["undecodable", "undecodable", "undecodable", "unknown_schema", "undecodable"]
+    assert quarantined(store) == [
+        (f"l.{stem}", 2, offset, reason) for offset, reason in enumerate(reasons, start=1)
+    ]
+    assert progress.quarantined == {f"l.{stem}": 5}
+    assert base64.b64decode(store.rows("quarantine")[0]["value_base64"]) == b"junk"
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "fields", "why"),
+    [
+        ("windows", "account_window", {"partition": 1}, "not the partition it stands in"),
+        ("windows", "account_window", {"account_id": "a0"}, "its account belongs elsewhere"),
+        ("windows", "account_window", {"events": -1}, "events is below zero"),
+        ("windows", "account_window", {"window_start": -1}, "no moment"),
+        ("balances", "balance_change", {"version": -1}, "version is below zero"),
+        ("balances", "balance_change", {"account_id": "a0"}, "its account belongs elsewhere"),
+        ("balances", "balance_change", {"at": 2**62}, "no moment"),
+        ("decisions", "quota_decision", {"epoch": -1}, "epoch is below zero"),
+        ("decisions", "quota_decision", {"cause_partition": 3}, "not the partition it stands in"),
+        ("decisions", "quota_decision", {"account_id": "x" * 10_000}, "belongs elsewhere"),
+        ("dead_letters", "dead_letter", {"offset": -1}, "offset is below zero"),
+        ("gateway_totals", "gateway_total", {"emitted": -7}, "emitted is below zero"),
+    ],
+)
+def test_what_no_worker_of_ours_would_write_is_put_aside(codec, method, name, fields, why):
+    """ClickHouse takes -1 for 2^64 - 1, and an account of two partitions has two owners."""
+    store = MemoryStore()
+    lander = TopicLander(store, codec, LandingProgress(), PARTITIONS)
+    frames = [frame_of(codec, name), frame_of(codec, name, **fields)]
+    records = [Record(frame, offset) for offset, frame in enumerate(frames)]
+
+    assert getattr(lander, method)([MicroBatch(records, "l.x", 2)]) == 1
+    assert quarantined(store) == [("l.x", 2, 1, "misplaced")]
+    assert why in store.rows("quarantine")[0]["detail"]
+
+
+def test_amounts_that_may_be_below_zero_are_not_put_aside(codec):
+    store = MemoryStore()
+    lander = TopicLander(store, codec, LandingProgress(), PARTITIONS)
+    frame = frame_of(codec, "balance_change", amount_utok=-5, bucket=-1)
+
+    assert lander.balances([MicroBatch([Record(frame)], "l.balances", 2)]) == 1
+    assert quarantined(store) == []
 
 
 def test_commands_get_the_place_of_their_micro_batch(codec):
     store = MemoryStore()
     frames = zero_rows(codec, "account_command", 1, account_id="a")
-    lander = TopicLander(store, codec, LandingProgress())
+    lander = TopicLander(store, codec, LandingProgress(), PARTITIONS)
     landed = lander.accounts(
         [MicroBatch([Record(frames[0], at, 9)], "t.commands", at) for at in (1, 2)]
     )

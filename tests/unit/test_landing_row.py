@@ -11,8 +11,6 @@ from tokenline.event import TOKEN_KINDS
 from tokenline.landing.row import (
     LEDGER_SCHEMA,
     Events,
-    Verdict,
-    codes_of,
     duplicate_rows,
     late_identities,
     ledger_rows,
@@ -101,12 +99,6 @@ def test_an_event_of_another_source_or_tenant_is_another_event(name):
     )
 
     assert repeats_within(joined, late_identities(joined)) == []
-
-
-def test_codes_name_what_was_not_counted():
-    codes = codes_of(5, 9, np.array([5]), np.array([7]), np.array([9]))
-
-    assert codes.tolist() == [Verdict.LATE, 0, Verdict.DUPLICATE, 0, Verdict.REJECTED]
 
 
 def test_a_decoded_batch_without_a_column_of_the_ledger_is_refused():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenline.landing.row import LEDGER_SCHEMA
-from tokenline.landing.seal import GENESIS, Seal, chain_of, digest_of, walk
+from tokenline.landing.seal import CLASSES, GENESIS, Seal, chain_of, digest_of, walk
 
 
 def row(**fields):
@@ -56,7 +56,7 @@ def chain(*bounds, epoch=1, prev=GENESIS):
 
 def test_the_chain_can_be_recomputed_with_any_sha256():
     one = seal(3, 9)
-    line = f"{GENESIS}|d|u|0|3|9|7|0|0|0|0|1"
+    line = f"{GENESIS}|d|u|0|3|9|7|0|0|0|0|0|0|0|0|0|1"
 
     assert hashlib.sha256(line.encode()).hexdigest() == one.chain
 
@@ -131,7 +131,9 @@ def test_a_removed_first_seal_is_found():
     assert "prev is not the chain" in walk(seals).faults[0]
 
 
-@pytest.mark.parametrize("name", ["digest", "counted", "tokens", "hi"])
+@pytest.mark.parametrize(
+    "name", ["digest", "hi", "tokens", *CLASSES, "deleted_since_ms", "deleted_until_ms"]
+)
 def test_a_changed_seal_is_found(name):
     seals = chain((0, 4), (5, 9))
     value = "e" if name == "digest" else getattr(seals[0], name) + 1

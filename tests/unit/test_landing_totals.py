@@ -30,7 +30,7 @@ from tokenline.wire.registry import FileRegistry
 
 REGISTRY = FileRegistry()
 CODEC, COLUMNS = Codec(REGISTRY), ColumnCodec(REGISTRY)
-PARTITION = 3
+PARTITION = 0  # of one
 MILLION = 1_000_000
 SEGMENT = NOON // MINUTE * MINUTE
 
@@ -41,6 +41,8 @@ class Raw:
 
     value: bytes
     offset: int = 0
+    timestamp: int = 0
+    key: bytes = b""
 
 
 @dataclass
@@ -111,7 +113,7 @@ class Line:
 def landed(told):
     """Land frames, of each topic in the order given, and return the store."""
     store = MemoryStore()
-    lander = TopicLander(store, COLUMNS, LandingProgress())
+    lander = TopicLander(store, COLUMNS, LandingProgress(), 1)
     for topic, land in (("balances", lander.balances), ("windows", lander.windows)):
         land([MicroBatch([Raw(frame, at) for at, frame in enumerate(told.get(topic, []))])])
     return store
@@ -275,7 +277,12 @@ def test_a_window_of_before_there_were_charges_lands_with_none():
     versions = dict(REGISTRY.versions("account_window"))
     old = json.loads(versions[1])
     said = {one["name"]: "" if one["type"] == "string" else 7 for one in old["fields"]}
-    said |= {"grain": "minute", "window_start": NOON, "segment_start": SEGMENT}
+    said |= {
+        "grain": "minute",
+        "window_start": NOON,
+        "segment_start": SEGMENT,
+        "partition": PARTITION,
+    }
     out = io.BytesIO()
     fastavro.schemaless_writer(out, parse(versions[1]), said)
     ids = json.loads((REGISTRY.directory / "ids.json").read_text())

@@ -6,6 +6,7 @@
     numbered entries       = landed entries                         per account's balance
     transferred out        = taken + returned                       per part of a transfer, in µtok
     sealed                 = ledger, duplicates, dead letters       per partition, to Kafka's end
+    deleted, unlanded, unjudged, quarantined = 0, or what a person has accepted
 
 `emitted` is what gateways say of themselves, `resent` what they sent again, and `raw` records that
 name no gateway with a control total.
@@ -13,11 +14,16 @@ name no gateway with a control total.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+
+# No waiting ends these.
+LASTING = frozenset({"deleted", "unlanded", "unjudged", "quarantine"})
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +98,25 @@ class GatewaySides:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Count offsets of usage that did not land, by why; see the seals.
+
+    What was deleted was appended between `since_ms` and `until_ms`, as far as is known (0: it is not).
+    """
+
+    deleted: int = 0
+    unlanded: int = 0
+    unjudged: int = 0
+    since_ms: int = 0
+    until_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionSides:
     """Hold what Kafka, the seals and the tables say of one partition of usage, in records.
 
     `begin` and `end` are Kafka's first and next offset, `sealed_lo` and `sealed_next` those of the
-    seals.
+    seals. `lost` is what the seals say did not land.
     """
 
     partition: int
@@ -106,6 +126,15 @@ class PartitionSides:
     sealed_next: int
     sealed: Landed
     landed: Landed
+    lost: Lost = field(default_factory=Lost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """Hold what a person has looked into and takes as lost; another number is accepted for nothing."""
+
+    deleted: int = 0
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +245,44 @@ def partition_differences(partitions: Iterable[PartitionSides]) -> Iterator[Diff
         for name in ("counted", "late", "duplicates", "dead_letters", "tokens"):
             left, right = getattr(one.sealed, name), getattr(one.landed, name)
             yield from _unequal("partition", where, f"{name} in seals and tables", left, right)
+
+
+def loss_differences(partitions: Iterable[PartitionSides], accepted: int) -> Iterator[Difference]:
+    """Yield what is lost of each partition; of what was deleted all or, if so many are accepted, nothing."""
+    sides = list(partitions)
+    deleted = sum(one.lost.deleted for one in sides)
+    if accepted and deleted != accepted:
+        yield from _unequal("deleted", "usage", "offsets deleted and accepted", deleted, accepted)
+    for one in sides:
+        where, lost = f"usage[{one.partition}]", one.lost
+        if deleted != accepted:
+            what = f"offsets deleted before they were charged, appended {_span(lost)}"
+            yield from _unequal("deleted", where, what, lost.deleted, 0)
+        what = "offsets charged, and gone before they landed"
+        yield from _unequal("unlanded", where, what, lost.unlanded, 0)
+        what = "offsets of which no charged range speaks"
+        yield from _unequal("unjudged", where, what, lost.unjudged, 0)
+
+
+def quarantine_differences(topics: Mapping[str, int], accepted: int) -> Iterator[Difference]:
+    """Yield how many records of each topic are quarantined, unless so many are accepted."""
+    total = sum(topics.values())
+    if accepted and total != accepted:
+        yield from _unequal(
+            "quarantine", "all topics", "records quarantined and accepted", total, accepted
+        )
+    for topic, count in sorted(topics.items()) if total != accepted else ():
+        yield from _unequal("quarantine", topic, "records quarantined", count, 0)
+
+
+def _span(lost: Lost) -> str:
+    return f"from {_moment(lost.since_ms)} to {_moment(lost.until_ms)}"
+
+
+def _moment(at_ms: int) -> str:
+    if not at_ms:
+        return "an unknown moment"
+    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="seconds")
 
 
 def _unequal(kind: str, where: str, what: str, left: int, right: int) -> Iterator[Difference]:

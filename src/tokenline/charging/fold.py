@@ -8,6 +8,9 @@ r"""Fold a chunk of usage into the state of its partition.
     seen before?     -> duplicate, counted nowhere
     else             -> counted: windows, cells, balances, decisions
 
+An offset without a record is judged too: absent, or deleted before it was read. So what was charged
+has no gaps, whatever the topic has.
+
 A refused event is not remembered, so sending it again after its account was applied counts it.
 """
 
@@ -31,6 +34,7 @@ from tokenline.metering.judge import (
     judge,
     token_matrix,
 )
+from tokenline.metering.spans import clipped, size_of, spans_of
 from tokenline.metering.tally import LineNumbers, lines_of
 from tokenline.quota.cells import Cell
 from tokenline.quota.charge import begin_minute
@@ -63,7 +67,8 @@ IDENTITY_COLUMNS = (
 
 def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     """Apply a chunk whose records were all appended in one minute (see `by_minute`)."""
-    as_of_ms = _newest_ms(chunk)
+    # Where there is no record, nothing says what time it is.
+    as_of_ms, known_ms = _newest_ms(chunk) or state.minute_ms, state.minute_ms
     step = state.begin_step(as_of_ms)
     step.as_of_ms, step.cause = as_of_ms, ("usage", chunk.hi)
     step.refused = list(chunk.refused)
@@ -102,6 +107,10 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         late=late,
         duplicate=duplicate,
         rejected=rejected,
+        absent=chunk.absent.ravel().tolist(),
+        deleted=chunk.deleted.ravel().tolist(),
+        deleted_since_ms=known_ms if len(chunk.deleted) else 0,
+        deleted_until_ms=chunk.deleted_until_ms if len(chunk.deleted) else 0,
     )
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)
@@ -111,7 +120,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
 def by_minute(chunk: UsageChunk) -> Iterator[UsageChunk]:
     """Split a chunk where its append minute moves on; most chunks come back as they are."""
     minutes = chunk.appended_ms // 60_000
-    if not chunk.refused and (minutes == minutes[0]).all():
+    if not chunk.refused and (minutes == minutes[:1]).all():
         yield chunk
         return
     refused = np.array([(one.offset, one.appended_ms) for one in chunk.refused], np.int64).reshape(
@@ -140,6 +149,9 @@ def _part(chunk: UsageChunk, lo: int, hi: int) -> UsageChunk:
         offsets=chunk.offsets[first:end],
         appended_ms=chunk.appended_ms[first:end],
         refused=[refused for refused in chunk.refused if lo <= refused.offset <= hi],
+        absent=clipped(chunk.absent, lo, hi),
+        deleted=clipped(chunk.deleted, lo, hi),
+        deleted_until_ms=chunk.deleted_until_ms,
     )
 
 
@@ -223,3 +235,4 @@ def _add_totals(state: PartitionState, step: Step) -> None:
     state.totals.late += len(judged.late)
     state.totals.duplicate += len(judged.duplicate)
     state.totals.rejected += len(judged.rejected)
+    state.totals.deleted += size_of(spans_of(judged.deleted))

@@ -28,13 +28,17 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(slots=True)
 class Totals:
-    """Count what became of all records of the partition since the line began."""
+    """Count what became of all records of the partition since the line began.
+
+    `deleted` were gone before they were read.
+    """
 
     counted: int = 0
     late: int = 0
     duplicate: int = 0
     rejected: int = 0
     tokens: int = 0
+    deleted: int = 0
 
 
 @dataclass(slots=True)

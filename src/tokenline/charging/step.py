@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tokenline.metering.spans import NO_SPANS, Spans
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -33,7 +35,9 @@ class UsageChunk:
     """Hold decoded usage of one partition in offset order.
 
     `batch`, `keys`, `offsets` and `appended_ms` have one entry a decoded event; `refused` names the
-    records that could not be decoded. All offsets lie in `lo..hi`.
+    records that could not be decoded. All offsets lie in `lo..hi`, and each is in one of these, in
+    `absent` (it has no record) or in `deleted` (gone before it was read, appended by
+    `deleted_until_ms` as far as is known).
     """
 
     lo: int
@@ -43,6 +47,9 @@ class UsageChunk:
     offsets: Int64s
     appended_ms: Int64s
     refused: list[Refused]
+    absent: Spans = field(default_factory=lambda: NO_SPANS)
+    deleted: Spans = field(default_factory=lambda: NO_SPANS)
+    deleted_until_ms: int = 0
 
     def refused_in_a_row(self) -> list[int]:
         """Return how many refused records stand before each decoded event and, last, behind them all."""
@@ -98,7 +105,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """Name the offsets of a run that were not counted; all others were."""
+    """Name the offsets of a run that were not counted; all others were.
+
+    `absent` and `deleted` are runs: first, last, first, last, …
+    """
 
     lo: int
     hi: int
@@ -106,6 +116,10 @@ class Judged:
     late: list[int]
     duplicate: list[int]
     rejected: list[int]
+    absent: list[int] = field(default_factory=list)
+    deleted: list[int] = field(default_factory=list)
+    deleted_since_ms: int = 0
+    deleted_until_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

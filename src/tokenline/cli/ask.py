@@ -169,18 +169,28 @@ def reconcile(
     wait: Annotated[
         float, typer.Option(min=0, help="seconds to wait until the line is quiet")
     ] = 60,
+    accept_deleted: Annotated[
+        int, typer.Option(min=0, help="usage that was deleted uncharged and is taken as lost")
+    ] = 0,
+    accept_quarantined: Annotated[
+        int, typer.Option(min=0, help="records in the quarantine that were looked into")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Prove that nothing was lost or counted twice; exits 1 on any difference.
 
+    What is accepted must be exactly what is lost, so that the next loss is seen.
+
     Example: tokenline reconcile --json
     """
+    from tokenline.audit.reconcile import Accepted  # noqa: PLC0415
     from tokenline.landing.reconcile import reconcile as compare  # noqa: PLC0415
     from tokenline.landing.reconcile import render  # noqa: PLC0415
 
     settings = line_settings(data)
     with waiting("waiting until the line is quiet and comparing", quiet=as_json):
-        report = compare(settings, wait)
+        accepted = Accepted(deleted=accept_deleted, quarantined=accept_quarantined)
+        report = compare(settings, wait, accepted=accepted)
     if as_json:
         typer.echo(report.to_json())
     else:

@@ -34,13 +34,17 @@ IDENTITIES_MAX = 2000
 QUERY_MAX_BYTES = 16 << 20
 
 _SEAL_COLUMNS = (
-    "topic, partition, lo, hi, counted, late, duplicate, rejected, absent, tokens, digest, prev, "
-    "chain, writer_epoch, toUnixTimestamp64Milli(as_of), toUnixTimestamp64Milli(landed_at)"
+    "topic, partition, lo, hi, counted, late, duplicate, rejected, absent, deleted, unlanded, "
+    "unjudged, tokens, digest, prev, chain, writer_epoch, toUnixTimestamp64Milli(deleted_since), "
+    "toUnixTimestamp64Milli(deleted_until), toUnixTimestamp64Milli(as_of), "
+    "toUnixTimestamp64Milli(landed_at)"
 )
 _SEAL_FIELDS = (
     "topic", "partition", "lo", "hi", "counted", "late", "duplicate", "rejected", "absent",
-    "tokens", "digest", "prev", "chain", "writer_epoch", "as_of_ms", "landed_at_ms",
+    "deleted", "unlanded", "unjudged", "tokens", "digest", "prev", "chain", "writer_epoch",
+    "deleted_since_ms", "deleted_until_ms", "as_of_ms", "landed_at_ms",
 )  # fmt: skip
+_SEAL_TIMES = ("deleted_since", "deleted_until", "as_of", "landed_at")
 
 
 class ClickHouseStore:
@@ -83,7 +87,7 @@ class ClickHouseStore:
         table = pa.Table.from_pylist([row]).rename_columns(
             [name.removesuffix("_ms") for name in _SEAL_FIELDS]
         )
-        for name in ("as_of", "landed_at"):
+        for name in _SEAL_TIMES:
             at = table.column_names.index(name)
             table = table.set_column(at, name, table.column(name).cast(pa.timestamp("ms", "UTC")))
         with warehouse_errors(f"sealing {seal.topic}[{seal.partition}] {seal.lo}..{seal.hi}"):

@@ -5,6 +5,9 @@ records of one partition and can be acknowledged. Work that blocks runs in threa
 is away it is tried again for ever and nothing is acknowledged; any other error ends the flow and is
 handed to `fatal`.
 
+A charged range is held against the usage it names and against those before it. One that contradicts
+them is put into the quarantine; it stops nothing behind it.
+
 Flows of one worker take turns at landing usage. A flow that waits for its turn has written nothing
 of its batch, so its death leaves what a death before the first step leaves.
 """
@@ -15,20 +18,23 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
 import structlog
+from aiokafka.errors import KafkaError
 
-from tokenline.errors import BrokenLog, Unavailable
+from tokenline.errors import BrokerUnavailable, Unavailable
 from tokenline.landing.batch import Batch, ChargedRange, Filling
 from tokenline.landing.lander import Lander, Step
-from tokenline.landing.reader import UsageReader
-from tokenline.landing.row import codes_of
+from tokenline.landing.quarantine import Quarantine
+from tokenline.landing.ranges import Fault, ranges_of
+from tokenline.landing.reader import NO_RUN, UsageReader
+from tokenline.wire.topics import CHARGED, USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tokenline.clock import Clock
     from tokenline.landing.progress import LandingProgress
+    from tokenline.landing.reader import Bounds
     from tokenline.landing.seal import Seal
     from tokenline.landing.store import Store
     from tokenline.settings import Settings
@@ -41,6 +47,9 @@ WAITING_MAX = 16
 # Usage batches of a worker on their way at once: one is decoded, one inserted, one ready for either.
 # More would only hold more decoded rows in memory; one that waits holds the raw records.
 LANDS_AT_ONCE = 3
+# A leader that was just chosen may not know for a moment how long its partition is.
+END_WAIT_S = 10.0
+END_ASK_S = 0.5
 
 _log = structlog.get_logger("tokenline.landing")
 ResultT = TypeVar("ResultT")
@@ -81,6 +90,11 @@ class Tools:
     fatal: Callable[[BaseException], None]
     step: Step
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LANDS_AT_ONCE))
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Return where records go that are not believed."""
+        return Quarantine(self.store, self.progress)
 
 
 async def until_answered(
@@ -174,9 +188,9 @@ class UsageFlow(Flow):
     def __init__(self, tools: Tools, partition: int, generation: int) -> None:
         settings = tools.settings
         self._partition = partition
-        self._topic = settings.topic("usage")
+        self._topic = settings.topic(USAGE)
         self._lander = Lander(
-            tools.store, tools.codec, topic=self._topic, partition=partition,
+            tools.store, tools.codec, tools.quarantine, topic=self._topic, partition=partition,
             generation=generation, clock=tools.clock, step=tools.step,
         )  # fmt: skip
         self._reader = UsageReader(settings, self._topic, partition)
@@ -189,6 +203,7 @@ class UsageFlow(Flow):
                 event = await self._next(filling.wait_s(self._now_s()))
                 if event is not None:
                     await self._take(filling, event)
+                await self._give_up_waiting(filling)
                 if filling.wait_s(self._now_s()) == 0:
                     await self._flush(filling)
         finally:
@@ -197,46 +212,98 @@ class UsageFlow(Flow):
     async def _resumed(self) -> Filling[Event]:
         """Find out from the rows where to go on; no record of what landed is believed but they."""
         settings = self._tools.settings
-        next_lo = await until_answered(self._tools, self._lander.resume)
-        first = await self._connected()
-        next_lo = first if next_lo is None else next_lo
+        sealed = await until_answered(self._tools, self._lander.resume)
+        bounds = await self._connected()
+        next_lo = bounds.begin if sealed is None else sealed
         self._tools.progress.next_offset[self._partition] = next_lo
         return Filling(
             next_lo=next_lo,
             max_rows=settings.landing_max_rows,
             max_wait_s=settings.landing_max_wait_ms / 1000,
+            fresh=sealed is None,
         )
 
-    async def _connected(self) -> int:
+    async def _connected(self) -> Bounds:
         while True:
             try:
-                first = await self._reader.start()
+                found = await self._reader.start()
             except Unavailable as error:
                 note_away(self._tools, error)
                 await asyncio.sleep(RETRY_LAST_S)
             else:
                 note_back(self._tools)
-                return first
+                return found
 
     async def _take(self, filling: Filling[Event], event: Event) -> None:
-        for charged in await self._ranges(event.value):
+        faults: list[Fault] = []
+        for charged in await self._ranges(event, faults):
+            if not await self._is_in_kafka(charged):
+                detail = f"it names usage up to {charged.hi}, which Kafka does not have"
+                faults.append(Fault(record=charged.record, reason="no_such_usage", detail=detail))
+                continue
             filling.offer(charged, self._now_s())
             if filling.full:
                 await self._flush(filling)
+        await self._put_aside(filling, faults)
         filling.ack_after(event, self._now_s())
 
-    async def _ranges(self, records: Sequence[Any]) -> list[ChargedRange]:
-        frames = [record.value for record in records]
-        codec = self._tools.codec
+    async def _ranges(self, event: Event, faults: list[Fault]) -> list[ChargedRange]:
+        """Return the ranges of a micro-batch; what cannot be one is added to `faults`."""
+        frames, codec = [record.value for record in event.value], self._tools.codec
         decoded = await until_answered(self._tools, lambda: codec.decode("charged_range", frames))
-        if decoded.failures:
-            raise BrokenLog(f"a charged range cannot be decoded: {decoded.failures[0].detail}")
-        return ranges_of(decoded.batch, self._topic, self._partition)
+        faults += [
+            Fault(record=event.value[bad.position], reason=bad.reason, detail=bad.detail)
+            for bad in decoded.failures
+        ]
+        records = [event.value[at] for at in decoded.kept]
+        found = list(ranges_of(decoded.batch, records, self._topic, self._partition))
+        faults += [one for one in found if isinstance(one, Fault)]
+        return [one for one in found if isinstance(one, ChargedRange)]
+
+    async def _is_in_kafka(self, charged: ChargedRange) -> bool:
+        """Say whether the usage topic was ever as long as a range says."""
+        until_s = self._now_s() + END_WAIT_S
+        while True:
+            try:
+                if await self._reader.has(charged.hi):
+                    return True
+                if self._now_s() >= until_s:
+                    return False
+            except KafkaError as error:
+                note_away(self._tools, BrokerUnavailable(f"asking for the end of usage: {error}"))
+                until_s = self._now_s() + END_WAIT_S
+            await asyncio.sleep(END_ASK_S)
+
+    async def _put_aside(self, filling: Filling[Event], faults: list[Fault]) -> None:
+        """Put records into the quarantine: these, and those of ranges that were refused."""
+        faults = [
+            *faults,
+            *(
+                Fault(record=charged.record, reason="contradiction", detail=why)
+                for charged, why in filling.take_refused()
+            ),
+        ]
+        if faults:
+            put, topic = self._tools.quarantine.put, self._tools.settings.topic(CHARGED)
+            await until_answered(self._tools, lambda: put(topic, self._partition, faults))
+
+    async def _give_up_waiting(self, filling: Filling[Event]) -> None:
+        lost = filling.give_up_waiting(self._now_s())
+        if lost is not None:
+            await self._put_aside(filling, [])
+            self._tools.progress.unjudged += lost[1] - lost[0] + 1
+            _log.error(
+                "charged ranges are lost: nobody knows how these offsets were judged",
+                topic=self._topic,
+                partition=self._partition,
+                lo=lost[0],
+                hi=lost[1],
+            )
 
     async def _flush(self, filling: Filling[Event]) -> None:
         batch = filling.take()
         if batch.rows:
-            run = await self._reader.read(batch.lo, batch.hi)
+            run = await self._reader.read(batch.lo, batch.hi) if batch.has_records else NO_RUN
             async with self._tools.turns:
                 seal = await until_answered(
                     self._tools,
@@ -253,6 +320,16 @@ class UsageFlow(Flow):
         progress.landed("ledger", seal.counted + seal.late, self._now_s())
         if seal.duplicate:
             progress.landed("duplicates", seal.duplicate, self._now_s())
+        if seal.unlanded:
+            progress.unlanded += seal.unlanded
+            _log.error(
+                "usage was charged and is gone before it landed",
+                topic=self._topic,
+                partition=self._partition,
+                lo=seal.lo,
+                hi=seal.hi,
+                records=seal.unlanded,
+            )
         progress.next_offset[self._partition] = batch.hi + 1
         progress.lag[self._partition] = self._reader.lag()
         progress.as_of_ms[self._partition] = batch.as_of_ms
@@ -294,26 +371,3 @@ class TableFlow(Flow):
                 break
             events.append(event)
         return events
-
-
-def ranges_of(batch: Any, topic: str, partition: int) -> list[ChargedRange]:  # noqa: ANN401  # Arrow
-    """Return the charged ranges of a decoded batch.
-
-    Raises:
-        BrokenLog: a range speaks of another partition.
-    """
-    scalars = batch.select(["topic", "partition", "lo_offset", "hi_offset"]).to_pylist()
-    as_of = batch.column("as_of").cast("int64").to_pylist()
-    lists = [batch.column(f"{kind}_offsets") for kind in ("late", "duplicate", "rejected")]
-    ranges = []
-    for row, one in enumerate(scalars):
-        if (one["topic"], one["partition"]) != (topic, partition):
-            raise BrokenLog(
-                f"partition {partition} of charged speaks of {one['topic']}[{one['partition']}]"
-            )
-        lo, hi = one["lo_offset"], one["hi_offset"]
-        offsets = [np.asarray(column[row].values.to_numpy(), np.int64) for column in lists]
-        ranges.append(
-            ChargedRange(lo=lo, hi=hi, codes=codes_of(lo, hi, *offsets), as_of_ms=as_of[row])
-        )
-    return ranges

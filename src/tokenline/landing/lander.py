@@ -2,6 +2,8 @@
 
 Blocking; one thread at a time. A crash between any two steps leaves rows without a seal, which the
 next lander finds by looking at the rows themselves. No record that says "landed" is ever believed.
+What charging judged and Kafka no longer has, or nobody can read, is counted as unlanded: the seal says
+so, and landing goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenline.errors import BrokenLog
+from tokenline.landing.quarantine import Held
+from tokenline.landing.ranges import Fault
 from tokenline.landing.row import (
     Events,
     Verdict,
@@ -22,10 +25,12 @@ from tokenline.landing.row import (
     rows_not_at,
 )
 from tokenline.landing.seal import GENESIS, Seal, chain_of, digest_of
+from tokenline.metering.spans import size_of
 
 if TYPE_CHECKING:
     from tokenline.clock import Clock
     from tokenline.landing.batch import Batch
+    from tokenline.landing.quarantine import Quarantine
     from tokenline.landing.reader import Run
     from tokenline.landing.store import Store
     from tokenline.wire.columns import ColumnCodec
@@ -44,6 +49,7 @@ class Lander:
         self,
         store: Store,
         codec: ColumnCodec,
+        quarantine: Quarantine,
         *,
         topic: str,
         partition: int,
@@ -53,6 +59,7 @@ class Lander:
     ) -> None:
         self._store = store
         self._codec = codec
+        self._quarantine = quarantine
         self._topic = topic
         self._partition = partition
         self._epoch = generation
@@ -89,7 +96,6 @@ class Lander:
 
         Raises:
             WarehouseUnavailable: some rows may be in; `look(batch.lo)`, then call again.
-            BrokenLog: charging and landing do not read the same thing.
         """
         events = self._events(batch, run)
         events = self._with_late_copies(events)
@@ -108,17 +114,26 @@ class Lander:
         return seal
 
     def _events(self, batch: Batch[Any], run: Run) -> Events:
-        codes = batch.codes[run.offsets - batch.lo]
-        usable = np.flatnonzero(codes != Verdict.REJECTED)
+        codes = batch.verdicts.codes(run.offsets)
+        usable = np.flatnonzero(codes < Verdict.REJECTED)
         values = run.values if len(usable) == len(codes) else [run.values[at] for at in usable]
         decoded = self._codec.decode("usage_event", values)
         if decoded.failures:
-            first = decoded.failures[0]
-            offset = run.offsets[usable[first.position]]
-            raise BrokenLog(
-                f"{self._topic}[{self._partition}] offset {offset} was charged but cannot be "
-                f"decoded here: {first.detail}"
-            )
+            faults = [
+                Fault(
+                    record=Held(
+                        offset=int(run.offsets[at]),
+                        timestamp=int(run.appended_ms[at]),
+                        value=run.values[at],
+                    ),
+                    reason=failure.reason,
+                    detail=f"it was charged and cannot be decoded here: {failure.detail}",
+                )
+                for failure in decoded.failures
+                for at in usable[failure.position : failure.position + 1]
+            ]
+            self._quarantine.put(self._topic, self._partition, faults)
+            usable = usable[decoded.kept]
         return Events(
             topic=self._topic,
             partition=self._partition,
@@ -139,7 +154,7 @@ class Lander:
         return events.without_repeats_at(sorted(copies)) if copies else events
 
     def _seal(self, batch: Batch[Any], events: Events, rows: Any) -> Seal:  # noqa: ANN401  # Arrow
-        late = int((events.late & ~events.repeats).sum())
+        late, verdicts = int((events.late & ~events.repeats).sum()), batch.verdicts
         fields: dict[str, Any] = {
             "topic": self._topic,
             "partition": self._partition,
@@ -148,14 +163,19 @@ class Lander:
             "counted": rows.num_rows - late,
             "late": late,
             "duplicate": int(events.repeats.sum()),
-            "rejected": int((batch.codes == Verdict.REJECTED).sum()),
+            "rejected": len(verdicts.rejected),
+            "absent": size_of(verdicts.absent),
+            "deleted": size_of(verdicts.deleted),
+            "unjudged": size_of(verdicts.unjudged),
             "tokens": int(rows.column("total_tokens").to_numpy().sum()),
             "digest": digest_of(rows),
             "prev": self._chain,
             "writer_epoch": self._epoch,
+            "deleted_since_ms": batch.deleted_since_ms,
+            "deleted_until_ms": batch.deleted_until_ms,
             "as_of_ms": batch.as_of_ms,
             "landed_at_ms": self._clock.wall_ms(),
         }
-        present = rows.num_rows + fields["duplicate"] + fields["rejected"]
-        fields["absent"] = batch.rows - present
+        judged = batch.rows - verdicts.without_record - len(verdicts.rejected)
+        fields["unlanded"] = judged - len(events.offsets)
         return Seal(**fields, chain=chain_of(Seal(**fields)))

@@ -38,6 +38,7 @@ KEYS: dict[Table, tuple[tuple[str, ...], str | None]] = {
     "dead_letters": (("tenant_id", "topic", "partition", "offset"), None),
     "balance_changes": (("tenant_id", "account_id", "bucket", "entry"), "version"),
     "gateway_totals": (("gateway_id", "gateway_epoch"), "version"),
+    "quarantine": (("topic", "partition", "offset"), None),
 }
 
 

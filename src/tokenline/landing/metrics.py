@@ -45,5 +45,13 @@ class LandingMetrics(Collector):
         for partition, offset in list(progress.next_offset.items()):
             offsets.add_metric(["usage", str(partition)], offset)
         yield offsets
+        quarantined = CounterMetricFamily(names.QUARANTINED, "not believed", labels=["topic"])
+        for topic, count in list(progress.quarantined.items()):
+            quarantined.add_metric([topic], count)
+        yield quarantined
+        lost = CounterMetricFamily(names.NOT_LANDED, "offsets of usage", labels=["class"])
+        lost.add_metric(["unlanded"], progress.unlanded)
+        lost.add_metric(["unjudged"], progress.unjudged)
+        yield lost
         up = float(progress.away_since_s is None)
         yield GaugeMetricFamily(names.WAREHOUSE_UP, "1 while ClickHouse answers", value=up)

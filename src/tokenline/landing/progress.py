@@ -20,8 +20,9 @@ class LandingProgress:
 
     `next_offset` and `lag` are by partition of the usage topic, in offsets of it; `lag` counts what
     lies in Kafka behind the last sealed batch, charged or not. `acked` is the offset behind the
-    last acknowledged record of each followed topic and partition. `skipped` counts control records
-    that could not be decoded. `away_since_s` is monotonic time since when the warehouse has not
+    last acknowledged record of each followed topic and partition. `quarantined` counts records by
+    topic. `unlanded` and `unjudged` count offsets of usage that did not land (see the seals).
+    `away_since_s` is monotonic time since when the warehouse has not
     answered, None while it does.
     """
 
@@ -30,7 +31,9 @@ class LandingProgress:
     lag: dict[int, int] = field(default_factory=dict)
     as_of_ms: dict[int, int] = field(default_factory=dict)
     acked: dict[tuple[str, int], int] = field(default_factory=dict)
-    skipped: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    unlanded: int = 0
+    unjudged: int = 0
     retries: int = 0
     away_since_s: float | None = None
     last_error: str = ""

@@ -293,6 +293,12 @@ def landed_by_partition(asker: Asker, topic: str) -> dict[int, Landed]:
     }  # fmt: skip
 
 
+def quarantined(asker: Asker) -> dict[str, int]:
+    """Return how many records of each topic are in the quarantine."""
+    rows = asker.rows("SELECT topic, count() FROM {db}.quarantine FINAL GROUP BY topic")
+    return {str(topic): int(count) for topic, count in rows}
+
+
 _SIDE_NAMES = ("l_events", "l_tokens", "w_events", "w_tokens", "c_events", "c_tokens")
 
 

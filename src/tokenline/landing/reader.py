@@ -3,12 +3,16 @@
 A range of 100,000 offsets is read at once and nobody looks at single records, so this asks the
 broker for fetches through aiokafka's own client and opens whole record batches: a third of the time
 that `AIOKafkaConsumer` takes, which makes an object and a dozen of Python calls for each record.
+
+What Kafka no longer has is not waited for, and no state of the topic is an error: a range comes back
+with the records of it that there are.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +24,10 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 
-from tokenline.errors import BrokenLog, BrokerUnavailable
+from tokenline.errors import BrokerUnavailable
 from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tokenline.landing.row import Int64s
     from tokenline.settings import Settings
 
@@ -47,6 +49,25 @@ class Run:
     values: list[bytes | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Hold the first offset that the broker has of a partition, and the one behind its last."""
+
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """Hold record batches, and the first offset behind what was asked for and answered."""
+
+    batches: Sequence[Any]
+    next_lo: int
+
+
+NO_RUN = Run(offsets=np.zeros(0, np.int64), appended_ms=np.zeros(0, np.int64), values=[])
+
+
 class UsageReader:
     """Follow one partition; while one fetch is worked on, the next one is under way."""
 
@@ -54,42 +75,68 @@ class UsageReader:
         self._settings = settings
         self._at = TopicPartition(topic, partition)
         self._client: AIOKafkaClient | None = None
-        self._fetching: asyncio.Task[list[Any]] | None = None
+        self._fetching: asyncio.Task[_Fetched] | None = None
         self._fetch_lo = -1
         self._ready: deque[Run] = deque()
         self._ready_lo = self._ready_hi = -1
         self._highwater = 0
 
-    async def start(self) -> int:
-        """Connect and return the first offset that the broker still has.
+    async def start(self) -> Bounds:
+        """Connect and return what the broker has.
 
         Raises:
             BrokerUnavailable: no broker answers; try again.
         """
-        options = client_options(self._settings)
-        client = AIOKafkaClient(**options)
+        client = AIOKafkaClient(**client_options(self._settings))
         try:
-            first = await _first_offset(options, self._at)
+            bounds = await self.bounds()
             await client.bootstrap()
             await client.set_topics([self._at.topic])
         except KafkaError as error:
             await client.close()
             raise BrokerUnavailable(f"reading {self._at.topic}: {error}") from error
         self._client = client
-        return first
+        return bounds
 
-    async def read(self, lo: int, hi: int) -> Run:
-        """Return the records from `lo` to `hi`; wait for as long as the broker needs to give them.
+    async def bounds(self) -> Bounds:
+        """Ask the broker what it has now.
 
         Raises:
-            BrokenLog: retention has taken some of them away.
+            KafkaError: it does not answer.
+        """
+        consumer = AIOKafkaConsumer(
+            **client_options(self._settings), group_id=None, enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            begin = (await consumer.beginning_offsets([self._at]))[self._at]
+            end = (await consumer.end_offsets([self._at]))[self._at]
+        finally:
+            await consumer.stop()
+        self._highwater = int(end)
+        return Bounds(int(begin), int(end))
+
+    async def has(self, offset: int) -> bool:
+        """Say whether the topic was ever as long as this offset; asks the broker only when it must.
+
+        A leader that was just chosen may not know the end yet: ask again before you believe it.
+
+        Raises:
+            KafkaError: the broker does not answer.
+        """
+        return offset < self._highwater or offset < (await self.bounds()).end
+
+    async def read(self, lo: int, hi: int) -> Run:
+        """Return what records there are from `lo` to `hi`; wait for as long as the broker needs.
+
+        `hi` must be an offset that the topic `has`.
         """
         if lo != self._ready_lo:
             await self._seek(lo)
         while self._ready_hi < hi:
-            batches = await self._next_batches()
-            self._ready.extend(await asyncio.to_thread(opened, batches))
-            self._ready_hi = self._fetch_lo - 1
+            fetched = await self._next_batches()
+            self._ready.extend(await asyncio.to_thread(opened, fetched.batches))
+            self._ready_hi = fetched.next_lo - 1
         self._ready_lo = hi + 1
         return _taken(self._ready, lo, hi)
 
@@ -116,31 +163,45 @@ class UsageReader:
             await asyncio.gather(self._fetching, return_exceptions=True)
             self._fetching = None
 
-    async def _next_batches(self) -> list[Any]:
+    async def _next_batches(self) -> _Fetched:
         """Return the record batches of the fetch under way, and have the next one started."""
         if self._fetching is None:
             self._fetching = asyncio.create_task(self._fetch(self._fetch_lo))
-        batches = await self._fetching
-        self._fetch_lo = max([self._fetch_lo, *(batch.next_offset for batch in batches[-1:])])
+        fetched = await self._fetching
+        self._fetch_lo = fetched.next_lo
         self._fetching = asyncio.create_task(self._fetch(self._fetch_lo))
-        return batches
+        return fetched
 
-    async def _fetch(self, lo: int) -> list[Any]:
-        """Return at least one batch that ends at or above `lo`; ask again while there is none."""
+    async def _fetch(self, lo: int) -> _Fetched:
+        """Return batches that end at or above `lo`, or none and where Kafka's own begin now."""
         while True:
             try:
                 batches = await self._ask(lo)
-            except OffsetOutOfRangeError as error:
-                raise BrokenLog(
-                    f"{self._at.topic}[{self._at.partition}] offset {lo} was charged but is not in "
-                    "Kafka: landing was away for longer than the topic's retention"
-                ) from error
+                if batches:
+                    return _Fetched(batches, batches[-1].next_offset)
+            except OffsetOutOfRangeError:
+                if begin := await self._begins_behind(lo):
+                    return _Fetched((), begin)
             except KafkaError as error:
                 _log.warning("usage cannot be read now", error=str(error)[:300])
                 await asyncio.sleep(RETRY_S)
-            else:
-                if batches:
-                    return batches
+
+    async def _begins_behind(self, lo: int) -> int:
+        """Return the first offset that Kafka still has, if that is above `lo`; else 0, after a while."""
+        where = {"topic": self._at.topic, "partition": self._at.partition, "offset": lo}
+        try:
+            found = await self.bounds()
+        except KafkaError as error:
+            _log.warning("usage cannot be read now", error=str(error)[:300])
+            await asyncio.sleep(RETRY_S)
+            return 0
+        if found.begin > lo:
+            _log.error("usage was deleted before it landed", **where, first=found.begin)
+            return found.begin
+        # It was shorter all of a sudden: made again, or cut by an election.
+        _log.error("usage ends before the offset to be read", **where, end=found.end)
+        await asyncio.sleep(RETRY_S)
+        return 0
 
     async def _ask(self, lo: int) -> list[Any]:
         assert self._client is not None  # noqa: S101  # start() comes first
@@ -152,27 +213,29 @@ class UsageReader:
         where = [(self._at.topic, [(self._at.partition, lo, FETCH_BYTES_MAX)])]
         request = FetchRequest(FETCH_WAIT_MS, 1, FETCH_BYTES_MAX, READ_UNCOMMITTED, where)
         response = await self._client.send(leader, request)
-        _, code, self._highwater, *rest = response.topics[0][1][0]
+        _, code, highwater, *rest = response.topics[0][1][0]
         if code:
             error = for_code(code)
             if error is not OffsetOutOfRangeError:
                 await self._client.force_metadata_update()
             raise error(self._at)
+        self._highwater = highwater
         return [batch for batch in _batches(rest[-1]) if batch.next_offset > lo]
 
 
 def opened(batches: Sequence[Any]) -> list[Run]:
-    """Return the records of each batch; control batches hold none.
-
-    Raises:
-        BrokenLog: a checksum is wrong.
-    """
+    """Return the records of each batch; control batches hold none, and damaged ones none that are believed."""
     return [_opened(batch) for batch in batches if not batch.is_control_batch]
 
 
 def _opened(batch: Any) -> Run:  # noqa: ANN401  # aiokafka ships no types
     if not batch.validate_crc():
-        raise BrokenLog(f"the record batch at offset {batch.base_offset} has a wrong checksum")
+        _log.error(
+            "a record batch has a wrong checksum: the broker's disk has damaged it",
+            offset=batch.base_offset,
+            last=batch.next_offset - 1,
+        )
+        return NO_RUN
     records = list(batch)
     rows = len(records)
     if batch.next_offset - batch.base_offset == rows:
@@ -216,12 +279,3 @@ def _cut(run: Run, start: int, end: int) -> Run:
         appended_ms=run.appended_ms[start:end],
         values=run.values[start:end],
     )
-
-
-async def _first_offset(options: dict[str, Any], at: TopicPartition) -> int:
-    consumer = AIOKafkaConsumer(**options, group_id=None, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        return int((await consumer.beginning_offsets([at]))[at])
-    finally:
-        await consumer.stop()

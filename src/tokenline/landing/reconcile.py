@@ -17,14 +17,20 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenline.audit.reconcile import (
+    LASTING,
+    Accepted,
     Difference,
+    GatewaySides,
     Landed,
+    Lost,
     PartitionSides,
     account_differences,
     charge_differences,
     entry_differences,
     gateway_differences,
+    loss_differences,
     partition_differences,
+    quarantine_differences,
     transfer_differences,
 )
 from tokenline.clock import Clock, SystemClock
@@ -42,6 +48,7 @@ from tokenline.landing.queries import (
     account_totals,
     gateways,
     landed_by_partition,
+    quarantined,
     unequal_accounts,
 )
 from tokenline.landing.seal import Walk, digest_of, walk
@@ -83,8 +90,16 @@ class Report:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
 
 
-def reconcile(settings: Settings, wait_s: float = 60, *, digests: bool = True) -> Report:
+def reconcile(
+    settings: Settings,
+    wait_s: float = 60,
+    *,
+    digests: bool = True,
+    accepted: Accepted | None = None,
+) -> Report:
     """Compare all sides; repeat for up to `wait_s` seconds while the line is still catching up.
+
+    `accepted` is what a person takes as lost: exactly so much is no difference.
 
     With `digests` every seal is recomputed from the rows it covers, once all else agrees. A line on
     which events keep arriving never becomes quiet: then the report shows what was in flight.
@@ -95,8 +110,9 @@ def reconcile(settings: Settings, wait_s: float = 60, *, digests: bool = True) -
     clock = SystemClock()
     started_s = clock.monotonic_s()
     while True:
-        report = _compare(settings, clock, started_s)
-        if report.ok or report.seal_faults or clock.monotonic_s() - started_s >= wait_s:
+        report = _compare(settings, clock, started_s, accepted or Accepted())
+        lasting = all(one.kind in LASTING for one in report.differences)
+        if lasting or report.seal_faults or clock.monotonic_s() - started_s >= wait_s:
             break
         sleep(LOOK_AGAIN_S)
     if not (report.ok and digests):
@@ -162,7 +178,7 @@ async def usage_bounds(settings: Settings) -> dict[int, tuple[int, int]]:
     return {place.partition: (int(begin[place]), int(end[place])) for place in places}
 
 
-def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
+def _compare(settings: Settings, clock: Clock, started_s: float, accepted: Accepted) -> Report:
     topic = settings.topic("usage")
     bounds = asyncio.run(usage_bounds(settings))
     store, asker = ClickHouseStore(settings), Asker(settings)
@@ -179,36 +195,23 @@ def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
         *charge_differences(unequal_charges(asker)),
         *entry_differences(missing_entries(asker)),
         *transfer_differences(unequal_transfers(asker)),
+        *loss_differences(partitions, accepted.deleted),
+        *quarantine_differences(aside := quarantined(asker), accepted.quarantined),
     ]
-    charged_utok = charged(asker)
-    transferred_utok, on_the_way_utok = transferred(asker)
-    faults = [fault for found in walks.values() for fault in found.faults]
-    store.close()
-    asker.close()
-    landed = sum((one.landed for one in partitions), start=Landed())
-    stated = [one for one in lives if one.stated]
-    emitted = sum(max(one.emitted, one.highest) for one in stated)
-    shown = sum(one.records for one in stated)
     totals = {
         "records_in_kafka": sum(end - begin for begin, end in bounds.values()),
-        "emitted": emitted,
-        "resent": shown - sum(one.distinct for one in stated),
-        "raw": landed.records - shown,
-        "ledger": landed.ledger,
-        "late": landed.late,
-        "duplicates": landed.duplicates,
-        "dead_letters": landed.dead_letters,
-        "tokens": landed.tokens,
+        **_record_totals(partitions, lives),
         "counted_tokens": sums.ledger.tokens,
         "window_tokens": sums.windows.tokens,
         "counter_tokens": sums.counters.tokens,
-        "charged_utok": charged_utok,
-        "transferred_utok": transferred_utok,
-        "on_the_way_utok": on_the_way_utok,
+        **_balance_totals(asker),
         "accounts": accounts,
-        "gateway_lives": len(stated),
-        "seals": sum(len(found.kept) for found in walks.values()),
+        **_seal_totals(walks),
+        "quarantined": sum(aside.values()),
     }
+    faults = [fault for found in walks.values() for fault in found.faults]
+    store.close()
+    asker.close()
     return Report(
         ok=not differences and not faults,
         waited_s=round(clock.monotonic_s() - started_s, 3),
@@ -216,6 +219,40 @@ def _compare(settings: Settings, clock: Clock, started_s: float) -> Report:
         differences=differences,
         seal_faults=faults,
     )
+
+
+def _record_totals(partitions: list[PartitionSides], lives: list[GatewaySides]) -> dict[str, int]:
+    landed = sum((one.landed for one in partitions), start=Landed())
+    stated = [one for one in lives if one.stated]
+    shown = sum(one.records for one in stated)
+    return {
+        "emitted": sum(max(one.emitted, one.highest) for one in stated),
+        "resent": shown - sum(one.distinct for one in stated),
+        "raw": landed.records - shown,
+        "ledger": landed.ledger,
+        "late": landed.late,
+        "duplicates": landed.duplicates,
+        "dead_letters": landed.dead_letters,
+        "tokens": landed.tokens,
+        "gateway_lives": len(stated),
+    }
+
+
+def _balance_totals(asker: Asker) -> dict[str, int]:
+    transferred_utok, on_the_way_utok = transferred(asker)
+    return {
+        "charged_utok": charged(asker),
+        "transferred_utok": transferred_utok,
+        "on_the_way_utok": on_the_way_utok,
+    }
+
+
+def _seal_totals(walks: dict[int, Walk]) -> dict[str, int]:
+    seals = [seal for found in walks.values() for seal in found.kept]
+    lost = ("absent", "deleted", "unlanded", "unjudged")
+    return {"seals": len(seals)} | {
+        name: sum(getattr(seal, name) for seal in seals) for name in lost
+    }
 
 
 def _walks(store: ClickHouseStore, topic: str) -> dict[int, Walk]:
@@ -237,6 +274,7 @@ def _partition_sides(
             sealed_next=walks[partition].next_offset if partition in walks else begin,
             sealed=_sealed(walks[partition].kept) if partition in walks else Landed(),
             landed=landed.get(partition, Landed()),
+            lost=_lost(walks[partition].kept) if partition in walks else Lost(),
         )
         for partition, (begin, end) in bounds.items()
     ]
@@ -249,6 +287,17 @@ def _sealed(seals: list[Seal]) -> Landed:
         duplicates=sum(seal.duplicate for seal in seals),
         dead_letters=sum(seal.rejected for seal in seals),
         tokens=sum(seal.tokens for seal in seals),
+    )
+
+
+def _lost(seals: list[Seal]) -> Lost:
+    gone = [seal for seal in seals if seal.deleted]
+    return Lost(
+        deleted=sum(seal.deleted for seal in gone),
+        unlanded=sum(seal.unlanded for seal in seals),
+        unjudged=sum(seal.unjudged for seal in seals),
+        since_ms=min((seal.deleted_since_ms for seal in gone), default=0),
+        until_ms=max((seal.deleted_until_ms for seal in gone), default=0),
     )
 
 

@@ -89,12 +89,15 @@ DUPLICATES_SCHEMA = pa.schema(
 
 
 class Verdict(IntEnum):
-    """Say how charging judged one offset."""
+    """Say how charging judged one offset; one above REJECTED has no record that was judged."""
 
     COUNTED = 0
     LATE = 1
     DUPLICATE = 2
     REJECTED = 3
+    ABSENT = 4
+    DELETED = 5
+    UNJUDGED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,15 +129,6 @@ class Events:
             late=self.late,
             repeats=repeats,
         )
-
-
-def codes_of(lo: int, hi: int, late: Int64s, duplicate: Int64s, rejected: Int64s) -> Codes:
-    """Return the verdict of each offset from `lo` to `hi`; offsets not named were counted."""
-    codes = np.zeros(hi - lo + 1, np.int8)
-    codes[late - lo] = Verdict.LATE
-    codes[duplicate - lo] = Verdict.DUPLICATE
-    codes[rejected - lo] = Verdict.REJECTED
-    return codes
 
 
 def ledger_rows(events: Events) -> pa.Table:

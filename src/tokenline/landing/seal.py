@@ -20,15 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GENESIS = "0" * 64
+# What may have become of an offset.
+CLASSES = (
+    "counted", "late", "duplicate", "rejected", "absent", "deleted", "unlanded", "unjudged",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
     """State what landed between two offsets of one partition, both included.
 
-    `counted`, `late`, `duplicate`, `rejected`, `absent` are offsets and add up to the range;
-    `tokens` are those of the ledger rows. `as_of_ms` is the append time of the last record;
-    `landed_at_ms` is wall time and not part of the chain.
+    `counted`, `late`, `duplicate`, `rejected`, `absent`, `deleted`, `unlanded` and `unjudged` are offsets
+    and add up to the range (0009_seals.sql says what each is); `tokens` are those of the ledger rows.
+    What was deleted was appended between `deleted_since_ms` and `deleted_until_ms`, as far as is known.
+    `as_of_ms` is the append time of the last record; `landed_at_ms` is wall time and not part of the
+    chain.
     """
 
     topic: str
@@ -40,11 +46,16 @@ class Seal:
     duplicate: int
     rejected: int
     absent: int
+    deleted: int = 0
+    unlanded: int = 0
+    unjudged: int = 0
     tokens: int
     digest: str
     prev: str
     chain: str = ""
     writer_epoch: int
+    deleted_since_ms: int = 0
+    deleted_until_ms: int = 0
     as_of_ms: int = 0
     landed_at_ms: int = 0
 
@@ -66,7 +77,8 @@ def chain_of(seal: Seal) -> str:
     """Return SHA256 over one line: previous chain, digest, place, bounds and counts."""
     parts = (
         seal.prev, seal.digest, seal.topic, seal.partition, seal.lo, seal.hi,
-        seal.counted, seal.late, seal.duplicate, seal.rejected, seal.absent, seal.tokens,
+        seal.counted, seal.late, seal.duplicate, seal.rejected, seal.absent, seal.deleted,
+        seal.unlanded, seal.unjudged, seal.deleted_since_ms, seal.deleted_until_ms, seal.tokens,
     )  # fmt: skip
     return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
 
@@ -114,10 +126,7 @@ def _faults_of(seal: Seal, chain: str) -> list[str]:
         faults.append(f"{where}: prev is not the chain of the seal before it")
     if seal.chain != chain_of(seal):
         faults.append(f"{where}: chain does not follow from its own fields")
-    if (
-        seal.counted + seal.late + seal.duplicate + seal.rejected + seal.absent
-        != seal.hi - seal.lo + 1
-    ):
+    if sum(getattr(seal, name) for name in CLASSES) != seal.hi - seal.lo + 1:
         faults.append(f"{where}: counts do not add up to the range")
     return faults
 

@@ -23,6 +23,7 @@ Table = Literal[
     "dead_letters",
     "gateway_totals",
     "balance_changes",
+    "quarantine",
 ]
 
 
