@@ -81,13 +81,22 @@ class Stand:
         said |= (
             {"state": "open", "rule": "", "reason": "account_set", "limit": -1} | counts | fields
         )
-        said = {"model_group": "", "models": []} | said
+        said = {"model_group": "", "models": []} | self.terms_of(plan) | said
         self.gateway.guard._view.apply_decision(0, said, NOON)
         self.gateway.guard._view.apply_heartbeat(0, 0, NOON + DAY)
 
-    def publish(self, catalog):
+    def terms_of(self, plan):
+        """Return what a decision says of a plan: as of the newest version that has it, as an account keeps it."""
+        versions = [CATALOG, *self.gateway._catalogs.book.versions]
+        known = [one for one in reversed(versions) if plan in one.plans]
+        return told(known[0].plans[plan], known[0].version) if known else told(None, 0)
+
+    def publish(self, catalog, *, for_accounts=True):
+        """Bring a version, and unless it is for prices alone let charging tell its terms."""
         self.gateway._catalogs.book.add(catalog)
         self.gateway._on_catalog()
+        if for_accounts:
+            self.says(self.gateway.guard._view.find(("default", "a", "")).terms.plan)
 
     async def ask(self, key, session, question):
         self.questions.append((key, session, question))
@@ -124,6 +133,22 @@ async def standing(data_dir, **fields):
             desk.stop()
         if stand.gateway._emergency is not None:
             stand.gateway._emergency.close()
+
+
+def told(plan, version):
+    """Return what a decision says of the terms of a plan."""
+    least = getattr(plan, "least_call_utok", None)
+    return {
+        "terms_version": version,
+        "mode": plan.mode if plan else "",
+        "unreachable": plan.unreachable if plan else "",
+        "emergency_utok": plan.emergency_utok if plan else 0,
+        "abort": plan.abort if plan else "",
+        "longest_call_ms": plan.longest_call_s * 1000 if plan else 0,
+        "hold_validity_ms": plan.hold_validity_s * 1000 if plan else 0,
+        "least_call_utok": -1 if least is None else least,
+        "zero_rated_needs_balance": int(bool(plan and plan.zero_rated_needs_balance)),
+    }
 
 
 def version_of(number, effective_ms, **changed):

@@ -120,6 +120,8 @@ def order(offset: int, appended_ms: int, **fields: Any) -> Commanded:
         "from_entry": 0,
         "transfer_id": "",
         "uncap": 0,
+        "when": "",
+        "valid_days": 0,
         "issued_at": appended_ms,
         "reply_to": "",
         "reply_partition": -1,

@@ -142,7 +142,7 @@ async def test_a_subscriber_or_a_group_of_models_is_cut_alone_for_every_gateway(
             assert not guard.check("home", "mum").allowed
             await orders.order("home", **cap, uncap=1)
             await line.until(lambda: guard.check("home", "mum").allowed, what="mum is open again")
-            await orders.order("home", kind="change_plan", plan="strict")
+            await orders.order("home", kind="change_plan", plan="strict", when="now")
             await line.until(lambda: guard.check("home", "kid").allowed, what="kid is open again")
             await line.until(lambda: guard.check("home", **mini).allowed, what="minis are open")
         await line.settled()

@@ -41,9 +41,14 @@ class ModelBucket:
     # Of an allowance: the days it was granted for, and how much of it may roll over.
     days: tuple[int, int] = (0, 0)
     rolls: Fraction = ZERO
-    # What it gives for those days, and what of that earlier plans have used.
+    # What it gives for those days, what was taken off that for a debt, and what orders added to it.
     gives: Fraction = ZERO
-    debt: Fraction = ZERO
+    paid: Fraction = ZERO
+    adjusted: Fraction = ZERO
+
+    @property
+    def worth(self) -> Fraction:
+        return self.gives + self.adjusted
 
     def pays(self, use: Any, at: int) -> bool:
         return self.start <= at < self.end and self.covers(use)
@@ -103,6 +108,10 @@ class ModelAccount:
     numbers: int = 0
     # The last moment at which something happened to it.
     looked: int = 0
+    pending: str = ""
+    # What was used beyond the days of allowances and not paid; what was so in this cycle, paid or not.
+    debt: Fraction = ZERO
+    overused: Fraction = ZERO
     # What no bucket paid, by the numbers of RULES: 0 overage, -1 written off, -3 claims; and as of the
     # begin of the cycle.
     unpaid: dict[int, Fraction] = field(
@@ -218,10 +227,12 @@ class ModelAccount:
 
     def begin(self, span: tuple[int, int]) -> None:
         self.start, self.end = max(span[0], self.end), span[1]
+        self.overused = ZERO
         self.bases = dict(self.unpaid)
         for bucket in self.buckets.values():
             bucket.before = bucket.used
         if self.status != "closed":
+            self.plan, self.pending = self.pending or self.plan, ""
             self.take_terms()
             self.grant_plan(self.terms().allowance_utok, self.start)
 
@@ -288,16 +299,98 @@ class ModelAccount:
         )
         return self.numbers
 
-    def grant_plan(self, utok: Fraction | int, since: int, debt: Fraction = ZERO) -> None:
-        if utok > 0 or debt:
-            terms = self.terms()
-            gives = Fraction(int(utok), MILLION)
-            amount = max(ZERO, gives - debt)
+    def grant_plan(self, utok: Fraction | int, since: int) -> None:
+        if utok > 0:
+            terms, gives = self.terms(), Fraction(int(utok), MILLION)
             span = self.start, self.end
-            number = self.add(amount, Source.PLAN, terms.priority, *span, since, terms.scope)
-            self.buckets[number].gives, self.buckets[number].debt = gives, debt
-            self.buckets[number].days = since, self.end
-            self.buckets[number].rolls = Fraction(terms.rollover_utok, MILLION)
+            number = self.add(gives, Source.PLAN, terms.priority, *span, since, terms.scope)
+            bucket = self.buckets[number]
+            bucket.gives, bucket.days = gives, (since, self.end)
+            bucket.rolls = Fraction(terms.rollover_utok, MILLION)
+            self.pay_debt(bucket)
+
+    # What plans and cycles that change are worth
+
+    def allowances(self, now: int) -> list[ModelBucket]:
+        return [one for one in self.in_order() if one.source is Source.PLAN and one.end > now]
+
+    def in_force(self, now: int) -> list[ModelBucket]:
+        return [one for one in self.allowances(now) if one.days[1] > now]
+
+    def taken(self, bucket: ModelBucket) -> Fraction:
+        return bucket.total - self.rest(bucket)
+
+    def given(self, bucket: ModelBucket, until: int) -> Fraction:
+        """Return what it gives for its days until a moment, in whole millionths."""
+        part = Fraction(days(self.zone, bucket.days[0], until), days(self.zone, *bucket.days))
+        return Fraction(int(bucket.gives * MILLION * part), MILLION)
+
+    def pay_debt(self, bucket: ModelBucket) -> None:
+        paid = min(self.debt, self.rest(bucket))
+        bucket.total -= paid
+        bucket.paid += paid
+        self.debt -= paid
+
+    def settle_days(self, one: ModelBucket, whole: bool) -> None:
+        """Let an allowance come to what its days are worth, or, granted whole, forgive what was used."""
+        taken = self.taken(one)
+        used_up = min(taken, one.worth)
+        left = one.worth - used_up
+        # Of what it paid, as much as its days could pay.
+        could = ZERO if whole else min(one.paid, left)
+        self.debt += one.paid - could
+        one.paid = could
+        if not whole:
+            self.debt += taken - used_up
+            self.overused += taken - used_up
+        one.total = taken + left - could
+
+    def share(self, plan: str, now: int) -> Fraction:
+        terms = self.terms(plan)
+        whole = days(self.zone, self.start, self.end)
+        usual = days(self.zone, *cycle(self.zone, self.day, self.end - 1))
+        # A cycle that was cut short or drawn out is shared by the days of a usual one.
+        per = whole if abs(whole - usual) <= 3 else usual
+        left = days(self.zone, now, self.end) if terms.prorated else min(whole, per)
+        return Fraction(int(Fraction(terms.allowance_utok * left, per)), MILLION)
+
+    def change_plan(self, plan: str, when: str, now: int) -> None:
+        before, after = self.terms(), self.terms(plan)
+        upgrade = after.allowance_utok >= before.allowance_utok
+        rule = {"upgrade_now": upgrade, "now": True, "next_cycle": False}[after.change]
+        self.pending = ""
+        if when == "next_cycle" or (not when and not rule):
+            self.pending = "" if plan == self.plan else plan
+            return
+        if plan == self.plan:
+            return
+        for one in self.in_force(now):
+            one.gives, one.days = self.given(one, now), (one.days[0], now)
+            self.settle_days(one, not before.prorated)
+        self.plan = plan
+        self.take_terms()
+        share = self.share(plan, now)
+        if not after.prorated:
+            for one in self.allowances(now):
+                one.total = self.taken(one)
+            had = sum((one.total for one in self.allowances(now)), ZERO)
+            made_up = min(self.debt, self.overused, max(ZERO, share - had + self.overused))
+            self.debt, self.overused = self.debt - made_up, self.overused - made_up
+            share -= had
+        self.grant_plan(share * MILLION, now)
+
+    def change_cycle(self, day: int, now: int) -> None:
+        end, in_force = cycle(self.zone, day, now)[1], self.in_force(now)
+        for one in in_force:
+            given = self.given(one, end)
+            one.gives = given if self.terms().prorated else min(given, one.gives)
+            one.days = one.days[0], end
+            self.settle_days(one, whole=False)
+        for one in self.allowances(now):
+            one.end = end
+        self.day, self.end = day, end
+        for one in in_force:
+            self.pay_debt(one)
 
     def use_up(self, number: int, amount: Fraction) -> None:
         if number:

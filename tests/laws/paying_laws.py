@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from hypothesis.stateful import invariant
 
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.decide import decide
 from tokenline.quota.decided import Rule, State

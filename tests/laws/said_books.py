@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
 from tokenline.quota.limit_windows import rolled
@@ -16,7 +16,11 @@ from tokenline.quota.table import FREE, NONE, OWNER
 from tokenline.quota.usage import roll_rates
 
 # Numbers of rows, which depend on what other accounts gave back before.
-_ROWS = (Balance.OWNER, Balance.FIRST, Balance.HEAD, Balance.LIMIT_ROW)
+_ROWS = (
+    *(Balance.OWNER, Balance.FIRST, Balance.HEAD, Balance.LIMIT_ROW),
+    # Numbers given in order of first sight.
+    *(Balance.TERMS, Balance.PLAN, Balance.THRESHOLDS),
+)
 # What was told of an account is no balance.
 TOLD = (
     *(Cell.STATE, Cell.RULE, Cell.THRESHOLD_PERCENT, Cell.THRESHOLD_MONTH, Cell.RESETS_AT),
@@ -47,6 +51,7 @@ def _account(books: Any, row: int, now_ms: int) -> dict[str, Any]:
     numbers = {one: books.buckets.get(one, Bucket.NUMBER) for one in chain} | {NONE: Pseudo.OVERAGE}
     return {
         "balance": {column: value for column, value in values.items() if column not in _ROWS},
+        "terms": (books.plan(row), books.terms(row)),
         "head": numbers[values[Balance.HEAD]],
         "cuts": _limit_name(books, values[Balance.LIMIT_ROW])
         if values[Balance.LIMIT_RESETS]

@@ -11,19 +11,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.laws.balance_model import MILLION, ZERO, ModelAccount, Refused, cycle, days
+from tests.laws.balance_model import MILLION, ModelAccount, Refused, cycle
 from tests.laws.paying_laws import FREE, PayingLaws
 from tests.strategies import DAY, HOUR, MINUTE, NOON
 from tokenline.errors import Declined
 from tokenline.metering.calendar import day_of_month
 from tokenline.quota import orders
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import Books
 from tokenline.quota.buckets import Bucket, Scopes
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
+from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit, Specs
@@ -84,7 +86,8 @@ PLANS = {
         thresholds=(10, 90),
         least_call_utok=2 * MILLION,
     ),
-    "empty": Terms(mode=Mode.STRICT),
+    "empty": Terms(mode=Mode.STRICT, change="now"),
+    "whole": Terms(allowance_utok=70 * MILLION, prorated=False, change="next_cycle"),
     "family": Terms(
         mode=Mode.STRICT,
         allowance_utok=60 * MILLION,
@@ -169,7 +172,7 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
             slot = cells.open(name)
             cells.matrix[slot, Cell.ZONE] = cells.zone_code(zone)
         self.zone = zone
-        self.books = Books(cells, find_terms, LINGER, lambda _: FREE)
+        self.books = Books(cells, find_terms, LINGER, free_models=lambda _: FREE)
         self.begin_paying()
         self.model = {}
         self.ledger = {}
@@ -235,19 +238,9 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
         day = day or day_of_month(self.zone, self.now)
         span = cycle(self.zone, day, self.now)
         account = ModelAccount(PLANS, LINGER, self.zone, plan, day, *span)
-        account.grant_plan(self.share(account, plan), self.now)
+        account.grant_plan(account.share(plan, self.now) * MILLION, self.now)
         self.model[slot] = account
         self.note_changes()
-
-    def share(self, account, plan):
-        terms = PLANS[plan]
-        if not terms.prorated:
-            return terms.allowance_utok
-        left = days(self.zone, self.now, account.end)
-        whole = days(self.zone, account.start, account.end)
-        usual = days(self.zone, *cycle(self.zone, account.day, account.end - 1))
-        # A cycle that was cut short or drawn out is shared by the days of a usual one.
-        return Fraction(terms.allowance_utok * left, whole if abs(whole - usual) <= 3 else usual)
 
     @rule(
         slot=slots,
@@ -266,29 +259,13 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
             slot, lambda: orders.cap_subscribers(self.books, slot, names, ceiling, self.now), model
         )
 
-    @rule(slot=slots, plan=plans)
-    def change_plan(self, slot, plan):
+    @rule(slot=slots, plan=plans, when=st.sampled_from(["", "now", "now", "next_cycle"]))
+    def change_plan(self, slot, plan, when):
         def model(account):
             self.working(account)
-            over = ZERO
-            for one in account.in_order():
-                if one.source is Source.PLAN and one.days[1] > self.now:
-                    taken = one.total - account.rest(one)
-                    past = days(self.zone, one.days[0], self.now)
-                    whole = days(self.zone, *one.days)
-                    share = Fraction(int(one.gives * MILLION) * past // whole, MILLION) - one.debt
-                    one.days = one.days[0], self.now
-                    one.total = max(taken, share) if PLANS[plan].prorated else taken
-                    over += max(ZERO, taken - share)
-            account.plan = plan
-            account.take_terms()
-            if PLANS[plan].prorated:
-                account.grant_plan(self.share(account, plan), self.now, over)
-            else:
-                account.grant_plan(self.share(account, plan), self.now)
-                account.grant_plan(0, self.now, over)
+            account.change_plan(plan, when, self.now)
 
-        self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now), model)
+        self.both(slot, lambda: orders.change_plan(self.books, slot, plan, self.now, when), model)
 
     @rule(slot=slots, day=st.sampled_from([0, 1, 8, 28, 31]))
     def change_cycle(self, slot, day):
@@ -296,19 +273,7 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
             self.working(account)
             if not day:
                 raise Refused("bad_amount")
-            end = cycle(self.zone, day, self.now)[1]
-            for one in account.in_order():
-                if one.source is Source.PLAN and one.end > self.now:
-                    if one.days[1] > self.now:
-                        new = days(self.zone, one.days[0], end)
-                        old = days(self.zone, *one.days)
-                        given = Fraction(int(one.gives * MILLION) * new // old, MILLION)
-                        if account.terms().prorated or given <= one.gives:
-                            one.gives = given
-                            one.total = max(one.total - account.rest(one), given - one.debt)
-                        one.days = one.days[0], end
-                    one.end = end
-            account.day, account.end = day, end
+            account.change_cycle(day, self.now)
 
         self.both(slot, lambda: orders.change_cycle(self.books, slot, day, self.now), model)
 
@@ -385,10 +350,12 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
             if number not in account.buckets:
                 raise Refused("unknown_bucket")
             bucket, delta = account.buckets[number], Fraction(sign * amount, MILLION)
+            if bucket.end <= self.now:
+                raise Refused("expired")
             if not amount or account.rest(bucket) + delta < 0:
                 raise Refused("bad_amount")
             bucket.total += delta
-            bucket.gives += delta
+            bucket.adjusted += delta
 
         self.both(
             slot, lambda: orders.adjust(self.books, slot, number, sign * amount, self.now), model
@@ -413,7 +380,6 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
                 if taken:
                     parts.append((taken, one.priority, one.start, one.end, one.scope))
                     one.total, left = one.total - taken, left - taken
-                    one.gives -= taken
             return parts
 
         def engine():
@@ -623,9 +589,10 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
     def restart(self):
         """Lose everything but the rows, as a worker does that reads its journal."""
         old = self.books
-        self.books = Books(old.cells, find_terms, LINGER, lambda _: FREE)
+        self.books = Books(old.cells, find_terms, LINGER, free_models=lambda _: FREE)
         self.books.thresholds = list(old.thresholds)
         self.books.plans = list(old.plans)
+        self.books.kept_terms = KeptTerms.from_json(old.kept_terms.to_json())
         self.books.scopes = Scopes.from_json(old.scopes.to_json())
         self.books.limits.specs = Specs.from_json(old.limits.specs.to_json())
         for table, rows in zip(self.tables(self.books), self.tables(old), strict=True):
@@ -654,6 +621,11 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
                 number: (one.total, one.used, account.held(number), one.claimed, one.before)
                 for number, one in account.buckets.items()
             }
+            assert self.books.get(row, Balance.DEBT) == account.debt * MILLION
+            assert (self.books.plan(row), self.books.pending_plan(row)) == (
+                account.plan,
+                account.pending,
+            )
             unpaid = {+pseudo: self.books.get(row, at) for pseudo, at in COUNTERS.items()}
             assert unpaid == {number: amount * MILLION for number, amount in account.unpaid.items()}
             assert self.books.get(row, Balance.OVERAGE_HELD) == account.held(0) * MILLION
@@ -719,7 +691,7 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
         for slot in getattr(self, "model", ()):
             for one in self.books.chain(self.books.row(slot)):
                 total, used, held = self.books.buckets.matrix[one, Bucket.TOTAL : Bucket.SCOPE]
-                claimed, before = self.books.buckets.matrix[one, Bucket.CLAIMED :]
+                claimed, before = self.books.buckets.matrix[one, Bucket.CLAIMED : Bucket.ADJUSTED]
                 assert used >= before >= 0
                 assert held >= claimed >= 0
                 assert used + held <= total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +21,7 @@ from tokenline.quota.decide import decide
 from tokenline.quota.pseudo import COUNTERS
 from tokenline.quota.subscribers import Telling
 from tokenline.quota.usage import roll_rates
+from tokenline.rating.catalog import Catalog
 
 law = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -51,10 +53,14 @@ ARRIVED = {
 @st.composite
 def logs(draw, jumps=JUMPS_MS):
     """Return pieces of usage and commands in the order in which a worker takes them."""
-    now_ms, usage, commands, pieces = NOON, 0, len(FIRST), []
+    now_ms, usage, commands, version, pieces = NOON, 0, len(FIRST), 1, []
     for _ in range(draw(st.integers(1, 12))):
         now_ms += draw(st.sampled_from(jumps))
-        if draw(st.booleans()):
+        if draw(st.integers(0, 9)) == 0:
+            version += 1
+            pieces.append([draw(versions(commands, now_ms, version))])
+            commands += 1
+        elif draw(st.booleans()):
             count = draw(st.integers(1, 6))
             pieces.append([draw(used(usage + i, now_ms)) for i in range(count)])
             usage += count
@@ -62,6 +68,24 @@ def logs(draw, jumps=JUMPS_MS):
             pieces.append([draw(asked(commands, now_ms))])
             commands += 1
     return pieces
+
+
+@st.composite
+def versions(draw, offset, now_ms, number):
+    """Return another version of the catalog: what plans give, and from when on they do."""
+    said = json.loads(CATALOG.to_json())
+    begins_ms = now_ms + draw(st.sampled_from([MINUTE, 11 * MINUTE, 3 * DAY, 40 * DAY]))
+    said |= {"version": number, "effective_ms": begins_ms // MINUTE * MINUTE}
+    for name in draw(st.sets(st.sampled_from(sorted(said["plans"])))):
+        said["plans"][name] |= {
+            "tokens": draw(st.sampled_from([0, 62, 500])),
+            "rollover_tokens": draw(st.sampled_from([0, 30])),
+            "proration": draw(st.sampled_from(["prorate", "full"])),
+            "running_accounts": draw(st.sampled_from(["now", "next_cycle"])),
+        }
+    if draw(st.integers(0, 3)) == 0:
+        del said["plans"][draw(st.sampled_from(["strict", "household"]))]
+    return catalog_version(offset, now_ms, Catalog.model_validate(said))
 
 
 @st.composite
@@ -241,6 +265,8 @@ def test_an_answer_leaves_no_decision_untaken(pieces):
             continue
         line.command(piece)
         state, asked = line.state, piece[0].fields
+        if piece[0].name == "catalog_version":
+            continue
         slot = state.cells.slot(f"{asked['tenant_id']}/{asked['account_id']}")
         minute_ms = state.minute_ms or NOON // MINUTE * MINUTE
         roll_rates(state.cells, np.array([slot]), minute_ms)

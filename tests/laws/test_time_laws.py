@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.laws.said_books import books_as_said
-from tests.laws.test_charging_balance_laws import FIRST, accounts, asked, used
+from tests.laws.test_charging_balance_laws import FIRST, accounts, asked, used, versions
 from tests.orders import order
 from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, Record, chunk_of
 from tokenline.charging.commands import fold_commands
@@ -26,10 +26,14 @@ FINAL_WAIT = 40 * DAY
 @st.composite
 def walks(draw):
     """Return what happens and when, one thing after the other."""
-    now_ms, usage, commands, found = NOON, 0, len(FIRST), []
+    now_ms, usage, commands, version, found = NOON, 0, len(FIRST), 1, []
     for _ in range(draw(st.integers(1, 10))):
         now_ms += draw(st.sampled_from(WAITS))
-        if draw(st.booleans()):
+        kind = draw(st.integers(0, 5))
+        if kind == 0:
+            version += 1
+            found.append((now_ms, [draw(versions(version, now_ms, version))]))
+        elif kind < 3:
             found.append((now_ms, [draw(used(usage, now_ms))]))
             usage += 1
         else:

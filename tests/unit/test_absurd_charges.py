@@ -12,7 +12,8 @@ from tests.strategies import BOUNDS
 from tests.told_line import MILLION, ToldLine
 from tests.unit.test_charging_limits import recovered
 from tokenline.event import TOKEN_KINDS
-from tokenline.quota.books import ALARM_UTOK, MOST_UTOK
+from tokenline.quota.balance import ALARM_UTOK
+from tokenline.quota.books import MOST_UTOK
 
 DEAR = {"model": "dear"}
 # Of model `dear` so many tokens cost a tenth of all that may be unpaid.

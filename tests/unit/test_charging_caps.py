@@ -106,7 +106,8 @@ def test_what_is_held_against_it_is_let_go_of_after_it_was_taken_off(loose):
     for session in ("k", "k2"):
         loose.hold(session=session, seq=1, action="settle")
     assert loose.state.books.limits.get(row, Limit.HELD) == 0
-    loose.order(kind="change_plan", plan="loose")
+    loose.now += 31 * DAY
+    loose.order(kind="suspend")
     assert loose.state.books.limits.of_owner(0) == []
 
 

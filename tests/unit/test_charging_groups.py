@@ -113,9 +113,9 @@ def test_every_limit_of_a_group_is_told_by_itself():
 
 def test_a_limit_of_nothing_cuts_from_the_start_and_another_plan_ends_it():
     line = line_of(HOURLY | {"requests": 0})
-    back = line.order(kind="change_plan", plan="family")
+    back = line.order(kind="change_plan", plan="family", when="now")
     assert told(back) == [OPEN]
-    again = line.order(kind="change_plan", plan="limited")
+    again = line.order(kind="change_plan", plan="limited", when="now")
     assert told(again) == [CUT]
     assert [one.resets_at_ms for one in again.decisions if one.group] == [0]
 
@@ -138,7 +138,7 @@ def test_a_group_that_gets_other_models_is_told_anew():
     catalog["groups"]["minis"], catalog["version"] = ["p/max"], 2
     newer = catalog_version(line._next(), line.now, Catalog.from_json(json.dumps(catalog)))
     fold_commands(line.state, [newer], newer.offset)
-    step = line.order(kind="change_plan", plan="limited")
+    step = line.order(kind="change_plan", plan="limited", when="now")
     assert [one.models for one in step.decisions if one.group] == [("p/max",)]
     assert told(step) == [CUT]
 

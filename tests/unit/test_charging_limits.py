@@ -21,7 +21,7 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.step import Step
 from tokenline.charging.terms import not_enforced
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.decided import Rule, State
 from tokenline.quota.limits import Limit
@@ -422,3 +422,53 @@ def test_a_question_finds_the_month_full_by_usage_that_came_ahead_of_it():
     fold_usage(line.state, chunk_of([record(line._next(), line.now, account_id="other")]))
     step = line.ask(session="1", max_tokens=1)
     assert [(one.state, one.rule) for one in step.decisions] == [(State.CUT, Rule.MONTH_TOKENS)]
+
+
+def brought(line, limits):
+    """Publish limits for the plan `loose` and let the account choose them at once."""
+    version = line.state.catalogs.versions[-1].version + 1
+    said = json.loads(LIMITS_CATALOG.to_json()) | {
+        "version": version,
+        "effective_ms": NOON - MINUTE,
+    }
+    said["plans"]["loose"]["limits"] = limits
+    catalog = Catalog.model_validate(said)
+    fold_commands(line.state, [catalog_version(line._next(), line.now, catalog)], line.offset)
+    line.order(kind="change_plan", plan="loose", when="now")
+
+
+@pytest.mark.parametrize("unit", ["tokens", "requests"])
+@pytest.mark.parametrize("per", ["minute", "hour", "day", "week", "month", "cycle"])
+@pytest.mark.parametrize("of", ["account", "subscriber"])
+def test_limits_that_a_change_of_plan_brings_count_from_the_change_on_all_of_them_alike(
+    family, unit, per, of
+):
+    family.use(tokens=7)
+    brought(family, [{unit: 30, "per": per, "of": of}])
+    name = f"{per}_{unit}" if of == "account" else f"subscriber_{per}_{unit}"
+    family.use(tokens=2)
+    assert family.limit(name, "kid" if of == "subscriber" else "")[0] == {"tokens": 2}.get(unit, 1)
+
+
+@pytest.mark.parametrize("per", ["minute", "hour", "day", "week", "month"])
+def test_a_limit_that_was_there_before_a_change_of_plan_goes_on_counting(family, per):
+    brought(family, [{"tokens": 30, "per": per}])
+    family.use(tokens=7)
+    brought(family, [{"tokens": 50, "per": per}])
+    family.use(tokens=2)
+    assert family.limit(f"{per}_tokens") == (9, 0, 50)
+
+
+def test_usage_that_comes_with_a_new_cycle_counts_into_the_limits_that_the_cycle_brings(family):
+    said = json.loads(LIMITS_CATALOG.to_json()) | {"version": 2, "effective_ms": NOON - MINUTE}
+    said["plans"]["family"]["limits"] = [
+        {"tokens": 30, "per": "day"},
+        {"tokens": 30, "per": "week"},
+    ]
+    catalog = Catalog.model_validate(said)
+    fold_commands(
+        family.state, [catalog_version(family._next(), family.now, catalog)], family.offset
+    )
+    family.now += HOUR
+    family.use(tokens=5)
+    assert [family.limit(name)[0] for name in ("day_tokens", "week_tokens")] == [5, 5]

@@ -149,8 +149,9 @@ def test_an_account_that_a_limit_cuts_is_shown_with_its_name_until_its_plan_has_
     line = Line("limited")
     line.use([""], tokens=50)
     assert [line.shown()[name] for name in ("state", "why")] == ["cut", "limit: week_utok"]
-    line.fold(order, kind="change_plan", plan="loose")
-    assert [line.shown()[name] for name in ("state", "why")] == ["open", ""]
+    line.fold(order, kind="change_plan", plan="loose", when="now")
+    # Of what both plans grant whole half is used.
+    assert [line.shown()[name] for name in ("state", "why")] == ["warned", "balance"]
     # Nor is anything of it left where the plan that has none comes with a cycle.
     later = Line("limited")
     later.use([""], tokens=50)

@@ -57,7 +57,9 @@ OPTIONS = [
     ("cap acme kim 5", {"kind": "cap", "subscribers": ["kim"], "amount_utok": 5 * MILLION}),
     ("cap acme kim 0", {"amount_utok": 0, "uncap": 0}),
     ("cap acme kim --none", {"kind": "cap", "subscribers": ["kim"], "uncap": 1}),
-    ("plan acme p2", {"kind": "change_plan", "plan": "p2"}),
+    ("plan acme p2", {"kind": "change_plan", "plan": "p2", "when": ""}),
+    ("plan acme p2 --when now", {"kind": "change_plan", "when": "now"}),
+    ("plan acme p2 --when next_cycle", {"kind": "change_plan", "when": "next_cycle"}),
     ("cycle acme 15", {"kind": "change_cycle", "cycle_day": 15}),
     ("suspend acme", {"kind": "suspend"}),
     ("resume acme", {"kind": "resume"}),
@@ -209,3 +211,10 @@ def test_an_account_that_looks_like_a_key_is_told_how_tenants_are_named(line, ru
     code, _, (said,) = run("show", "t/acme")
     assert code == 1
     assert said.endswith("(the account of another tenant is named by --tenant)")
+
+
+def test_a_plan_that_is_in_force_later_says_from_when_on(line, run):
+    line.says = {"detail": "p2 is in force from 2026-12-01 00:00:00 +0800 (Asia/Shanghai) on"}
+    code, out, _ = run("plan", "acme", "p2")
+    assert code == 0
+    assert out.startswith("change_plan: done, p2 is in force from 2026-12-01 00:00:00")

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.gateway_stand import CALL, MILLION, PREPAID, WORST, standing, version_of
+from tests.gateway_stand import CALL, MILLION, PREPAID, WORST, standing, told, version_of
 from tests.orders import CATALOG
 from tests.strategies import DAY, MINUTE, NOON
 from tokenline.errors import ChargingUnavailable, CutOff, InvalidEvent, OutboxFull, QuotaExceeded
@@ -16,6 +16,7 @@ from tokenline.gateway.lease import Key, Lease, Need
 from tokenline.gateway.prices import CACHED_MOST, Prices
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import Catalog
+from tokenline.wire.plan_terms import NO_PLAN, plan_terms
 
 
 @pytest.fixture
@@ -24,8 +25,9 @@ async def stand(tmp_path):
         yield stand
 
 
-def without(*names):
-    return {name: plan for name, plan in CATALOG.plans.items() if name not in names}
+def terms(plan="strict", **changed):
+    said = told(CATALOG.plans[plan].model_copy(update=changed), 1)
+    return plan_terms({"plan": plan} | said)
 
 
 def prices_of(*catalogs):
@@ -35,28 +37,47 @@ def prices_of(*catalogs):
     return Prices(book)
 
 
-def test_a_plan_that_is_sold_no_more_stays_what_it_was():
-    prices = prices_of(CATALOG, version_of(2, NOON, plans=without("strict")))
-    rules = prices.rules("strict", "p", "max", NOON + DAY)
-    assert (rules.mode, rules.plan) == ("strict", CATALOG.plans["strict"])
+async def test_a_gateway_goes_by_the_terms_that_charging_told_and_not_by_the_catalog(stand):
+    """A version that makes a strict plan postpaid is in force when charging says so for the account."""
+    stand.publish(CATALOG)
+    lenient = CATALOG.plans["strict"].model_copy(update={"mode": "postpaid"})
+    version = version_of(2, NOON - DAY, plans={"strict": lenient})
+    stand.publish(version, for_accounts=False)
+    async with stand.gateway.admit(**CALL) as call:
+        assert (call.mode, call.reserved_utok) == ("strict", WORST)
+        call.finish({"input_tokens": 10})
+    stand.says("strict")
+    async with stand.gateway.admit(**CALL) as call:
+        assert (call.mode, call.reserved_utok) == ("postpaid", 0)
+        call.finish({"input_tokens": 10})
 
 
-def test_a_clock_that_is_behind_makes_no_plan_free_or_postpaid():
-    begun = version_of(1, NOON)
-    brought = version_of(2, NOON + DAY, plans=CATALOG.plans | {"new": CATALOG.plans["strict"]})
-    for catalogs, plan in (((begun,), "strict"), ((begun, brought), "new")):
-        for at_ms in (NOON, NOON - 40 * DAY):
-            rules = prices_of(*catalogs).rules(plan, "p", "max", at_ms)
-            assert (rules.mode, rules.price) == ("strict", (MILLION, 2 * MILLION))
+def test_a_clock_that_is_behind_makes_no_plan_free():
+    for at_ms in (NOON, NOON - 40 * DAY):
+        rules = prices_of(version_of(1, NOON)).rules(terms(), "p", "max", at_ms)
+        assert (rules.mode, rules.price) == ("strict", (MILLION, 2 * MILLION))
+
+
+def test_terms_are_kept_once_for_all_accounts_that_have_them():
+    assert terms() is terms()
+    assert terms() is not terms(mode="prepaid")
+    assert (terms().plan, terms().version, terms("limited").mode) == ("strict", 1, "postpaid")
+    assert plan_terms({"plan": ""}) is NO_PLAN
+
+
+@pytest.mark.parametrize("mode", ["strict", "prepaid"])
+def test_prices_look_as_far_ahead_as_the_plan_does(mode):
+    plan = CATALOG.plans["strict"].model_copy(update={"mode": mode, "hold_validity_s": 77})
+    assert terms(mode=mode, hold_validity_s=77).priced_ahead_ms == plan.priced_ahead_s * 1000
 
 
 def test_without_a_plan_a_call_is_charged_afterwards_and_free_before_the_first_catalog():
     for prices, price in ((prices_of(CATALOG), (MILLION, 2 * MILLION)), (prices_of(), (0, 0))):
-        rules = prices.rules("", "p", "max", NOON)
-        assert (rules.mode, rules.plan, rules.price) == ("postpaid", None, price)
+        rules = prices.rules(NO_PLAN, "p", "max", NOON)
+        assert (rules.mode, rules.terms.plan, rules.price) == ("postpaid", "", price)
 
 
-async def test_a_call_on_a_plan_nobody_here_knows_is_held_whole(stand):
+async def test_a_call_on_a_plan_of_which_no_terms_were_told_is_held_whole(stand):
     stand.publish(CATALOG)
     stand.says("brought by a version that is still on its way")
     async with stand.gateway.admit(**CALL) as call:
@@ -78,15 +99,15 @@ def test_a_clock_that_was_ahead_leaves_no_prices_of_another_day_behind():
     later = json.loads(version_of(2, NOON + 9 * DAY).to_json())
     later["rates"][0]["utok"] = [MILLION] * 10
     prices = prices_of(version_of(1, NOON - DAY), Catalog.from_json(json.dumps(later)))
-    ahead = prices.rules("strict", "p", "max", NOON + 10 * DAY)
-    right = prices.rules("strict", "p", "max", NOON)
+    ahead = prices.rules(terms(), "p", "max", NOON + 10 * DAY)
+    right = prices.rules(terms(), "p", "max", NOON)
     assert [rules.price.answer_utok // MILLION for rules in (ahead, right)] == [1, 2]
 
 
 def test_what_callers_name_does_not_pile_up():
     prices = prices_of(CATALOG)
     for number in range(CACHED_MOST + 10):
-        assert prices.rules("strict", "p", f"nobody's {number}", NOON) is None
+        assert prices.rules(terms(), "p", f"nobody's {number}", NOON) is None
     assert len(prices._cached) <= CACHED_MOST
 
 

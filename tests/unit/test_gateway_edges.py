@@ -117,7 +117,7 @@ async def test_a_prepaid_call_that_costs_nothing_may_tell_how_far_it_is(stand):
     assert stand.questions == []
 
 
-async def test_a_catalog_that_comes_is_in_force_for_the_next_call(stand):
+async def test_terms_that_come_are_in_force_for_the_next_call(stand):
     async with stand.gateway.admit(**CALL) as call:
         call.finish({"input_tokens": 10})
     lenient = CATALOG.plans["strict"].model_copy(update={"mode": "postpaid"})

@@ -126,7 +126,7 @@ def test_a_plan_that_is_changed_lets_go_of_its_limits_and_keeps_those_that_both_
     day, week = {"utok": 90 * MILLION, "per": "day"}, {"utok": 90 * MILLION, "per": "week"}
     line = line_of(week, day, then=[day], proration="full")
     line.hold(**asked("1", 20))
-    line.order(kind="change_plan", plan="loose")
+    line.order(kind="change_plan", plan="loose", when="now")
     assert [one["limit"] for one in line.shown()["limits"]] == ["day_utok"]
     assert line.limit("day_utok") == (0, 20 * MILLION, 90 * MILLION)
     line.use(tokens=5, hold_id="1")
@@ -141,7 +141,7 @@ def test_a_hold_forgets_a_limit_that_is_gone_and_the_next_worker_knows():
     line = line_of(week, day, then=[day], proration="full")
     line.hold(**asked("1", 20))
     line.use(tokens=20, hold_id="1")  # nothing is held any more, but it runs on
-    line.order(kind="change_plan", plan="loose")
+    line.order(kind="change_plan", plan="loose", when="now")
     books = line.state.books
     heir = Books(books.cells, books.terms_of, books.linger_ms)
     heir.limits.specs = books.limits.specs

@@ -106,12 +106,15 @@ class Line:
 
     def __init__(self, plan, catalog=CATALOG):
         self.state, self.offset, self.now = PartitionState(BOUNDS), 0, NOON
+        self.entered = []
         fold_commands(self.state, [catalog_version(0, NOON, catalog)], 0)
         self.order(kind="open", plan=plan)
 
     def _fold(self, make, fields):
         self.offset += 1
-        return fold_commands(self.state, [make(self.offset, self.now, **fields)], self.offset)
+        step = fold_commands(self.state, [make(self.offset, self.now, **fields)], self.offset)
+        self.entered += step.changes
+        return step
 
     def order(self, **fields):
         return self._fold(order, fields)
@@ -123,7 +126,9 @@ class Line:
         self.offset += 1
         said = {"input_tokens": tokens, "model": model, "subscriber_id": subscriber}
         said |= {"occurred_at": at_ms or self.now, "event_id": f"e{self.offset}"}
-        return fold_usage(self.state, chunk_of([record(self.offset, self.now, **said)]))
+        step = fold_usage(self.state, chunk_of([record(self.offset, self.now, **said)]))
+        self.entered += step.changes
+        return step
 
     def shown(self):
         return json.loads(self.order(kind="show").replies[0].answer.detail)

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from tests.limits import LIMITS_CATALOG
 from tests.strategies import MINUTE
 from tests.unit.test_charging_limits import MILLION, Line
-from tokenline.gateway import prices, said
+from tokenline.gateway import said
 from tokenline.quota import standing
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.standing import crumbs_of, is_crumb
-from tokenline.quota.terms import GONE_STRICT, Mode
+from tokenline.quota.terms import Mode
 from tokenline.rating.catalog import Catalog
 from tokenline.rating.offers import Plan
+from tokenline.wire.plan_terms import LONGEST_CALL_MS
 
 
 def line_of(tokens=100_000, **plan):
@@ -111,7 +112,7 @@ def test_gateways_and_catalogs_count_by_what_charging_goes_by():
     """The engine's modules bring numpy, which a gateway has not: so these stand in several places."""
     assert said.USUAL_CALL_UTOK == standing.USUAL_CALL_UTOK
     (most,) = (one.le for one in Plan.model_fields["longest_call_s"].metadata if hasattr(one, "le"))
-    assert prices.UNKNOWN_PLAN_AHEAD_MS == GONE_STRICT.priced_ahead_ms == most * 1000
+    assert most * 1000 == LONGEST_CALL_MS
 
 
 @given(

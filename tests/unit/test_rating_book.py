@@ -58,25 +58,6 @@ def test_of_versions_that_begin_together_the_newest_is_in_force():
     assert version_at(book, START) == 2
 
 
-def test_a_plan_is_what_the_newest_version_that_knows_it_says():
-    book = book_of(
-        catalog(1, plans=["old", "kept"]),
-        catalog(2, START + DAY, plans=["kept"]),
-        catalog(3, START + 2 * DAY, plans=["kept", "new"]),
-    )
-
-    def titles(moment_ms):
-        found = [book.plan_at(name, moment_ms) for name in ("old", "kept", "new")]
-        return [plan.title if plan else "" for plan in found]
-
-    assert titles(START) == ["old 1", "kept 1", "new 3"]
-    assert titles(START + DAY) == ["old 1", "kept 2", "new 3"]
-    assert titles(START + 9 * DAY) == ["old 1", "kept 3", "new 3"]
-    assert titles(START - DAY) == ["old 1", "kept 1", "new 3"]
-    assert book.plan_at("nobody's", START) is None
-    assert CatalogBook().plan_at("old", START) is None
-
-
 def test_the_same_again_is_no_news():
     book = book_of(catalog(1), catalog(2))
     assert not book.add(catalog(2))

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.judge import Judgement
-from tokenline.quota.books import ALARM_UTOK, MOST_UTOK, Balance
+from tokenline.quota.balance import ALARM_UTOK, Balance
+from tokenline.quota.books import MOST_UTOK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,11 +19,12 @@ from tokenline.charging.show import shown_text
 from tokenline.charging.terms import grant_of
 from tokenline.charging.transfers import ARRIVING, arrive, send
 from tokenline.errors import BadData, Declined
-from tokenline.metering.calendar import zone_of
+from tokenline.metering.calendar import moment_text, zone_of
 from tokenline.metering.judge import MOST_ID_BYTES
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.books import MOST_UTOK, Balance
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import MOST_UTOK
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
 from tokenline.quota.entries import Cause
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
@@ -49,6 +50,7 @@ _TELLING = (
 )
 DETAIL_CHARS_MAX = 500
 _ENDS = ("settle", "release")
+_WHENS = ("", "now", "next_cycle")
 _COUNTS = (
     *("seq", "prompt_tokens", "max_tokens", "wanted_utok"),
     *("reported_utok", "reserved_utok", "first_utok", "keep_utok"),
@@ -133,7 +135,8 @@ def carry_out_hold(state: PartitionState, slot: int, command: Commanded) -> Hold
         return HoldAnswer(outcome=Outcome.REFUSED, reason=Reason.UNKNOWN_ACCOUNT, at_ms=now_ms)
     # Usage of others may be folded ahead of what waits here: a session that renewed in time is in time.
     now_ms = max(command.appended_ms, state.books.get(row, Balance.LOOKED_AT))
-    order = _hold_order(state, state.books.terms(row, now_ms), fields, now_ms)
+    orders.bring_up_to(state.books, slot, now_ms)
+    order = _hold_order(state, state.books.terms(row), fields, now_ms)
     answer = orders.hold(state.books, slot, order, now_ms)
     return replace(answer, limit_name=limit_name(state.books, answer)) if answer.limit else answer
 
@@ -199,8 +202,21 @@ def _answer(
             bucket, amount = _KINDS[str(fields["kind"])](state, slot, fields, now_ms)
     except Declined as declined:
         return _refusal(declined, now_ms)
-    rest = state.books.get(state.books.row(slot), Balance.LEFT)
-    return OrderAnswer(bucket=bucket, amount_utok=amount, rest_utok=rest, at_ms=now_ms)
+    row = state.books.row(slot)
+    return OrderAnswer(
+        bucket=bucket,
+        amount_utok=amount,
+        rest_utok=state.books.get(row, Balance.LEFT),
+        at_ms=now_ms,
+        detail=_pending_text(state, row) if fields["kind"] == "change_plan" else "",
+    )
+
+
+def _pending_text(state: PartitionState, row: int) -> str:
+    """Say from when on a plan is in force that was chosen and is not yet."""
+    pending, ends_ms = state.books.pending_plan(row), state.books.get(row, Balance.CYCLE_END)
+    text = moment_text(state.books.zone(row), ends_ms)
+    return f"{pending} is in force from {text} on" if pending else ""
 
 
 def _open(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
@@ -231,7 +247,9 @@ def _close(state: PartitionState, slot: int, _: Fields, now_ms: int) -> tuple[in
 
 
 def _change_plan(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
-    orders.change_plan(state.books, slot, str(fields["plan"]), now_ms)
+    if fields["when"] not in _WHENS:
+        raise BadData(f"a plan cannot be changed {fields['when']!r}; known: now, next_cycle")
+    orders.change_plan(state.books, slot, str(fields["plan"]), now_ms, str(fields["when"]))
     return 0, 0
 
 

@@ -141,19 +141,22 @@ def _look(state: PartitionState, step: Step, command: Commanded) -> None:
 
 
 def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
-    """Take a version in; those that no usage can be rated by any more are let go."""
+    """Take a version in; let go of those that rate no usage and that no account has to go by any more."""
     now_ms = state.move_clock(command.appended_ms)
     try:
         state.catalogs.add(Catalog.from_json(str(command.fields["catalog"])))
     except BadData as error:
         reason = Reason.BAD_CATALOG
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=str(error))
-    state.catalogs.prune(now_ms - 2 * state.bounds.horizon_ms)
+    rates_ms = now_ms - 2 * state.bounds.horizon_ms
+    state.catalogs.prune(min(rates_ms, state.books.first_due_ms()))
+    state.note_new_terms()
     return OrderAnswer(at_ms=now_ms)
 
 
 def _decide(state: PartitionState, step: Step, touched: _Touched) -> None:
-    told = _slots(touched.told)
+    # Whoever admits calls goes by what was told of an account's terms.
+    told = _slots(touched.told | state.books.take_retermed())
     quiet = _slots(touched.looked_at - touched.told)
     step.touched = np.union1d(told, quiet)
     _decide_slots(state, step, told, announce=True)

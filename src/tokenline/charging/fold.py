@@ -37,6 +37,7 @@ from tokenline.metering.judge import (
 from tokenline.metering.spans import clipped, size_of, spans_of
 from tokenline.metering.tally import LineNumbers, lines_of
 from tokenline.quota.cells import Cell
+from tokenline.quota.charge import begin_minute
 from tokenline.quota.decide import decide
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.usage import Counted, add_usage
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tokenline.charging.partition import PartitionState
+    from tokenline.quota.decided import Decided
 
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
@@ -94,7 +96,8 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
                 catalog_version=versions[at],
             )
             # A broker's clock that was set back takes no account back.
-            appended_ms = np.maximum.accumulate(chunk.appended_ms)[at]
+            newest_ms = np.maximum.accumulate(chunk.appended_ms)
+            appended_ms = np.maximum(newest_ms, step.minute_ms)[at]
             _count(state, step, batch, numbers, appended_ms)
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
@@ -187,12 +190,24 @@ def _count(
     counted = Counted(
         slots=slots, tokens=numbers.totals, months_ms=months_ms, offsets=numbers.offsets
     )
+    begin_minute(state.books, slots, step.minute_ms)
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
     charge_usage(state, step, batch, numbers, appended_ms)
-    decided = decide(cells, step.touched, step.minute_ms, state.epoch, books=state.books)
+    decided = _decide(state, step)
     step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     step.counted, step.tokens = len(slots), int(numbers.totals.sum())
+
+
+def _decide(state: PartitionState, step: Step) -> list[Decided]:
+    cells, books, at = state.cells, state.books, (step.minute_ms, state.epoch)
+    if not (retermed := books.take_retermed()):
+        return decide(cells, step.touched, *at, books=books)
+    # Whoever admits calls goes by what was told of an account's terms.
+    told = np.array(sorted(retermed), np.int64)
+    others = np.setdiff1d(step.touched, told)
+    found = decide(cells, others, *at, books=books)
+    return found + decide(cells, told, *at, books=books, announce=True)
 
 
 def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:

@@ -9,7 +9,8 @@ A step is one atomic record batch of the compacted `state` topic. Records, by ke
     books/CYCLE/N   rows it touched of balances, buckets, holds,    covered by leaves
                     answers, limits, subscribers and what they were told
     leaf/CYCLE/T/N  2,048 rows of table T                           rewritten in a cycle
-    names/N         plans, thresholds, scopes, limits, catalogs     until the next is settled
+    names/N         plans, thresholds, scopes, limits, terms and    until the next is settled
+                    catalogs
     seen/MINUTE/N   names of the events this step counted           until the horizon
     part/TURN/N     what the tally took of this step                until flushed
     burn/TURN/N     what this step's usage took from buckets        until flushed

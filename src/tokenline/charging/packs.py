@@ -16,6 +16,7 @@ from tokenline.errors import BrokenLog
 from tokenline.metering.tally import of_today
 from tokenline.quota.buckets import Scopes
 from tokenline.quota.cells import WIDTH
+from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limits import Specs
 from tokenline.rating.book import CatalogBook
 
@@ -39,7 +40,7 @@ TABLE_PLAIN_BYTES = 4 << 20
 
 Named = tuple[tuple[int, ...], tuple[int, ...]]
 # The usual thresholds and a scope of everything are always there.
-NOTHING_NAMED: Named = ((0, 1, 1, 0), ())
+NOTHING_NAMED: Named = ((0, 1, 1, 0, 0), ())
 
 _ROWS = struct.Struct("<BIIII")
 _TABLE = struct.Struct("<BBII")
@@ -117,18 +118,19 @@ def unpack_tables(value: bytes) -> Iterator[tuple[int, Int64s, Int64s]]:
 
 
 def names_of(state: PartitionState) -> Named:
-    """Return what differs when a plan, thresholds, a scope, a limit or a catalog are new; none changes."""
+    """Return what differs when a plan, thresholds, a scope, a limit, terms or a catalog are new; none changes."""
     return state.books.names, tuple(one.version for one in state.catalogs.versions)
 
 
 def pack_names(state: PartitionState) -> bytes:
-    """Return plans, thresholds, scopes, limits and catalogs as JSON."""
+    """Return plans, thresholds, scopes, limits, terms and catalogs as JSON."""
     books = state.books
     said = {
         "format": FORMAT,
         "plans": books.plans,
         "thresholds": books.thresholds,
         "limits": json.loads(books.limits.specs.to_json()),
+        "terms": json.loads(books.kept_terms.to_json()),
         "catalogs": json.loads(state.catalogs.to_json()),
     }
     # They may be megabytes, of which a pack for one more member changes a line.
@@ -143,6 +145,7 @@ def unpack_names(value: bytes, state: PartitionState) -> None:
     state.books.plans[:] = said["plans"]
     state.books.thresholds[:] = [tuple(percents) for percents in said["thresholds"]]
     state.books.scopes = Scopes.from_json(json.dumps(said["scopes"]))
+    state.books.kept_terms = KeptTerms.from_json(json.dumps(said["terms"]))
     state.books.limits.specs = Specs.from_json(json.dumps(said["limits"]))
     state.catalogs = CatalogBook.from_json(json.dumps(said["catalogs"]))
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokenline.charging.step import Flush, Sent, Step
-from tokenline.charging.terms import free_models_at, terms_at
+from tokenline.charging.terms import begins_at, free_models_at, plans_now, terms_at
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
 from tokenline.quota.books import Books
@@ -77,7 +77,9 @@ class PartitionState:
         self.tally = Tally(self.minute_ms)
         # Usage that counts is no older than the horizon when it is appended.
         linger_ms = self.bounds.horizon_ms + 60_000
-        self.books = Books(self.cells, self.terms_of, linger_ms, self.free_models)
+        self.books = Books(
+            self.cells, self.terms_of, linger_ms, self._begins_at, free_models=self.free_models
+        )
 
     def terms_of(self, plan: str, at_ms: int) -> Terms | None:
         """Return the terms of a plan by the catalog in force at a moment."""
@@ -86,6 +88,15 @@ class PartitionState:
     def free_models(self, at_ms: int) -> FreeModels:
         """Return what costs nothing by the catalog in force at a moment."""
         return free_models_at(self.catalogs, at_ms)
+
+    def _begins_at(self, plan: str, version: int) -> int:
+        return begins_at(self.catalogs, plan, version)
+
+    def note_new_terms(self) -> None:
+        """Let accounts know when catalogs bring new terms within their cycles."""
+        for catalog in self.catalogs.versions:
+            for plan in plans_now(self.catalogs, catalog):
+                self.books.bring_due(plan, catalog.version, catalog.effective_ms)
 
     def move_clock(self, now_ms: int) -> int:
         """Return the moment at which balances are looked at next: theirs, or `now_ms` if it is later.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.show_limits import limits_of
 from tokenline.charging.show_why import why_of
-from tokenline.quota.books import Balance, Status
+from tokenline.quota.balance import Balance, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
 from tokenline.quota.covers import covers_of
@@ -70,6 +70,9 @@ def _balance(state: PartitionState, row: int) -> dict[str, Any]:
     holds = books.holds.of_owner(books.get(row, Balance.OWNER))
     return {
         "plan": books.plan(row),
+        "pending_plan": books.pending_plan(row),
+        "debt_utok": books.get(row, Balance.DEBT),
+        "terms_version": books.terms(row).version,
         "mode": Mode(books.get(row, Balance.MODE)).name.lower(),
         "status": Status(books.get(row, Balance.STATUS)).name.lower(),
         "cycle_day": books.get(row, Balance.CYCLE_DAY),

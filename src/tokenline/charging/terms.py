@@ -6,7 +6,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tokenline.quota.books import Balance
 from tokenline.quota.buckets import text_digest
 from tokenline.quota.cells import Cell
 from tokenline.quota.table import NONE
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
     from tokenline.rating.offers import Plan, PlanLimit
 
 # By what a plan calls the window (`PlanLimit.window`): those of a whole account, all models, by the calendar.
+# The cells' tokens a month are for files: they count since the month began, and a plan's limit since it is in force.
 _CEILINGS: dict[tuple[str, ...], Cell] = {
     (unit, per, "calendar", "account", "", ""): Cell[f"{per}_{unit}_limit".upper()]
     for unit, per in (
         ("tokens", "minute"),
         ("tokens", "hour"),
         ("tokens", "day"),
-        ("tokens", "month"),
         ("requests", "minute"),
         ("requests", "hour"),
         ("requests", "day"),
@@ -81,6 +80,27 @@ def _free_models(catalog: Catalog) -> FreeModels:
     return FreeModels(models, text_digest("\n".join(models))) if models else NO_FREE_MODELS
 
 
+def begins_at(book: CatalogBook, plan: str, version: int) -> int:
+    """Return when the first version after `version` begins that brings its terms to running accounts.
+
+    NEVER_MS when none that is known does.
+    """
+    for catalog in book.versions:
+        if catalog.version > version and plan in plans_now(book, catalog):
+            return catalog.effective_ms
+    return NEVER_MS
+
+
+def plans_now(book: CatalogBook, catalog: Catalog) -> list[str]:
+    """Return the plans whose terms a version brings to running accounts when it begins.
+
+    Of versions that begin at one moment only the newest is ever in force.
+    """
+    if book.at(catalog.effective_ms) != catalog:
+        return []
+    return [name for name, plan in catalog.plans.items() if plan.running_accounts == "now"]
+
+
 @lru_cache(maxsize=4096)
 def _terms(catalog: Catalog, name: str) -> Terms | None:
     plan = catalog.plans.get(name)
@@ -112,6 +132,8 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         ),
         thresholds=plan.thresholds,
         limits=tuple(_limits(catalog, plan)),
+        change=plan.change,
+        version=catalog.version,
     )
 
 
@@ -143,12 +165,12 @@ def decision_terms(state: PartitionState, slot: int) -> dict[str, object]:
     row = state.books.row(slot)
     if row == NONE:
         return {}
-    catalog, terms = state.catalogs.at(state.clock_ms), state.books.terms(row, state.clock_ms)
+    terms = state.books.terms(row)
     least_utok = terms.least_call_utok
     return {
         **asdict(terms.gateway),
-        "terms_version": 0 if catalog is None else catalog.version,
-        "mode": Mode(state.books.get(row, Balance.MODE)).name.lower(),
+        "terms_version": terms.version,
+        "mode": terms.mode.name.lower(),
         "hold_validity_ms": terms.hold_validity_ms,
         "least_call_utok": -1 if least_utok is None else least_utok,
         "zero_rated_needs_balance": int(terms.zero_rated_needs_balance),

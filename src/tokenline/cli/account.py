@@ -200,16 +200,26 @@ def transfer(
 def change_plan(
     account: Account,
     plan: Annotated[str, typer.Argument(help="plan of the catalog")],
+    when: Annotated[
+        Literal["now", "next_cycle"] | None,
+        typer.Option(help="from when on; not said: as the plan says"),
+    ] = None,
     tenant: Tenant = "default",
     command_id: CommandId = "",
     data: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Put another plan into force now; each pays for its days of the cycle.
+    """Put another plan into force; each pays for its days of the cycle.
+
+    Where --when says nothing, the plan does: usually it is at once if it gives at least as much a cycle, and
+    with the next cycle if it gives less. A change that waits for the next cycle is replaced by a newer one,
+    and cancelled by choosing the plan that is in force.
 
     Example: tokenline account plan acme business-70m
+
+    Example: tokenline account plan acme personal-10m --when next_cycle
     """
-    fields = {"kind": "change_plan", "plan": plan}
+    fields = {"kind": "change_plan", "plan": plan, "when": when or ""}
     order(account, tenant, command_id, fields, data=data, as_json=as_json)
 
 

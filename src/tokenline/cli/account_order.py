@@ -45,6 +45,8 @@ def order(
         bucket = f", bucket {reply['bucket']}" if reply["bucket"] else ""
         if to_account := fields.get("to_account"):
             bucket = f", and what {to_account} cannot take comes back"
+        if reply["detail"]:
+            bucket += f", {reply['detail']}"
         left = tokens_text(reply["rest_utok"])
         typer.echo(f"{fields['kind']}: done{bucket}; {left} left (command id {command_id})")
 

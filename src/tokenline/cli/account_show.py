@@ -31,7 +31,7 @@ def print_account(found: dict[str, Any]) -> None:
             fact_text(name, value, zone),
         ]
         for name, value in found.items()
-        if name not in NOT_FACTS
+        if name not in NOT_FACTS and value != ""
     ]
     print_table(["what", "is"], facts)
     _print_buckets(found.get("buckets", []), zone)

@@ -88,6 +88,7 @@ def apply(
         return
     if before is not None:
         _check_follows(before, catalog, SystemClock().wall_ms(), file)
+        _warn_dropped(before, catalog)
     if dry_run:
         _warn(catalog)
         _print_changes(changes_of(before, catalog), as_json=False)
@@ -154,6 +155,20 @@ def _warn(catalog: Catalog) -> None:
         return
     for said in not_enforced(catalog):
         err.print(f"not enforced yet: {said}", style="yellow", markup=False)
+
+
+def _warn_dropped(before: Catalog, catalog: Catalog) -> None:
+    """Name on stderr the plans that are sold no more, and what that means for who is on them."""
+    from tokenline.rating.diff import dropped_plans  # noqa: PLC0415
+
+    for name in dropped_plans(before, catalog):
+        err.print(
+            f"plans.{name} is sold no more: its accounts keep their terms, allowance included, until "
+            "they are given another plan",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _print_changes(changes: list[Change], *, as_json: bool) -> None:

@@ -223,11 +223,10 @@ class Gateway:
         if verdict.state == "cut" or (verdict.state == "unknown" and not verdict.stale):
             raise refusal_of(asked, verdict, self._prices, self._clock.wall_ms())
         now_ms = self._clock.wall_ms()
-        rules = self._prices.rules(verdict.plan, key.provider, key.model, now_ms)
+        rules = self._prices.rules(verdict.terms, key.provider, key.model, now_ms)
         if rules is None:
             raise QuotaExceeded(key.account, "unknown_model", subscriber=key.subscriber)
-        plan = rules.plan
-        if verdict.stale and (plan is None or plan.unreachable == "stop"):
+        if verdict.stale and rules.terms.unreachable == "stop":
             raise ChargingUnavailable(
                 f"{key.tenant}/{key.account}: charging has said nothing for {verdict.fresh_ms} ms"
             )
@@ -243,7 +242,7 @@ class Gateway:
         try:
             held = await self.keeper.reserve(key, need, asked.within_s)
         except ChargingUnavailable:
-            if plan is None or plan.unreachable != "emergency":
+            if rules.terms.unreachable != "emergency":
                 raise
             return self._open_emergency(asked, rules), True
         return Call(self, asked, rules, held), True
@@ -319,7 +318,7 @@ class Gateway:
     def _open_emergency(self, asked: Asked, rules: Rules) -> Call:
         """Serve from the emergency slice, as far as it goes: the whole call, it is never extended."""
         key, need = asked.key, need_of(asked, whole=True, price=rules.price)
-        slice_utok = 0 if rules.plan is None else rules.plan.emergency_utok
+        slice_utok = rules.terms.emergency_utok
         if self._emergency is None or not self._emergency.take(
             key.tenant, key.account, need.full_utok, slice_utok
         ):

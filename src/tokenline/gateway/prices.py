@@ -1,20 +1,18 @@
-"""Say by which rules a call goes and what it cost, by the versions of the catalog known here."""
+"""Say by which rules a call goes: its account's terms as charging told them, prices by the catalog."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from tokenline.errors import ChargingUnavailable
 from tokenline.rating.book import CatalogBook
-from tokenline.rating.offers import Mode, Plan
+from tokenline.rating.offers import Mode
 from tokenline.rating.tariff import charge_of, dearest
+from tokenline.wire.plan_terms import PlanTerms
 
 CACHED_MS = 10_000
 # Callers name models as they like, known ones and others.
 CACHED_MOST = 10_000
-NO_PLAN_AHEAD_MS = 120_000
-# As long as the longest call of any plan (`Plan.longest_call_s`).
-UNKNOWN_PLAN_AHEAD_MS = 14_400_000
 
 
 class Price(NamedTuple):
@@ -28,13 +26,13 @@ FREE = Price(0, 0)
 
 
 class Rules(NamedTuple):
-    """Hold what a call goes by; `plan` is None without a plan, and where no version here knows it.
+    """Hold what a call goes by.
 
-    Without a plan a call is charged afterwards. On a plan that is unknown here it is held whole: what
-    its account has is known to charging, which grants what there is, whatever the plan.
+    Without a plan it is charged afterwards. Of a plan that says no mode, as decisions of an older line do
+    not, it is held whole: charging knows what its account has, and grants what there is.
     """
 
-    plan: Plan | None
+    terms: PlanTerms
     mode: Mode
     abort: str
     price: Price
@@ -45,30 +43,30 @@ class Prices:
 
     def __init__(self, book: CatalogBook) -> None:
         self._book = book
-        # Since and until when they are good, by names of plan, provider and model.
-        self._cached: dict[tuple[str, str, str], tuple[int, int, Rules | None]] = {}
+        # Since and until when they are good, by terms and names of provider and model.
+        self._cached: dict[tuple[PlanTerms, str, str], tuple[int, int, Rules | None]] = {}
 
     def changed(self) -> None:
         """Forget what was worked out: the catalog has a new version."""
         self._cached.clear()
 
-    def rules(self, plan: str, provider: str, model: str, now_ms: int) -> Rules | None:
-        """Return the rules of a plan for a model, as of now; None where the model has no price.
+    def rules(self, terms: PlanTerms, provider: str, model: str, now_ms: int) -> Rules | None:
+        """Return the rules for a model by an account's terms, as of now; None where it has no price.
 
-        The price is the dearest there can be as far ahead as the plan looks. Before the first catalog
+        The price is the dearest there can be as far ahead as the terms look. Before the first catalog
         everything is free, as charging has it, but for who is on a plan: there is a catalog then.
 
         Raises:
             ChargingUnavailable: there is a plan, but no catalog has come yet to tell what a call costs.
         """
-        found = self._cached.get((plan, provider, model))
+        found = self._cached.get((terms, provider, model))
         # A clock that was ahead and is set right may not go on with what was good in that future.
         if found is None or not found[0] <= now_ms < found[1]:
             until_ms = self._unchanged_until_ms(now_ms)
             if len(self._cached) >= CACHED_MOST:
                 self._cached.clear()
-            found = now_ms, until_ms, self._rules(plan, provider, model, now_ms, until_ms)
-            self._cached[plan, provider, model] = found
+            found = now_ms, until_ms, self._rules(terms, provider, model, now_ms, until_ms)
+            self._cached[terms, provider, model] = found
         return found[2]
 
     def charge_utok(
@@ -84,19 +82,13 @@ class Prices:
         return min((start_ms for start_ms in starts_ms if start_ms > now_ms), default=end_ms)
 
     def _rules(
-        self, name: str, provider: str, model: str, now_ms: int, until_ms: int
+        self, terms: PlanTerms, provider: str, model: str, now_ms: int, until_ms: int
     ) -> Rules | None:
-        plan = self._book.plan_at(name, now_ms) if name else None
-        ahead_ms = UNKNOWN_PLAN_AHEAD_MS if name else NO_PLAN_AHEAD_MS
-        if plan is not None:
-            ahead_ms = plan.priced_ahead_s * 1000
-        from_ms = self._known_from_ms(name, now_ms) if name else now_ms
-        price = self._dearest(provider, model, from_ms, max(until_ms, from_ms) + ahead_ms)
-        if price is None:
-            return None
-        if plan is None:
-            return Rules(None, "strict" if name else "postpaid", "charge_reported", price)
-        return Rules(plan, plan.mode, plan.abort, price)
+        from_ms = self._known_from_ms(terms.plan, now_ms) if terms.plan else now_ms
+        end_ms = max(until_ms, from_ms) + terms.priced_ahead_ms
+        price = self._dearest(provider, model, from_ms, end_ms)
+        mode = terms.mode or ("strict" if terms.plan else "postpaid")
+        return None if price is None else Rules(terms, cast("Mode", mode), terms.abort, price)
 
     def _known_from_ms(self, plan: str, now_ms: int) -> int:
         """Return now, or when the first version begins: before that nobody could be on a plan."""

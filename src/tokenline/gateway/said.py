@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenline.gateway.lease import Key
     from tokenline.gateway.prices import Price, Prices
     from tokenline.wire.orders import Reply
+    from tokenline.wire.plan_terms import PlanTerms
     from tokenline.wire.view import Verdict
 
 # Where a plan says no `least_call_tokens`, charging takes no more than this for too little.
@@ -56,7 +57,7 @@ def refusal_of(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> Q
     if (verdict.rule or verdict.reason) == "balance":
         # What is left does not pay for this use where it is not covered.
         rest_utok = 0 if verdict.reason == NOT_COVERED else verdict.limit - verdict.used
-        top_up_utok = max(1, _least_rest(asked, verdict.plan, prices, now_ms) - rest_utok)
+        top_up_utok = max(1, _least_rest(asked, verdict.terms, prices, now_ms) - rest_utok)
     return QuotaExceeded(**_known(asked.key, verdict), top_up_utok=top_up_utok)
 
 
@@ -65,15 +66,15 @@ def cut_off_of(key: Key, verdict: Verdict) -> CutOff:
     return CutOff(**_known(key, verdict))
 
 
-def _least_rest(asked: Asked, plan: str, prices: Prices, now_ms: int) -> int:
+def _least_rest(asked: Asked, terms: PlanTerms, prices: Prices, now_ms: int) -> int:
     """Return how much an account must have left for a call to pass; µtok."""
     try:
-        rules = prices.rules(plan, asked.key.provider, asked.key.model, now_ms)
+        rules = prices.rules(terms, asked.key.provider, asked.key.model, now_ms)
     except ChargingUnavailable:
         return 1
     if rules is None or rules.mode == "postpaid":
         return 1
-    said_utok = rules.plan.least_call_utok if rules.plan else None
+    said_utok = terms.least_call_utok
     too_little_utok = USUAL_CALL_UTOK if said_utok is None else said_utok
     return max(too_little_utok + 1, need_of(asked, whole=False, price=rules.price).least_utok)
 

@@ -9,12 +9,14 @@ not: a price (that is `rating`), money, nor the memory of single events. Limits 
 day run on the broker's clock, because a rate is about now; what is billed runs on when usage
 occurred. Integers only.
 
-    terms, answers             what a plan says of an account; what was answered to which order
-    books, table, entries      all of a partition's balances and the tables below; rows of int64; the ledger
+    terms, kept_terms          what a plan says; the terms that accounts go by
+    answers                    what was answered to which order
+    books, balance, table      all of a partition's balances and the tables below; rows of int64
+    entries                    what is entered into an account's ledger
     buckets, hold_rows         what pays, in burn order; what sessions hold of it
     paying, pseudo             who pays a use, and where the rest goes; what no bucket paid, and claims
     orders, refusals           open, grant, transfer, cap, change of plan; why not, with the figures
-    cycle                      what is due by itself: cycles, expiry
+    cycle, allowances          what is due by itself: cycles, expiry; what a plan grants for its days
     holds, hold_parts          grant, enlarge, settle, expire; take of buckets and give back
     limit_holds                the same against limits
     charge, usage, counting    burn buckets with usage; count it against limits

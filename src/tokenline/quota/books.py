@@ -9,7 +9,6 @@ same rows.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,20 +16,21 @@ import numpy.typing as npt
 
 from tokenline.metering.calendar import MINUTE_MS, cycle_after
 from tokenline.quota.answers import Answers
+from tokenline.quota.balance import ALARM_UTOK, UNPAID, Balance, Status
 from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.entries import NO_CAUSE, Burns, Cause, Change, ChangeKind
 from tokenline.quota.hold_rows import Holds
+from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limits import Limits
 from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
 from tokenline.quota.terms import (
-    GONE_STRICT,
+    NEVER_MS,
     NO_FREE_MODELS,
     THRESHOLDS_PERCENT,
     FreeModels,
     Grant,
-    Mode,
     Terms,
 )
 
@@ -44,85 +44,6 @@ BOUNDLESS = 1 << 62
 MOST_UTOK = 10**18
 
 
-class Balance(IntEnum):
-    """Name the columns; the order is part of the journal's format.
-
-    HEAD is the bucket that pays for anything that occurs in [HEAD_FROM, HEAD_UNTIL), up to HEAD_LEFT,
-    while the clock is before DUE_AT: most usage asks for no more than these. It is NONE where no
-    bucket pays and no claim helps. LEFT and HELD are sums over the buckets valid when they were last
-    looked at, TOTAL is what these had for the present cycle. STOPS is 1 where the plan lets nothing
-    be used beyond them. THRESHOLDS is the number of the plan's list of them. OPENS_AT is when more
-    may begin to be valid, as far as is known by then, and LOOKED_AT the moment of the last such look.
-    LIMITED is 1 where `limits` counts something of the account; LIMIT_RESETS is when the limit that
-    cuts it has room again, 0 while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how much is
-    too little for any call: 0 is what is usual, and below that nothing is.
-
-    What no bucket paid, see `pseudo`: OVERAGE, WRITTEN_OFF, LATE_ADJUSTMENT since the account was opened
-    and, as _BASE, when the cycle began; OVERAGE_HELD is what sessions hold beyond all buckets. CLAIMED
-    is the sum over the buckets' own. COVERS is a digest of what can still be paid, see `covers`, and
-    COVERS_UNTIL is when everything can be again, 0 for never. FREE_NEEDS is 1 where a use that costs
-    nothing needs a balance as well.
-    """
-
-    OWNER = 0
-    PLAN = 1
-    MODE = 2
-    STATUS = 3
-    FIRST = 4
-    NUMBERS = 5
-    OVERAGE = 6
-    CYCLE_DAY = 7
-    CYCLE_START = 8
-    CYCLE_END = 9
-    DUE_AT = 10
-    HEAD = 11
-    HEAD_LEFT = 12
-    HEAD_FROM = 13
-    HEAD_UNTIL = 14
-    LEFT = 15
-    TOTAL = 16
-    HELD = 17
-    CHANGES = 18
-    STOPS = 19
-    THRESHOLDS = 20
-    OVERAGE_BASE = 21
-    OPENS_AT = 22
-    LIMITED = 23
-    LIMIT_ROW = 24
-    LIMIT_RESETS = 25
-    LOOKED_AT = 26
-    LEAST_CALL = 27
-    OVERAGE_HELD = 28
-    WRITTEN_OFF = 29
-    WRITTEN_OFF_BASE = 30
-    LATE_ADJUSTMENT = 31
-    LATE_BASE = 32
-    CLAIMED = 33
-    COVERS = 34
-    COVERS_UNTIL = 35
-    FREE_NEEDS = 36
-
-
-# What no bucket paid: all of it together.
-UNPAID = [
-    +column
-    for column in (
-        *(Balance.OVERAGE, Balance.WRITTEN_OFF),
-        *(Balance.LATE_ADJUSTMENT, Balance.CLAIMED),
-    )
-]
-# From here on somebody has to look at an account: no customer means to use so much unpaid.
-ALARM_UTOK = 10**17
-
-
-class Status(IntEnum):
-    """Say whether an account may use anything; the order is part of the journal's format."""
-
-    ACTIVE = 0
-    SUSPENDED = 1
-    CLOSED = 2
-
-
 class Books:
     """Hold the tables, and what was entered since the last `take`."""
 
@@ -131,12 +52,14 @@ class Books:
         cells: AccountCells,
         terms_of: Callable[[str, int], Terms | None],
         linger_ms: int,
+        begins: Callable[[str, int], int] = lambda _plan, _version: NEVER_MS,
+        *,
         free_models: Callable[[int], FreeModels] = lambda _: NO_FREE_MODELS,
     ) -> None:
         self.cells = cells
         # A bucket outlives its validity by this: usage of its time may still be reported.
         self.linger_ms = linger_ms
-        self._terms_of = terms_of
+        self._terms_of, self._begins = terms_of, begins
         # What costs nothing at a moment.
         self.free_models = free_models
         self.balances = Table(len(Balance))
@@ -148,6 +71,9 @@ class Books:
         self.told = Told()
         self.scopes = Scopes()
         self.plans: list[str] = []
+        self.kept_terms = KeptTerms()
+        # Whose terms are others than what was told.
+        self.retermed = set[int]()
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
         self.changes: list[Change] = []
         self.burns = Burns()
@@ -180,9 +106,9 @@ class Books:
 
     @property
     def names(self) -> tuple[int, ...]:
-        """How many plans, thresholds, scopes and limits had a number: the journal has their names."""
-        specs = self.limits.specs.specs
-        return len(self.plans), len(self.thresholds), self.scopes.changes, len(specs)
+        """How many plans, thresholds, scopes, limits and terms had a number: the journal has their names."""
+        kept = len(self.plans), len(self.thresholds), self.scopes.changes
+        return *kept, len(self.limits.specs.specs), self.kept_terms.changes
 
     def row(self, slot: int) -> int:
         """Return the balance row of an account, NONE when it was never opened."""
@@ -215,19 +141,61 @@ class Books:
         """Return the name of the account's plan."""
         return self.plans[self.get(row, Balance.PLAN)]
 
+    def pending_plan(self, row: int) -> str:
+        """Return the plan that comes with the next cycle, empty when the account stays on its own."""
+        pending = self.get(row, Balance.PENDING)
+        return self.plans[pending - 1] if pending else ""
+
     def plan_of(self, slot: int) -> str:
         """Return the name of an account's plan, empty when it has no balance."""
         row = self.row(slot)
         return "" if row == NONE else self.plan(row)
 
-    def terms(self, row: int, at_ms: int) -> Terms:
-        """Return the terms of the account's plan; one that is gone from the catalog grants nothing."""
-        strict = self.get(row, Balance.MODE) == Mode.STRICT
-        return self._terms_of(self.plan(row), at_ms) or (GONE_STRICT if strict else Terms())
+    def terms(self, row: int) -> Terms:
+        """Return the terms that an account goes by."""
+        return self.kept_terms[self.get(row, Balance.TERMS)]
 
     def terms_of(self, plan: str, at_ms: int) -> Terms | None:
-        """Return the terms of a plan by name."""
+        """Return the terms of a plan as the catalog in force at a moment has them; None where it has none."""
         return self._terms_of(plan, at_ms)
+
+    def new_terms_at(self, row: int) -> int:
+        """Return when a catalog brings new terms to an account within its cycle, NEVER_MS as far as is known."""
+        return self._begins(self.plan(row), self.terms(row).version)
+
+    def take_terms(self, row: int, terms: Terms) -> None:
+        """Let an account go by these terms; where they differ, whoever admits its calls has to hear of it."""
+        before = self.get(row, Balance.TERMS)
+        self.set(row, Balance.TERMS, self.kept_terms.code(terms, self._codes_used))
+        if before and terms.differs(self.kept_terms[before]):
+            self.retermed.add(self.get(row, Balance.OWNER))
+
+    def bring_due(self, plan: str, version: int, at_ms: int) -> None:
+        """Note that a version of the catalog brings its terms of a plan to accounts that run.
+
+        The journal has the catalog: rows are not written for this, a recovery notes it again.
+        """
+        if plan in self.plans:
+            found = self.balances.matrix
+            theirs = (found[:, Balance.PLAN] == self.plans.index(plan)) & (found[:, 0] != FREE)
+            theirs &= found[:, Balance.STATUS] != Status.CLOSED
+            theirs &= np.isin(found[:, Balance.TERMS], self.kept_terms.older_than(version))
+            found[theirs, Balance.DUE_AT] = np.minimum(found[theirs, Balance.DUE_AT], at_ms)
+
+    def first_due_ms(self) -> int:
+        """Return the first moment at which something is due; it looks at all accounts."""
+        found = self.balances.matrix
+        return int(found[found[:, 0] != FREE, Balance.DUE_AT].min(initial=NEVER_MS))
+
+    def take_retermed(self) -> frozenset[int]:
+        """Return the slots whose terms are others than what was told, and forget them."""
+        found = frozenset(self.retermed)
+        self.retermed.clear()
+        return found
+
+    def _codes_used(self) -> list[int]:
+        found: list[int] = np.unique(self.balances.matrix[:, Balance.TERMS]).tolist()
+        return found
 
     def plan_code(self, plan: str) -> int:
         """Return the number of a plan's name, remembering a new one."""

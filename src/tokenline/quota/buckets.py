@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 class Bucket(IntEnum):
     """Name the columns; the order is part of the journal's format.
 
-    A plan's allowance is for the days from COVERS_FROM to COVERS_TO, which a change of plan moves to
-    that day, and at most ROLLS of it roll over. TOTAL and DEDUCTED are together what it gives for its
-    days, DEBT what the plans before it used beyond theirs. GRANTED_AT is for what rolled over when its
-    allowance was granted. CLAIMED is what uses wait for of HELD, BEFORE what was used of the bucket when
-    the present bill cycle began.
+    A plan's allowance GIVES so much for the days from COVERS_FROM to COVERS_TO, which a change of plan
+    moves to that day, and at most ROLLS of it roll over. PAID was taken off it for what was used before
+    beyond its days, ADJUSTED is what orders added. GRANTED_AT is for what rolled over when its allowance
+    was granted. CLAIMED is what uses wait for of HELD, BEFORE what was used of the bucket when the present
+    bill cycle began.
     """
 
     OWNER = 0
@@ -50,10 +50,11 @@ class Bucket(IntEnum):
     COVERS_FROM = 13
     COVERS_TO = 14
     ROLLS = 15
-    DEBT = 16
-    DEDUCTED = 17
+    GIVES = 16
+    PAID = 17
     CLAIMED = 18
     BEFORE = 19
+    ADJUSTED = 20
 
 
 class Part(NamedTuple):
@@ -256,7 +257,7 @@ def bucket_values(
         Bucket.PRIORITY: grant.priority,
         Bucket.VALID_FROM: grant.valid_from_ms,
         Bucket.VALID_TO: grant.valid_to_ms,
-        Bucket.TOTAL: max(0, grant.amount_utok - grant.debt_utok),
+        Bucket.TOTAL: grant.amount_utok,
         Bucket.USED: 0,
         Bucket.HELD: 0,
         Bucket.SCOPE: scope,
@@ -265,10 +266,11 @@ def bucket_values(
         Bucket.COVERS_FROM: grant.covers_from_ms,
         Bucket.COVERS_TO: grant.valid_to_ms if grant.source is Source.PLAN else 0,
         Bucket.ROLLS: grant.rolls_utok,
-        Bucket.DEBT: grant.debt_utok,
-        Bucket.DEDUCTED: min(grant.debt_utok, grant.amount_utok),
+        Bucket.GIVES: grant.amount_utok if grant.source is Source.PLAN else 0,
+        Bucket.PAID: 0,
         Bucket.CLAIMED: 0,
         Bucket.BEFORE: 0,
+        Bucket.ADJUSTED: 0,
     }
 
 

@@ -100,6 +100,15 @@ def by_zone(codes: Int64s) -> Iterator[tuple[int, slice | Int64s]]:
         yield code, np.flatnonzero(codes == code)
 
 
+# What each limit counts; a month is also billed by, and counts on whatever limits there are.
+COUNTS = {
+    Cell.MINUTE_TOKENS_LIMIT: Cell.MINUTE_TOKENS,
+    Cell.HOUR_TOKENS_LIMIT: Cell.HOUR_TOKENS,
+    Cell.DAY_TOKENS_LIMIT: Cell.DAY_TOKENS,
+    Cell.MINUTE_REQUESTS_LIMIT: Cell.MINUTE_REQUESTS,
+    Cell.HOUR_REQUESTS_LIMIT: Cell.HOUR_REQUESTS,
+    Cell.DAY_REQUESTS_LIMIT: Cell.DAY_REQUESTS,
+}
 # Of tokens and requests, whatever the window.
 LIMITS = slice(Cell.MONTH_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 

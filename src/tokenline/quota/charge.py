@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import MINUTE_MS
-from tokenline.quota.books import MOST_UTOK, Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import MOST_UTOK, Books
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_events, count_one
 from tokenline.quota.cycle import advance, refresh
@@ -73,16 +74,28 @@ def charge_chunk(books: Books, rated: Rated) -> int:
     _charge_heads(books, accounts[quick], sums[quick], last_ms[quick])
     each = order[np.repeat(~quick, ends - starts)]
     uses = dict(zip(each.tolist(), rated.uses(each), strict=True)) if each.size else {}
-    limited = books.balances.matrix[ordered, Balance.LIMITED] != 0
-    late = 0
+    late, counts = 0, np.ones(len(order), np.bool_)
     for at in np.flatnonzero(~quick).tolist():
         here, row = slice(starts[at], ends[at]), int(accounts[at])
-        # A hold that expires within the chunk counts between two events.
-        alone = bool(limited[here][0]) and books.get(row, Balance.DUE_AT) <= last_ms[at]
-        limited[here] &= not alone
+        # What becomes due within the chunk counts between two events.
+        alone = books.get(row, Balance.DUE_AT) <= last_ms[at]
+        counts[here] = not alone
         late += _charge_each(books, row, rated, order[here].tolist(), uses, counts=alone)
-    _count(books, rated, np.sort(order[limited]))
+    counts &= books.balances.matrix[ordered, Balance.LIMITED] != 0
+    _count(books, rated, np.sort(order[counts]))
     return late
+
+
+def begin_minute(books: Books, slots: Int64s, minute_ms: int) -> None:
+    """Do what was due for these accounts by the minute in which their events came.
+
+    What changes limits by time does so when a minute begins: then events count into the new ones.
+    """
+    rows = books.rows_of(slots)
+    rows = rows[rows >= 0]
+    due = rows[books.balances.matrix[rows, Balance.DUE_AT] <= minute_ms]
+    for row in np.unique(due).tolist():
+        advance(books, row, minute_ms)
 
 
 def _count(books: Books, rated: Rated, events: Int64s) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.limit_windows import note_use, resets_at, roll_all, rolled, take_back
 from tokenline.quota.limits import Limit
 from tokenline.quota.table import NONE

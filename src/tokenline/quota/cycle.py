@@ -10,28 +10,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenline.metering.calendar import cycle_after, cycle_at, days_of
-from tokenline.quota.books import BOUNDLESS, Balance, Books, Status
+from tokenline.metering.calendar import cycle_after
+from tokenline.quota.allowances import grant_allowance, put_terms_in_force, take_terms
+from tokenline.quota.balance import Balance, Status
+from tokenline.quota.books import BOUNDLESS, Books
 from tokenline.quota.buckets import Bucket, rest_of
-from tokenline.quota.cells import LIMITS, NO_LIMIT
 from tokenline.quota.counting import stand
 from tokenline.quota.covers import digest_of
 from tokenline.quota.entries import ChangeKind
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
-from tokenline.quota.limit_holds import put_in_force
 from tokenline.quota.paying import claimable_utok
 from tokenline.quota.pseudo import begin_bases
-from tokenline.quota.standing import NOTHING_TOO_LITTLE
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-MINUTE_MS = 60_000
-# Of 28 to 31 days; moves to other zones make no more of it.
-MONTHS_DIFFER_DAYS = 3
 # Two of them may be added.
 SUM_MAX = BOUNDLESS - 1
 
@@ -46,6 +42,8 @@ def advance(books: Books, row: int, now_ms: int) -> None:
         if books.get(row, Balance.CYCLE_END) <= at_ms:
             _drop_used_up(books, row)
             begin_cycle(books, row, at_ms)
+        if _terms_due(books, row) <= at_ms:
+            _take_new_terms(books, row, at_ms)
         refresh(books, row, at_ms)
 
 
@@ -53,84 +51,42 @@ def begin_cycle(books: Books, row: int, now_ms: int) -> None:
     """Enter the bill cycle behind the one in hand and grant what the plan gives for it.
 
     It begins where the one before ended, also when the account has moved to another zone meanwhile.
-    A plan that is gone from the catalog grants nothing; its mode and limits stay.
+    A change of plan that was pending takes effect. The account takes the terms of the catalog then in
+    force; of a plan that is gone from it the terms stay as they were, allowance included.
     """
     start_ms, end_ms = books.next_cycle(row, books.get(row, Balance.CYCLE_END))
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
     begin_bases(books, row)
-    terms = books.terms_of(books.plan(row), start_ms)
-    if books.get(row, Balance.STATUS) != Status.CLOSED and terms is not None:
+    books.set(row, Balance.OVERUSED, 0)
+    if books.get(row, Balance.STATUS) != Status.CLOSED:
+        terms = _terms_of_cycle(books, row, start_ms)
         take_terms(books, row, terms, now_ms)
         grant_allowance(books, row, terms, terms.allowance_utok, now_ms)
 
 
-def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
-    """Put a plan's mode, overage and limits into force: when it is chosen, and with each cycle.
-
-    Limits that were set by hand meanwhile (`accounts apply`) last until then.
-    """
-    books.set(row, Balance.MODE, terms.mode)
-    books.set(row, Balance.THRESHOLDS, books.thresholds_code(terms.thresholds))
-    books.set(row, Balance.STOPS, not terms.overage)
-    books.set(row, Balance.FREE_NEEDS, terms.zero_rated_needs_balance)
-    least_utok = terms.least_call_utok
-    books.set(
-        row, Balance.LEAST_CALL, 0 if least_utok is None else least_utok or NOTHING_TOO_LITTLE
-    )
-    limits = books.cells.matrix[books.get(row, Balance.OWNER)]
-    limits[LIMITS] = NO_LIMIT
-    for cell, ceiling in terms.ceilings:
-        limits[cell] = ceiling
-    put_in_force(books, row, terms, now_ms)
+def _terms_of_cycle(books: Books, row: int, start_ms: int) -> Terms:
+    """Return the terms with which a cycle begins, and enter the plan they are of."""
+    pending = books.pending_plan(row)
+    books.set(row, Balance.PENDING, 0)
+    if pending and (terms := books.terms_of(pending, start_ms)) is not None:
+        books.set(row, Balance.PLAN, books.plan_code(pending))
+        return terms
+    return books.terms_of(books.plan(row), start_ms) or books.terms(row)
 
 
-def grant_allowance(
-    books: Books,
-    row: int,
-    terms: Terms,
-    amount_utok: int,
-    now_ms: int,
-    since_ms: int = 0,
-    debt_utok: int = 0,
-) -> None:
-    """Grant the plan's bucket of the present cycle, for its days from `since_ms` on; 0: all of them.
-
-    What earlier plans used beyond their days is taken off; a bucket of nothing remembers it, also where
-    the plan gives nothing: else a plan without an allowance would wipe it out.
-    """
-    amount_utok = max(0, min(amount_utok, books.room(row)))
-    if not (amount_utok or debt_utok):
-        return
-    since_ms = since_ms or books.get(row, Balance.CYCLE_START)
-    grant = Grant(
-        amount_utok=amount_utok,
-        source=Source.PLAN,
-        priority=terms.priority,
-        valid_from_ms=books.get(row, Balance.CYCLE_START),
-        valid_to_ms=books.get(row, Balance.CYCLE_END),
-        scope=terms.scope,
-        covers_from_ms=since_ms,
-        rolls_utok=terms.rollover_utok,
-        ranks_at_ms=since_ms,
-        debt_utok=debt_utok,
-    )
-    books.add_bucket(row, grant, ChangeKind.GRANT, now_ms)
+def _terms_due(books: Books, row: int) -> int:
+    """Return when a catalog brings new terms within the cycle; a closed account takes none."""
+    closed = books.get(row, Balance.STATUS) == Status.CLOSED
+    return NEVER_MS if closed else books.new_terms_at(row)
 
 
-def share_left(books: Books, row: int, now_ms: int) -> tuple[int, int]:
-    """Return how many days of the cycle are left, today included, and how many its allowance is for.
-
-    That is all it has. One that was cut short or drawn out, because cycles begin on another day now, is
-    shared by the days of a usual one: a cycle of one day would have a month's allowance, and growing
-    again thirty of them.
-    """
-    zone, day = books.zone(row), books.get(row, Balance.CYCLE_DAY)
-    start_ms, end_ms = books.get(row, Balance.CYCLE_START), books.get(row, Balance.CYCLE_END)
-    days = days_of(zone, start_ms, end_ms)
-    usual = days_of(zone, *cycle_at(zone, day, (end_ms - 1) // MINUTE_MS * MINUTE_MS))
-    left = max(1, days_of(zone, now_ms, end_ms))
-    return left, usual if abs(days - usual) > MONTHS_DIFFER_DAYS else days
+def _take_new_terms(books: Books, row: int, now_ms: int) -> None:
+    """Take the terms that the catalog in force brings to accounts that run, as by a change of plan."""
+    plan = books.plan(row)
+    terms = books.terms_of(plan, _terms_due(books, row))
+    if terms is not None:
+        put_terms_in_force(books, row, plan, terms, now_ms)
 
 
 def refresh(books: Books, row: int, now_ms: int) -> None:
@@ -140,8 +96,8 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     """
     left = total = held = 0
     live: set[int] = set()
-    opens = [_cycle_opens(books, row, now_ms)]
-    due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
+    opens = [_cycle_opens(books, row)]
+    due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row), _terms_due(books, row))
     chain = [(bucket, books.buckets.matrix[bucket].tolist()) for bucket in books.chain(row)]
     closed_ms = now_ms - books.linger_ms
     over = [bucket for bucket, values in chain if values[Bucket.VALID_TO] <= closed_ms]
@@ -212,11 +168,12 @@ def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], n
         books.set(row, column, value)
 
 
-def _cycle_opens(books: Books, row: int, now_ms: int) -> tuple[int, bool]:
+def _cycle_opens(books: Books, row: int) -> tuple[int, bool]:
     """Return when the next cycle brings an allowance, or NEVER_MS, and whether it is for everything."""
-    terms = books.terms_of(books.plan(row), now_ms)
-    gives = terms is None or terms.allowance_utok
-    everything = terms is None or terms.scope == Scope()
+    terms, pending = books.terms(row), books.get(row, Balance.PENDING)
+    gives = terms.allowance_utok or pending
+    # What a plan that is to come pays for is known when it comes.
+    everything = terms.scope == Scope() and not pending
     return books.get(row, Balance.CYCLE_END) if gives else NEVER_MS, everything
 
 

@@ -29,6 +29,7 @@ class ChangeKind(IntEnum):
     TRANSFER_RETURN = 12
     CLAIM_PAID = 13
     CLAIM_LOST = 14
+    DEBT = 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance, Books, Status
+from tokenline.quota.balance import Balance, Status
+from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Books
 from tokenline.quota.buckets import rest_of
 from tokenline.quota.counting import charge_expired, refund_expired
 from tokenline.quota.covers import may_pay
@@ -98,7 +99,7 @@ def answer_hold(books: Books, row: int, order: HoldOrder, now_ms: int) -> HoldAn
         return HoldAnswer(outcome=outcome, reason=reason, late=True, at_ms=now_ms)
     if hold is None:
         hold = Hold(owner=owner, session=order.session, lease=order.lease, opened_at_ms=now_ms)
-    terms = books.terms(row, now_ms)
+    terms = books.terms(row)
     hold.seq = order.seq
     if _never_held(hold):
         hold.status, hold.opened_at_ms = HoldStatus.OPEN, now_ms
@@ -169,7 +170,7 @@ def expire(books: Books, row: int, hold: Hold, now_ms: int) -> None:
         charge_ended(books, row, part, now_ms)
     hold.status = HoldStatus.EXPIRED
     hold.expires_at_ms = now_ms
-    hold.kept_until_ms = now_ms + books.terms(row, now_ms).priced_ahead_ms + books.linger_ms
+    hold.kept_until_ms = now_ms + books.terms(row).priced_ahead_ms + books.linger_ms
     keep(books, hold)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenline.metering.calendar import spans_at, week_at
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.limits import SLICES, Limit
 from tokenline.quota.terms import NEVER_MS, Per

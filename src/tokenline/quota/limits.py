@@ -19,7 +19,7 @@ import numpy as np
 
 from tokenline.quota.subscribers import Subscribers, Whom
 from tokenline.quota.table import FREE, NONE, OWNER, Table
-from tokenline.quota.terms import SUBSCRIBER_CAP, LimitSpec, Per, Unit, Use
+from tokenline.quota.terms import SUBSCRIBER_CAP, LimitSpec, Use, limit_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,8 +89,7 @@ class Specs:
         """Return what `to_json` wrote."""
         found = cls()
         for one in json.loads(text):
-            kinds = {"unit": Unit(one["unit"]), "per": Per(one["per"])}
-            found.code(LimitSpec(**one | kinds | {"models": tuple(one["models"])}))
+            found.code(limit_spec(one))
         return found
 
 

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokenline.errors import Declined
-from tokenline.metering.calendar import cycle_at, day_of_month, days_of
+from tokenline.metering.calendar import MINUTE_MS, cycle_at, day_of_month
 from tokenline.quota import limit_holds
-from tokenline.quota.books import Balance, Books, Status
-from tokenline.quota.buckets import Bucket
-from tokenline.quota.counting import count_one
-from tokenline.quota.cycle import (
-    MINUTE_MS,
-    advance,
+from tokenline.quota.allowances import (
     grant_allowance,
-    refresh,
-    share_left,
+    move_allowances,
+    put_terms_in_force,
+    share_of,
     take_terms,
 )
+from tokenline.quota.balance import Balance, Status
+from tokenline.quota.books import Books
+from tokenline.quota.buckets import Bucket
+from tokenline.quota.counting import count_one
+from tokenline.quota.cycle import advance, refresh
 from tokenline.quota.entries import NO_CAUSE, ChangeKind
 from tokenline.quota.hold_rows import HoldAnswer, Reason, Session
 from tokenline.quota.holds import HoldOrder, answer_hold, draw
@@ -77,7 +78,7 @@ def open_account(books: Books, slot: int, plan: str, cycle_day: int, now_ms: int
     books.set(row, Balance.CYCLE_START, start_ms)
     books.set(row, Balance.CYCLE_END, end_ms)
     take_terms(books, row, terms, now_ms)
-    grant_allowance(books, row, terms, _share(books, row, terms, now_ms), now_ms, now_ms)
+    grant_allowance(books, row, terms, share_of(books, row, terms, now_ms), now_ms, now_ms)
     refresh(books, row, now_ms)
     return row
 
@@ -114,7 +115,8 @@ def adjust(books: Books, slot: int, number: int, amount_utok: int, now_ms: int) 
     """Add to a bucket, or take from what is neither used nor held of it."""
     with _working(books, slot, now_ms) as row:
         bucket = _bucket(books, row, number)
-        check_adjustment(books, row, bucket, amount_utok)
+        check_adjustment(books, row, bucket, amount_utok, now_ms)
+        books.buckets.change(bucket, Bucket.ADJUSTED, amount_utok)
         books.reduce(row, bucket, ChangeKind.ADJUSTMENT, -amount_utok, now_ms)
 
 
@@ -191,46 +193,33 @@ def cap_subscribers(
         limit_holds.changed(books, row, gone)
 
 
-def change_plan(books: Books, slot: int, plan: str, now_ms: int) -> None:
-    """Put another plan into force at once, each paying for its days of the cycle.
+def change_plan(books: Books, slot: int, plan: str, now_ms: int, when: str = "") -> None:
+    """Put another plan into force: now, with the next cycle, or, where `when` is empty, as the plan says.
 
-    Prorated: the old allowance keeps the share of the days before today, the new one grants the share
-    of the others, less what was used beyond the old share. Not prorated: the old one ends, the new
-    one is granted whole; what was used beyond is remembered for the next prorated one of the cycle.
+    A change that waits for the next cycle is replaced by a newer one, and cancelled by choosing the plan
+    that is in force.
+
+    Raises:
+        Declined: there is no such plan.
     """
     with _working(books, slot, now_ms) as row:
-        terms = _terms(books, plan, now_ms)
-        over = sum(
-            _cut_share(books, row, bucket, now_ms, whole=not terms.prorated)
-            for bucket in _allowances(books, row, now_ms)
-            if books.buckets.get(bucket, Bucket.COVERS_TO) > now_ms
-        )
-        books.set(row, Balance.PLAN, books.plan_code(plan))
-        take_terms(books, row, terms, now_ms)
-        share = _share(books, row, terms, now_ms)
-        if terms.prorated:
-            grant_allowance(books, row, terms, share, now_ms, now_ms, over)
-        else:
-            grant_allowance(books, row, terms, share, now_ms, now_ms)
-            grant_allowance(books, row, terms, 0, now_ms, now_ms, over)
+        chosen = plan == books.plan(row)
+        # One that is sold no more may be kept.
+        terms = books.terms(row) if chosen else _terms(books, plan, now_ms)
+        terms = books.terms_of(plan, now_ms) or terms
+        at_once = when == "now" or (not when and terms.is_due_at_once(books.terms(row)))
+        books.set(row, Balance.PENDING, 0 if chosen or at_once else books.plan_code(plan) + 1)
+        if at_once:
+            put_terms_in_force(books, row, plan, terms, now_ms)
 
 
 def change_cycle(books: Books, slot: int, day: int, now_ms: int) -> None:
-    """Begin cycles on another day of the month; the present one ends when that day comes next.
-
-    A prorated allowance grows or shrinks with it, by days, never below what is used or held; one that
-    is not only shrinks. What an earlier plan left is for days that are over, and keeps its size.
-    """
+    """Begin cycles on another day of the month; the present one ends when that day comes next."""
     with _working(books, slot, now_ms) as row:
         check_cycle_day(day, 1)
         old_end_ms = books.get(row, Balance.CYCLE_END)
         end_ms = cycle_at(books.zone(row), day, now_ms // MINUTE_MS * MINUTE_MS)[1]
-        prorated = books.terms(row, now_ms).prorated
-        for bucket in _allowances(books, row, now_ms):
-            if books.buckets.get(bucket, Bucket.COVERS_TO) > now_ms:
-                _scale(books, row, bucket, end_ms, now_ms, grows=prorated)
-                books.buckets.set(bucket, Bucket.COVERS_TO, end_ms)
-            _move_end(books, row, bucket, end_ms)
+        move_allowances(books, row, end_ms, now_ms)
         books.set(row, Balance.CYCLE_DAY, day)
         books.set(row, Balance.CYCLE_END, end_ms)
         move_cycle_end(books, slot, old_end_ms, end_ms)
@@ -299,62 +288,6 @@ def _terms(books: Books, plan: str, now_ms: int) -> Terms:
     if terms is None:
         raise Declined(Reason.UNKNOWN_PLAN, f"no catalog in force has a plan {plan!r}")
     return terms
-
-
-def _share(books: Books, row: int, terms: Terms, now_ms: int) -> int:
-    """Return what a plan grants for the rest of the cycle, rounded down."""
-    if not terms.prorated:
-        return terms.allowance_utok
-    left, days = share_left(books, row, now_ms)
-    return terms.allowance_utok * left // days
-
-
-def _allowances(books: Books, row: int, now_ms: int) -> list[int]:
-    """Return the plan's buckets of the present cycle."""
-    return [
-        bucket
-        for bucket in books.chain(row)
-        if books.buckets.get(bucket, Bucket.SOURCE) == Source.PLAN
-        and books.buckets.get(bucket, Bucket.VALID_TO) > now_ms
-    ]
-
-
-def _cut_share(books: Books, row: int, bucket: int, now_ms: int, *, whole: bool) -> int:
-    """Leave an allowance its share of the days before today, or end it whole; return what was used beyond."""
-    buckets = books.buckets
-    total = buckets.get(bucket, Bucket.TOTAL)
-    taken = total - buckets.rest(bucket)
-    share = _given(books, row, bucket, now_ms) - buckets.get(bucket, Bucket.DEBT)
-    kept = taken if whole else max(taken, share)
-    buckets.set(bucket, Bucket.COVERS_TO, now_ms)
-    books.reduce(row, bucket, ChangeKind.PLAN_CHANGE, total - kept, now_ms)
-    return max(0, taken - share)
-
-
-def _given(books: Books, row: int, bucket: int, until_ms: int) -> int:
-    """Return what an allowance gives for its days until a moment, rounded down."""
-    zone, get = books.zone(row), books.buckets.get
-    since_ms = get(bucket, Bucket.COVERS_FROM)
-    granted = days_of(zone, since_ms, get(bucket, Bucket.COVERS_TO))
-    given = get(bucket, Bucket.TOTAL) + get(bucket, Bucket.DEDUCTED)
-    return given * days_of(zone, since_ms, until_ms) // max(1, granted)
-
-
-def _scale(books: Books, row: int, bucket: int, end_ms: int, now_ms: int, *, grows: bool) -> None:
-    buckets = books.buckets
-    total = buckets.get(bucket, Bucket.TOTAL)
-    given = _given(books, row, bucket, end_ms)
-    if given > total + buckets.get(bucket, Bucket.DEDUCTED) and not grows:
-        return
-    scaled = max(total - buckets.rest(bucket), given - buckets.get(bucket, Bucket.DEBT))
-    buckets.set(bucket, Bucket.DEDUCTED, given - scaled)
-    books.reduce(row, bucket, ChangeKind.CYCLE_CHANGE, total - scaled, now_ms)
-
-
-def _move_end(books: Books, row: int, bucket: int, end_ms: int) -> None:
-    first = books.buckets.unlink(books.get(row, Balance.FIRST), bucket)
-    books.buckets.set(bucket, Bucket.VALID_TO, end_ms)
-    books.set(row, Balance.FIRST, books.buckets.link(first, bucket))
 
 
 def _givers(books: Books, row: int, now_ms: int) -> list[int]:

@@ -60,13 +60,19 @@ def check_scope(books: Books, row: int, granted: Grant, now_ms: int) -> None:
         raise Declined(Reason.TOO_MANY_SCOPES, detail)
 
 
-def check_adjustment(books: Books, row: int, bucket: int, amount_utok: int) -> None:
+def check_adjustment(books: Books, row: int, bucket: int, amount_utok: int, now_ms: int) -> None:
     """Check that a bucket may be given an amount, or has it left to be taken."""
+    number, ends_ms = (books.buckets.get(bucket, one) for one in (Bucket.NUMBER, Bucket.VALID_TO))
+    if ends_ms <= now_ms:
+        detail = (
+            f"bucket {number} ended {moment_text(books.zone(row), ends_ms)}: it pays for no more"
+        )
+        raise Declined(Reason.EXPIRED, detail)
     if not amount_utok:
         _bad("an adjustment of nothing: name an amount above zero to add, or below zero to take")
     if -amount_utok > (rest := books.buckets.rest(bucket)):
         _bad(
-            f"bucket {books.buckets.get(bucket, Bucket.NUMBER)} has only {tokens_text(rest)} left "
+            f"bucket {number} has only {tokens_text(rest)} left "
             f"that are neither used nor held, which is less than {tokens_text(-amount_utok)}"
         )
     check_room(books, row, amount_utok)

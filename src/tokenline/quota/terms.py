@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenline.quota.cells import Cell
 
@@ -162,6 +162,12 @@ class LimitSpec:
         return use.among(self.models)
 
 
+def limit_spec(said: dict[str, Any]) -> LimitSpec:
+    """Return the limit that `asdict` gave."""
+    kinds = {"unit": Unit(said["unit"]), "per": Per(said["per"])}
+    return LimitSpec(**said | kinds | {"models": tuple(said["models"])})
+
+
 # What one subscriber may use of a bill cycle: by the plan, or by an order of the account's own.
 SUBSCRIBER_CAP = LimitSpec(name="subscriber_tokens", unit=Unit.UTOK, per=Per.CYCLE, each=True)
 
@@ -178,14 +184,16 @@ class GatewayTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """Hold what a plan grants each cycle and how it is charged; times in ms.
+    """Hold what a plan grants each cycle and how it is charged, by one `version` of the catalog; times in ms.
 
-    What a session asks is sized at the dearest price of the next `priced_ahead_ms`. What is left and
-    no more than `least_call_utok` pays for no call; None is what is usual.
+    An account keeps the terms it took. What a session asks is sized at the dearest price of the next
+    `priced_ahead_ms`. What is left and no more than `least_call_utok` pays for no call; None is what
+    is usual.
     `thresholds` are percents of the allowance, ascending; above 100 they count what is paid beyond it.
     `ceilings` are pairs of a limit's cell and its value; limits that are not named are none. `limits`
     are all others, each with its ceiling. A use that costs nothing needs no balance, unless
-    `zero_rated_needs_balance`.
+    `zero_rated_needs_balance`. `change` says when these terms are in force for an account that chooses
+    them: "now", with the "next_cycle", or "upgrade_now".
     """
 
     mode: Mode = Mode.POSTPAID
@@ -204,11 +212,18 @@ class Terms:
     ceilings: tuple[tuple[Cell, int], ...] = ()
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
     limits: tuple[tuple[LimitSpec, int], ...] = ()
+    change: str = "upgrade_now"
+    version: int = 0
 
+    def is_due_at_once(self, before: Terms) -> bool:
+        """Say whether an account on other terms that chooses these goes by them before its next cycle."""
+        if self.change == "upgrade_now":
+            return self.allowance_utok >= before.allowance_utok
+        return self.change == "now"
 
-# Of a strict plan that is gone from the catalog. How long its calls may run is gone too, and still none
-# may cost more than it holds: as long as any plan may say (`rating.offers.Plan.longest_call_s`).
-GONE_STRICT = Terms(mode=Mode.STRICT, priced_ahead_ms=14_400_000)
+    def differs(self, other: Terms) -> bool:
+        """Say whether they say something else, whatever version of the catalog they are from."""
+        return replace(self, version=other.version) != other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +233,7 @@ class Grant:
     A lower priority burns first. `valid_from_ms` 0 also pays for usage from before the grant that is
     reported only now. An allowance is for the days from `covers_from_ms` on, and of what is left of it
     at its end at most `rolls_utok` go on. Of equals the one with the earlier `ranks_at_ms` burns
-    first; 0 is the moment of the grant. `debt_utok` is what plans before it used beyond their days.
+    first; 0 is the moment of the grant.
     """
 
     amount_utok: int
@@ -231,4 +246,3 @@ class Grant:
     covers_from_ms: int = 0
     rolls_utok: int = 0
     ranks_at_ms: int = 0
-    debt_utok: int = 0

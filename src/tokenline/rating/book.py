@@ -12,7 +12,6 @@ from bisect import bisect_right
 
 from tokenline.errors import BadData
 from tokenline.rating.catalog import END_OF_TIME_MS, Catalog
-from tokenline.rating.offers import Plan
 
 
 class CatalogBook:
@@ -52,18 +51,6 @@ class CatalogBook:
         later = [one for one in self._versions[first:] if one.effective_ms < end_ms]
         # Of versions that begin at one moment only the newest is ever in force.
         return tuple(one for one in later if self.at(max(one.effective_ms, start_ms)) is one)
-
-    def plan_at(self, name: str, moment_ms: int) -> Plan | None:
-        """Return a plan as of a moment, by the newest version that knows it; None where none does.
-
-        Accounts stay on a plan that newer versions sell no more. Where only later versions have it, the
-        first of them says what it is: who is on it already has a clock ahead of this moment.
-        """
-        after = bisect_right(self._starts_ms, moment_ms)
-        for version in (*reversed(self._versions[:after]), *self._versions[after:]):
-            if name in version.plans:
-                return version.plans[name]
-        return None
 
     def prune(self, before_ms: int) -> None:
         """Forget the versions that are no longer in force at `before_ms`."""

@@ -42,6 +42,11 @@ def diff(old: Catalog | None, new: Catalog) -> list[Change]:
     ]
 
 
+def dropped_plans(old: Catalog, new: Catalog) -> list[str]:
+    """Return the plans that are sold no more."""
+    return sorted(old.plans.keys() - new.plans.keys())
+
+
 def _changes(place: str, old: Facts | None, new: Facts | None) -> Iterator[Change]:
     if old is None or new is None:
         yield Change(place, "", _summary(old), _summary(new))

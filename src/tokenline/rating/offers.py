@@ -90,7 +90,11 @@ class Plan(Part):
     tariff is held at the dearer price, and never costs more than it held. Where calls are held, an
     account with no more left than `least_call_tokens` is cut: no call costs less. A plan that does not
     say it takes 100 tokens for that, or a thousandth of what there was, if that is less. A model that
-    costs nothing may be used when all is used up, unless `zero_rated_needs_balance`.
+    costs nothing may be used when all is used up, unless `zero_rated_needs_balance`. What a version of
+    the catalog says of a plan is in force for accounts on it from their next cycle on, or, by
+    `running_accounts`, from when the version begins: then it is a change of plan at that moment. An
+    account that chooses the plan is on it as `change` says, unless its order says when: `upgrade_now` is
+    at once if it gives at least as much a cycle as what the account has, else with the next cycle.
     """
 
     title: Name
@@ -112,6 +116,8 @@ class Plan(Part):
     unreachable: Literal["stop", "leases", "emergency"] = "stop"
     emergency_tokens: Annotated[int, Field(ge=1, le=TOKENS_MAX)] | None = None
     proration: Literal["prorate", "full"] = "prorate"
+    change: Literal["upgrade_now", "now", "next_cycle"] = "upgrade_now"
+    running_accounts: Literal["next_cycle", "now"] = "next_cycle"
     subscriber_tokens: Tokens | None = None
     limits: Annotated[tuple[PlanLimit, ...], Listed] = ()
 

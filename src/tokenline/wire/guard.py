@@ -262,7 +262,7 @@ class Guard:
             decision.as_of_ms,
             fresh_ms,
             stale,
-            decision.plan,
+            decision.terms,
         )
 
     def _age_ms(self, heard_ms: int, spoke_s: float | None, now_ms: int) -> int:

@@ -15,6 +15,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from tokenline.wire.plan_terms import NO_PLAN, PlanTerms, plan_terms
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -70,7 +72,7 @@ class Decision(NamedTuple):
     epoch: int
     version: int
     partition: int
-    plan: str = ""
+    terms: PlanTerms = NO_PLAN
     models: frozenset[str] = frozenset()
     covers: tuple[Cover, ...] = ()
 
@@ -105,7 +107,12 @@ class Verdict(NamedTuple):
     as_of_ms: int
     fresh_ms: int
     stale: bool
-    plan: str = ""
+    terms: PlanTerms = NO_PLAN
+
+    @property
+    def plan(self) -> str:
+        """The plan of the catalog that the account has; empty without one."""
+        return self.terms.plan
 
 
 @dataclass(slots=True)
@@ -328,7 +335,7 @@ def _decision_of(partition: int, record: Mapping[str, object]) -> Decision:
         epoch=_whole(record["epoch"]),
         version=_whole(record["version"]),
         partition=partition,
-        plan=_shared(record.get("plan", "")),
+        terms=plan_terms(record),
         models=_names(record["models"]),
         covers=_covers_of(record.get("covers", [])),
     )
