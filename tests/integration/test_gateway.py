@@ -91,7 +91,8 @@ class Office:
         """Return what is used of the plan's bucket and beyond it, and what is held, in tokens."""
         found = await self.orders.show(account)
         used = {one["bucket"]: one["used_utok"] // MILLION for one in found["buckets"]}
-        return used[1], used[0], found["held_utok"] // MILLION
+        beyond = sum(amount for bucket, amount in used.items() if bucket < 1)
+        return used[1], beyond, found["held_utok"] // MILLION
 
     async def until_used(self, account, wanted):
         deadline = time.monotonic() + WITHIN_S

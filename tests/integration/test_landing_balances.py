@@ -374,7 +374,7 @@ def test_a_decision_lands_with_what_can_be_paid_its_figures_and_the_terms(line):
     frame = Codec(FileRegistry()).encode("quota_decision", said)
     record = SimpleNamespace(value=frame, key=b"cm/a#1", offset=0)
     batch = SimpleNamespace(topic="decisions", partition=0, value=[record])
-    TopicLander(line.store, CODEC, LandingProgress()).decisions([batch])
+    TopicLander(line.store, CODEC, LandingProgress(), 1).decisions([batch])
     columns = "unit, overage_utok, written_off_utok, mode, terms_version, least_call_utok"
     assert line.ask(f"SELECT {columns} FROM {{db}}.v_decisions") == [
         ("utok", 10**17, 7, "strict", 3, -1)

@@ -67,7 +67,7 @@ async def test_an_account_is_opened_used_up_cut_and_topped_up(settings, tmp_path
         await line.until(lambda: line.books.decisions[-1]["state"] != "cut")
         buckets = {one["bucket"]: one for one in (await orders.show("acme"))["buckets"]}
         assert {number: one["used_utok"] // MILLION for number, one in buckets.items()} == {
-            0: 90,
+            -1: 90,
             1: 310,
             2: 0,
         }
