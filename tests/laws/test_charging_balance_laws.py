@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.orders import CATALOG, catalog_version, hold_order, order
+from tests.orders import CATALOG, catalog_version, hold_order, order, tick
 from tests.paper_line import Books, Journal, PaperLine, facts
 from tests.strategies import BOUNDS, DAY, MINUTE, NOON, Record, chunk_of, event, key_of
 from tokenline.charging import journal as journal_module
@@ -58,6 +58,9 @@ def logs(draw, jumps=JUMPS_MS):
         if draw(st.integers(0, 9)) == 0:
             version += 1
             pieces.append([draw(versions(commands, now_ms, version))])
+            commands += 1
+        elif draw(st.integers(0, 9)) == 0:
+            pieces.append([tick(commands, now_ms)])
             commands += 1
         elif draw(st.booleans()):
             count = draw(st.integers(1, 6))
@@ -264,7 +267,7 @@ def test_an_answer_leaves_no_decision_untaken(pieces):
             continue
         line.command(piece)
         state, asked = line.state, piece[0].fields
-        if piece[0].name == "catalog_version":
+        if piece[0].name in ("catalog_version", "clock_tick"):
             continue
         slot = state.cells.slot(f"{asked['tenant_id']}/{asked['account_id']}")
         minute_ms = state.minute_ms or NOON // MINUTE * MINUTE

@@ -19,6 +19,7 @@ from tokenline.metering.calendar import MINUTE_MS, cycle_after
 from tokenline.quota.answers import Answers
 from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
+from tokenline.quota.dues import Bools, UrgentDues
 from tokenline.quota.entries import NO_CAUSE, Burns, Cause, Change, ChangeKind
 from tokenline.quota.hold_rows import Holds
 from tokenline.quota.kept_terms import KeptTerms
@@ -141,6 +142,8 @@ class Books:
         self.limits = Limits(self.subscribers)
         self.told = Told()
         self.scopes = Scopes()
+        # Whose time has come.
+        self.dues = UrgentDues(self._due_of, self._is_waiting)
         self.plans: list[str] = []
         self.kept_terms = KeptTerms()
         # Whose terms are others than what was told.
@@ -240,22 +243,21 @@ class Books:
         if before and terms.differs(self.kept_terms[before]):
             self.retermed.add(self.get(row, Balance.OWNER))
 
-    def bring_due(self, plan: str, version: int, at_ms: int) -> None:
-        """Note that a version of the catalog brings its terms of a plan to accounts that run.
+    def note_due(self, row: int) -> None:
+        """Note when an account is due next, for whoever looks for accounts that are."""
+        self.dues.note(row, self.get(row, Balance.DUE_AT))
 
-        The journal has the catalog: rows are not written for this, a recovery notes it again.
-        """
-        if plan in self.plans:
-            found = self.balances.matrix
-            theirs = (found[:, Balance.PLAN] == self.plans.index(plan)) & (found[:, 0] != FREE)
-            theirs &= found[:, Balance.STATUS] != Status.CLOSED
-            theirs &= np.isin(found[:, Balance.TERMS], self.kept_terms.older_than(version))
-            found[theirs, Balance.DUE_AT] = np.minimum(found[theirs, Balance.DUE_AT], at_ms)
+    def _due_of(self, first: int, end: int) -> Int64s:
+        found = self.balances.matrix[first:end]
+        dues: Int64s = np.where(found[:, 0] == FREE, NEVER_MS, found[:, Balance.DUE_AT])
+        return dues
 
-    def first_due_ms(self) -> int:
-        """Return the first moment at which something is due; it looks at all accounts."""
-        found = self.balances.matrix
-        return int(found[found[:, 0] != FREE, Balance.DUE_AT].min(initial=NEVER_MS))
+    def _is_waiting(self, first: int, end: int) -> Bools:
+        """Say which accounts have nothing left to use, or are cut by a limit."""
+        found = self.balances.matrix[first:end]
+        waits: Bools = (found[:, Balance.HEAD] == NONE) & (found[:, Balance.STOPS] != 0)
+        waits |= found[:, Balance.LIMIT_RESETS] != 0
+        return waits
 
     def take_retermed(self) -> frozenset[int]:
         """Return the slots whose terms are others than what was told, and forget them."""
@@ -385,6 +387,7 @@ class Books:
         self.note_alarms(used)
         for table in (self.holds, self.answers, self.limits, self.subscribers, self.told):
             table.index()
+        self.dues.note_everything(len(self.balances))
 
     def _reach(self, count: int) -> None:
         if count > len(self._rows):

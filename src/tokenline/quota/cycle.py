@@ -121,6 +121,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
         books.set(row, column, value)
     _find_head(books, row, chain, now_ms)
     stand(books, row, now_ms)
+    books.note_due(row)
 
 
 def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], now_ms: int) -> None:

@@ -19,6 +19,7 @@ from tokenline.quota.cells import AccountCells, Cell, by_zone, same_month
 from tokenline.quota.decided import RATE_RULES, Decided, Rule, State, unit_of
 from tokenline.quota.ruling import Ruling, by_cells, with_balances
 from tokenline.quota.standing import standing_of
+from tokenline.quota.usage import roll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,13 +38,18 @@ def decide(
     *,
     books: Books | None = None,
     announce: bool = False,
+    rolls: bool = False,
 ) -> list[Decided]:
     """Bring the decisions of `slots` up to date and return those that changed, in order.
 
-    `announce` returns one decision for every slot, changed or not: an account was just set.
+    `announce` returns one decision for every slot, changed or not: an account was just set. With `rolls`
+    the windows of the cells are taken as they will be once usage comes in that minute; they stay as they
+    are, because older usage may come first.
     """
     decided: list[Decided] = []
     rows = cells.take(slots)
+    if rolls:
+        roll(cells.zones, rows, minute_ms)
     for code, here in by_zone(rows[Cell.ZONE]):
         spans = spans_at(cells.zones[code], minute_ms)
         block, owners = rows[:, here], slots[here]

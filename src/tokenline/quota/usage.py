@@ -47,7 +47,7 @@ def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
     slots = ordered[starts]
     tokens = np.add.reduceat(counted.tokens[order], starts)
     rows = cells.take(slots)
-    _roll(cells.zones, rows, minute_ms)
+    roll(cells.zones, rows, minute_ms)
     rates = rows[RATES].reshape(*RATES_SHAPE, -1)
     rates[:, 1] += tokens
     rates[:, 2] += events
@@ -64,7 +64,7 @@ def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
 def roll_rates(cells: AccountCells, slots: Int64s, minute_ms: int) -> None:
     """Begin the minute, hour and day windows of `slots` anew where the broker's clock left them."""
     rows = cells.take(slots)
-    _roll(cells.zones, rows, minute_ms)
+    roll(cells.zones, rows, minute_ms)
     cells.put(slots, rows)
 
 
@@ -74,7 +74,8 @@ def _runs(fresh: Bools) -> tuple[Int64s, Int64s]:
     return bounds[:-1], bounds[1:] - bounds[:-1]
 
 
-def _roll(zones: Sequence[str], rows: Int64s, minute_ms: int) -> None:
+def roll(zones: Sequence[str], rows: Int64s, minute_ms: int) -> None:
+    """Begin the windows anew, in copies of rows, that are over in a minute."""
     for code, here in by_zone(rows[Cell.ZONE]):
         spans = spans_at(zones[code], minute_ms)
         starts = np.array([[spans.minute[0]], [spans.hour[0]], [spans.day[0]]])
