@@ -55,14 +55,13 @@ def test_only_blocks_in_which_something_may_be_due_are_looked_at():
     assert dues.first_ms == NEVER_MS
 
 
-def test_many_rows_are_noted_at_once():
-    values = np.full(3 * BLOCK_ROWS, 9)
+def test_any_row_may_be_due_when_that_is_said_of_all():
+    values = np.full(3 * BLOCK_ROWS, NEVER_MS)
     dues, _ = dues_of(values)
-    dues.note_all(np.array([3, 2 * BLOCK_ROWS + 1]), 9)
-    assert dues.due(9, 3 * BLOCK_ROWS) == [
-        *range(BLOCK_ROWS),
-        *range(2 * BLOCK_ROWS, 3 * BLOCK_ROWS),
-    ]
-    assert dues.first_ms == 9
-    dues.note_all(np.array([], np.int64), 1)
+    dues.note_everything(len(values))
+    values[2 * BLOCK_ROWS + 1] = 9
+    assert dues.due(9, 5) == []
+    dues.note_everywhere(9)
+    assert dues.due(8, 5) == []
+    assert dues.due(9, 5) == [2 * BLOCK_ROWS + 1]
     assert dues.first_ms == 9

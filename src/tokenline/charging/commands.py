@@ -36,10 +36,10 @@ from tokenline.quota.decide import decide
 from tokenline.quota.decided import Decided, Rule
 from tokenline.quota.hold_rows import Outcome, Reason
 from tokenline.quota.limit_decisions import limit_decisions
-from tokenline.quota.new_terms import first_due_ms
 from tokenline.quota.orders import bring_up_to
 from tokenline.quota.standing import rests_on
 from tokenline.quota.table import NONE
+from tokenline.quota.zones import move_to
 from tokenline.rating.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 Int64s = npt.NDArray[np.int64]
 
 # How many accounts one tick brings up to its moment: a few milliseconds of work.
-TICK_ACCOUNTS = 100
+TICK_ACCOUNTS = 50
 LIMIT_FIELDS = {
     "month_tokens": Cell.MONTH_TOKENS_LIMIT,
     "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
@@ -174,8 +174,8 @@ def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
         reason = Reason.BAD_CATALOG
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=str(error))
     rates_ms = now_ms - 2 * state.bounds.horizon_ms
-    state.catalogs.prune(min(rates_ms, first_due_ms(state.books)))
-    state.note_new_terms()
+    state.catalogs.prune(min(rates_ms, state.books.dues.earliest_ms()))
+    state.books.dues.note_new_terms()
     return OrderAnswer(at_ms=now_ms)
 
 
@@ -219,11 +219,14 @@ def _set_account(state: PartitionState, said: Commanded) -> int:
     key = account_key_of(command)
     if wrong := next((name for name, value in limits.items() if value < NO_LIMIT), None):
         raise BadData(f"{key}: {wrong} is {limits[wrong]}; it is -1 for none, or 0 and more")
-    slot = cells.open(key)
+    known, slot = cells.slot(key), cells.open(key)
     # First what was due under the old limits and in the old zone.
     bring_up_to(state.books, slot, state.move_clock(said.appended_ms))
+    if known is None:
+        cells.matrix[slot, Cell.ZONE] = cells.zone_code(zone)
+    else:
+        move_to(state.books, slot, zone, said.appended_ms)
     row = cells.matrix[slot]
-    row[Cell.ZONE] = cells.zone_code(zone)
     row[list(LIMIT_FIELDS.values())] = list(limits.values())
     return slot
 

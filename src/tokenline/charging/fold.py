@@ -185,6 +185,7 @@ def _count(
     cells, slots = state.cells, numbers.slots
     occurred_ms = int64_column(batch, "occurred_at")
     months_ms = month_starts(cells.zones, cells.matrix[slots, Cell.ZONE], occurred_ms)
+    months_ms = cells.moves.months(slots, months_ms, occurred_ms)
     step.lines = lines_of(batch, numbers)
     state.tally.add(step.lines)
     counted = Counted(

@@ -10,13 +10,12 @@ import numpy.typing as npt
 import polars as pl
 
 from tokenline.charging.step import Flush, Sent, Step
-from tokenline.charging.terms import begins_at, plans_now, terms_at
+from tokenline.charging.terms import begins_at, terms_at
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
 from tokenline.quota.books import Books
 from tokenline.quota.cells import MONTHS, AccountCells, Cell
 from tokenline.quota.dues import Dues
-from tokenline.quota.new_terms import bring_due
 from tokenline.quota.told_ends import told_ends
 
 if TYPE_CHECKING:
@@ -127,12 +126,6 @@ class PartitionState:
         Windows that were over when a tick came are over, though older usage comes after it.
         """
         return max(minute_ms, self.ticked_ms // 60_000 * 60_000)
-
-    def note_new_terms(self) -> None:
-        """Let accounts know when catalogs bring new terms within their cycles."""
-        for catalog in self.catalogs.versions:
-            for plan in plans_now(self.catalogs, catalog):
-                bring_due(self.books, plan, catalog.version, catalog.effective_ms)
 
     def move_clock(self, now_ms: int) -> int:
         """Return the moment at which balances are looked at next: theirs, or `now_ms` if it is later.

@@ -233,7 +233,7 @@ class Recovery:
             self._take_live(key, value)
         _fill_cells(state, self._rows)
         state.books.adopt()
-        state.note_new_terms()
+        state.books.dues.note_new_terms()
         state.told_dues.note_everything(len(state.cells))
         _fill_tallies(found, self._parts, self._burns)
         state.mark_months_since(state.flushed_offset)

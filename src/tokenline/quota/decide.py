@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.metering.calendar import Spans, spans_at
-from tokenline.quota.cells import AccountCells, Cell, by_zone, same_month
+from tokenline.metering.calendar import Spans
+from tokenline.quota.cells import AccountCells, Cell, same_month
 from tokenline.quota.decided import RATE_RULES, Decided, Rule, State, unit_of
 from tokenline.quota.ruling import Ruling, by_cells, with_balances
 from tokenline.quota.standing import standing_of
@@ -49,9 +49,8 @@ def decide(
     decided: list[Decided] = []
     rows = cells.take(slots)
     if rolls:
-        roll(cells.zones, rows, minute_ms)
-    for code, here in by_zone(rows[Cell.ZONE]):
-        spans = spans_at(cells.zones[code], minute_ms)
+        roll(cells, slots, rows, minute_ms)
+    for spans, here in cells.spans(slots, rows[Cell.ZONE], minute_ms):
         block, owners = rows[:, here], slots[here]
         standing = by_cells(block, spans)
         balances = None if books is None else standing_of(books, owners)

@@ -46,12 +46,9 @@ class Dues:
         if due_ms < self._firsts.item(block):
             self._firsts[block] = due_ms
 
-    def note_all(self, rows: Int64s, due_ms: int) -> None:
-        """Note that all these rows may be due at a moment."""
-        if rows.size:
-            blocks = rows >> BLOCK_BITS
-            self._reach(int(blocks.max()) + 1)
-            np.minimum.at(self._firsts, blocks, due_ms)
+    def note_everywhere(self, due_ms: int) -> None:
+        """Note that any row may be due at a moment."""
+        np.minimum(self._firsts, due_ms, out=self._firsts)
 
     def due(self, now_ms: int, most: int) -> list[int]:
         """Return the rows that are due by now, those of the lowest numbers, and no more than `most`."""
@@ -97,10 +94,10 @@ class UrgentDues(Dues):
         super().note(row, due_ms)
         self._urgent.note(row, due_ms)
 
-    def note_all(self, rows: Int64s, due_ms: int) -> None:
-        """Note that all these rows may be due at a moment."""
-        super().note_all(rows, due_ms)
-        self._urgent.note_all(rows, due_ms)
+    def note_everywhere(self, due_ms: int) -> None:
+        """Note that any row may be due at a moment."""
+        super().note_everywhere(due_ms)
+        self._urgent.note_everywhere(due_ms)
 
     def due(self, now_ms: int, most: int) -> list[int]:
         """Return the rows that are due by now, those that are urgent first, and no more than `most`."""

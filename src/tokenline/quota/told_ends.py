@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.metering.calendar import MINUTE_MS, spans_at
-from tokenline.quota.cells import MONTHS_APART_MS, AccountCells, Cell, by_zone
+from tokenline.metering.calendar import MINUTE_MS
+from tokenline.quota.cells import MONTHS_APART_MS, AccountCells, Cell
 from tokenline.quota.decided import State
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import NEVER_MS
@@ -30,17 +30,14 @@ def told_ends(cells: AccountCells, books: Books, slots: Int64s) -> Int64s:
     warned = (rows[:, Cell.STATE] == State.WARNED) & (books.rows_of(slots) == NONE)
     at = np.flatnonzero(warned)
     if at.size:
-        ends[at] = _month_ends(cells, rows[at])
+        ends[at] = [
+            _month_end(cells, *one) for one in zip(slots[at].tolist(), rows[at], strict=True)
+        ]
     return ends
 
 
-def _month_ends(cells: AccountCells, rows: Int64s) -> Int64s:
-    """Return when the month ends of which each account was warned, in its zone."""
-    ends = np.full(len(rows), NEVER_MS, np.int64)
-    for code, here in by_zone(rows[:, Cell.ZONE]):
-        # Within the month, wherever the account was when it began.
-        moments = rows[here, Cell.THRESHOLD_MONTH] + MONTHS_APART_MS
-        for moment in np.unique(moments).tolist():
-            month = spans_at(cells.zones[code], moment // MINUTE_MS * MINUTE_MS).month
-            ends[here] = np.where(moments == moment, month[1], ends[here])
-    return ends
+def _month_end(cells: AccountCells, slot: int, row: Int64s) -> int:
+    """Return when the month ends of which an account was warned."""
+    # Within the month, wherever the account was when it began.
+    moment_ms = int(row[Cell.THRESHOLD_MONTH]) + MONTHS_APART_MS
+    return cells.spans_of(slot, moment_ms // MINUTE_MS * MINUTE_MS).month[1]
