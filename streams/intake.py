@@ -16,9 +16,10 @@ from tokenline.errors import BadData, UnknownSchema
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import UNUSABLE, unusable_names
+from tokenline.wire.topics import tick_key
 
 ORDERS = ("account_order", "hold_order")
-COMMAND_NAMES = ("account_command", "catalog_version", *ORDERS)
+COMMAND_NAMES = ("account_command", "catalog_version", "clock_tick", *ORDERS)
 
 # Fields of a record, taken by C code: there are ten thousand in a chunk.
 KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "timestamp"))
@@ -124,6 +125,8 @@ def _one(codec: Codec, record: Any) -> Commanded | Refused:
     command = Commanded(
         offset=record.offset, appended_ms=record.timestamp, fields=fields, name=name
     )
+    if name == "clock_tick" and record.key != tick_key(int(str(fields["partition"]))):
+        return _refused(record, "key_mismatch", "the key of a tick names its partition")
     # On another partition an order would make its account a second time.
     if name in ORDERS and _text(record.key) != key:
         return replace(

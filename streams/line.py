@@ -24,6 +24,7 @@ from streams.memory import give_back
 from streams.outputs import Outputs
 from streams.reread import read_range, read_waiting
 from streams.state import JournalLog
+from streams.ticks import Ticker
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.charging.packs import Message
@@ -76,6 +77,8 @@ class PartitionLine:
         self.ready = asyncio.Event()
         self.published_next = 0
         self.published_ms = 0
+        # Set when commands were taken in.
+        self.commands_folded = asyncio.Event()
         self._folding = asyncio.Lock()
         self._flushes: asyncio.Queue[Flush] = asyncio.Queue()
         self._held = False
@@ -114,6 +117,11 @@ class PartitionLine:
         self.inbox.clear()
 
     @property
+    def held(self) -> bool:
+        """Say whether nothing is folded because the group deals partitions out anew."""
+        return self._held
+
+    @property
     def idle(self) -> bool:
         """Say whether nothing waits to be folded or published."""
         return self.inbox.empty() and self._commits.empty() and self._told.empty()
@@ -137,6 +145,7 @@ class PartitionLine:
         await self._catch_up()
         self._worker.feed.follow(self.partition, self.state.next_offsets[COMMANDS])
         self.ready.set()
+        self._tasks.append(asyncio.create_task(self._guarded(Ticker(self._worker, self).run())))
         while True:
             delivery = await self.inbox.get()
             if delivery.stem == COMMANDS:
@@ -213,6 +222,7 @@ class PartitionLine:
             while (step := await self._worker.take_turn(steps)) is not None:
                 await self._commits.put(await self._journal(step, records))
         await self._commits.put(delivery.done)
+        self.commands_folded.set()
 
     async def _catch_up(self) -> None:
         """Apply what waits on `commands` before any usage, and usage that is far behind with it.

@@ -25,7 +25,6 @@ from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
-from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit, Specs
@@ -592,7 +591,7 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
         self.books = Books(old.cells, find_terms, LINGER, free_models=lambda _: FREE)
         self.books.thresholds = list(old.thresholds)
         self.books.plans = list(old.plans)
-        self.books.kept_terms = KeptTerms.from_json(old.kept_terms.to_json())
+        self.books.kept_terms.load(old.kept_terms.to_json())
         self.books.scopes = Scopes.from_json(old.scopes.to_json())
         self.books.limits.specs = Specs.from_json(old.limits.specs.to_json())
         for table, rows in zip(self.tables(self.books), self.tables(old), strict=True):

@@ -33,6 +33,7 @@ from tokenline.quota.limit_holds import limit_name
 from tokenline.quota.refusals import check_cycle_day
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import Grant, Scope, Source, Terms, Use
+from tokenline.quota.zones import move_to
 from tokenline.rating.tariff import dearest
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _open(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tupl
     zone_of(zone)
     if state.books.row(slot) == NONE and state.terms_of(plan, now_ms) is not None:
         # It may have been set before, with another.
-        state.cells.matrix[slot, Cell.ZONE] = state.cells.zone_code(zone)
+        move_to(state.books, slot, zone, now_ms)
     orders.open_account(state.books, slot, plan, day, now_ms)
     return 0, 0
 

@@ -16,7 +16,6 @@ from tokenline.errors import BrokenLog
 from tokenline.metering.tally import of_today
 from tokenline.quota.buckets import Scopes
 from tokenline.quota.cells import WIDTH
-from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limits import Specs
 from tokenline.rating.book import CatalogBook
 
@@ -145,7 +144,7 @@ def unpack_names(value: bytes, state: PartitionState) -> None:
     state.books.plans[:] = said["plans"]
     state.books.thresholds[:] = [tuple(percents) for percents in said["thresholds"]]
     state.books.scopes = Scopes.from_json(json.dumps(said["scopes"]))
-    state.books.kept_terms = KeptTerms.from_json(json.dumps(said["terms"]))
+    state.books.kept_terms.load(json.dumps(said["terms"]))
     state.books.limits.specs = Specs.from_json(json.dumps(said["limits"]))
     state.catalogs = CatalogBook.from_json(json.dumps(said["catalogs"]))
 

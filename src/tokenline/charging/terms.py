@@ -86,19 +86,12 @@ def begins_at(book: CatalogBook, plan: str, version: int) -> int:
     NEVER_MS when none that is known does.
     """
     for catalog in book.versions:
-        if catalog.version > version and plan in plans_now(book, catalog):
+        sold = catalog.plans.get(plan)
+        brings = sold is not None and sold.running_accounts == "now"
+        # Of versions that begin at one moment only the newest is ever in force.
+        if brings and catalog.version > version and book.at(catalog.effective_ms) == catalog:
             return catalog.effective_ms
     return NEVER_MS
-
-
-def plans_now(book: CatalogBook, catalog: Catalog) -> list[str]:
-    """Return the plans whose terms a version brings to running accounts when it begins.
-
-    Of versions that begin at one moment only the newest is ever in force.
-    """
-    if book.at(catalog.effective_ms) != catalog:
-        return []
-    return [name for name, plan in catalog.plans.items() if plan.running_accounts == "now"]
 
 
 @lru_cache(maxsize=4096)
@@ -133,6 +126,7 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         thresholds=plan.thresholds,
         limits=tuple(_limits(catalog, plan)),
         change=plan.change,
+        plan=name,
         version=catalog.version,
     )
 

@@ -1,4 +1,4 @@
-"""Name what is kept of each balance: the columns of its row, and whether its account may use anything."""
+"""Name what a balance row holds: an account's sums, its cycle, its terms, and when it is due."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import MINUTE_MS, cycle_after
+from tokenline.quota.account_dues import AccountDues
 from tokenline.quota.answers import Answers
 from tokenline.quota.balance import ALARM_UTOK, UNPAID, Balance, Status
 from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
@@ -37,6 +38,10 @@ from tokenline.quota.terms import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tokenline.quota.kept_terms import Begins
+
+__all__ = ["ALARM_UTOK", "BOUNDLESS", "MOST_UTOK", "Balance", "Books", "Status"]
+
 Int64s = npt.NDArray[np.int64]
 
 BOUNDLESS = 1 << 62
@@ -52,14 +57,14 @@ class Books:
         cells: AccountCells,
         terms_of: Callable[[str, int], Terms | None],
         linger_ms: int,
-        begins: Callable[[str, int], int] = lambda _plan, _version: NEVER_MS,
+        begins: Begins = lambda _plan, _version: NEVER_MS,
         *,
         free_models: Callable[[int], FreeModels] = lambda _: NO_FREE_MODELS,
     ) -> None:
         self.cells = cells
         # A bucket outlives its validity by this: usage of its time may still be reported.
         self.linger_ms = linger_ms
-        self._terms_of, self._begins = terms_of, begins
+        self._terms_of = terms_of
         # What costs nothing at a moment.
         self.free_models = free_models
         self.balances = Table(len(Balance))
@@ -71,7 +76,8 @@ class Books:
         self.told = Told()
         self.scopes = Scopes()
         self.plans: list[str] = []
-        self.kept_terms = KeptTerms()
+        self.kept_terms = KeptTerms(begins)
+        self.dues = AccountDues(self.balances, self.kept_terms)
         # Whose terms are others than what was told.
         self.retermed = set[int]()
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
@@ -97,6 +103,7 @@ class Books:
             "limits": self.limits,
             "subscribers": self.subscribers,
             "told": self.told,
+            "moves": self.cells.moves,
         }
 
     @property
@@ -159,33 +166,13 @@ class Books:
         """Return the terms of a plan as the catalog in force at a moment has them; None where it has none."""
         return self._terms_of(plan, at_ms)
 
-    def new_terms_at(self, row: int) -> int:
-        """Return when a catalog brings new terms to an account within its cycle, NEVER_MS as far as is known."""
-        return self._begins(self.plan(row), self.terms(row).version)
-
     def take_terms(self, row: int, terms: Terms) -> None:
         """Let an account go by these terms; where they differ, whoever admits its calls has to hear of it."""
         before = self.get(row, Balance.TERMS)
-        self.set(row, Balance.TERMS, self.kept_terms.code(terms, self._codes_used))
-        if before and terms.differs(self.kept_terms[before]):
+        code = self.kept_terms.code(terms, self._codes_used)
+        self.set(row, Balance.TERMS, code)
+        if before not in (0, code) and terms.differs(self.kept_terms[before]):
             self.retermed.add(self.get(row, Balance.OWNER))
-
-    def bring_due(self, plan: str, version: int, at_ms: int) -> None:
-        """Note that a version of the catalog brings its terms of a plan to accounts that run.
-
-        The journal has the catalog: rows are not written for this, a recovery notes it again.
-        """
-        if plan in self.plans:
-            found = self.balances.matrix
-            theirs = (found[:, Balance.PLAN] == self.plans.index(plan)) & (found[:, 0] != FREE)
-            theirs &= found[:, Balance.STATUS] != Status.CLOSED
-            theirs &= np.isin(found[:, Balance.TERMS], self.kept_terms.older_than(version))
-            found[theirs, Balance.DUE_AT] = np.minimum(found[theirs, Balance.DUE_AT], at_ms)
-
-    def first_due_ms(self) -> int:
-        """Return the first moment at which something is due; it looks at all accounts."""
-        found = self.balances.matrix
-        return int(found[found[:, 0] != FREE, Balance.DUE_AT].min(initial=NEVER_MS))
 
     def take_retermed(self) -> frozenset[int]:
         """Return the slots whose terms are others than what was told, and forget them."""
@@ -320,8 +307,10 @@ class Books:
         self._reach(int(owners.max(initial=-1)) + 1)
         self._rows[owners[used]] = used
         self.note_alarms(used)
-        for table in (self.holds, self.answers, self.limits, self.subscribers, self.told):
+        indexed = self.holds, self.answers, self.limits, self.subscribers, self.told
+        for table in (*indexed, self.cells.moves):
             table.index()
+        self.dues.note_everything(len(self.balances))
 
     def _reach(self, count: int) -> None:
         if count > len(self._rows):

@@ -80,6 +80,7 @@ def stand(books: Books, row: int, now_ms: int) -> None:
     books.set(row, Balance.LIMIT_RESETS, resets)
     if worst != NONE:
         books.set(row, Balance.DUE_AT, min(books.get(row, Balance.DUE_AT), resets))
+        books.dues.note_row(row)
 
 
 def longest(books: Books, rows: Iterable[int], now_ms: int) -> tuple[int, int]:

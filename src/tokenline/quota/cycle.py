@@ -34,7 +34,7 @@ SUM_MAX = BOUNDLESS - 1
 
 def advance(books: Books, row: int, now_ms: int) -> None:
     """Do all that is due by `now_ms`, each at its own moment; without anything due it does nothing."""
-    while (due_ms := books.get(row, Balance.DUE_AT)) <= now_ms:
+    while (due_ms := books.dues.at(row)) <= now_ms:
         # What waited for a hold is due when that let go. An account's time never goes back.
         at_ms = max(due_ms, books.get(row, Balance.LOOKED_AT))
         _close_holds(books, row, at_ms)
@@ -42,7 +42,7 @@ def advance(books: Books, row: int, now_ms: int) -> None:
         if books.get(row, Balance.CYCLE_END) <= at_ms:
             _drop_used_up(books, row)
             begin_cycle(books, row, at_ms)
-        if _terms_due(books, row) <= at_ms:
+        if books.dues.new_terms_at(row) <= at_ms:
             _take_new_terms(books, row, at_ms)
         refresh(books, row, at_ms)
 
@@ -75,16 +75,10 @@ def _terms_of_cycle(books: Books, row: int, start_ms: int) -> Terms:
     return books.terms_of(books.plan(row), start_ms) or books.terms(row)
 
 
-def _terms_due(books: Books, row: int) -> int:
-    """Return when a catalog brings new terms within the cycle; a closed account takes none."""
-    closed = books.get(row, Balance.STATUS) == Status.CLOSED
-    return NEVER_MS if closed else books.new_terms_at(row)
-
-
 def _take_new_terms(books: Books, row: int, now_ms: int) -> None:
     """Take the terms that the catalog in force brings to accounts that run, as by a change of plan."""
     plan = books.plan(row)
-    terms = books.terms_of(plan, _terms_due(books, row))
+    terms = books.terms_of(plan, books.dues.new_terms_at(row))
     if terms is not None:
         put_terms_in_force(books, row, plan, terms, now_ms)
 
@@ -97,7 +91,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     left = total = held = 0
     live: set[int] = set()
     opens = [_cycle_opens(books, row)]
-    due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row), _terms_due(books, row))
+    due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
     chain = [(bucket, books.buckets.matrix[bucket].tolist()) for bucket in books.chain(row)]
     closed_ms = now_ms - books.linger_ms
     over = [bucket for bucket, values in chain if values[Bucket.VALID_TO] <= closed_ms]
@@ -127,6 +121,7 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     _find_head(books, row, chain, now_ms)
     _find_covers(books, row, live, [moment for moment, everything in opens if everything])
     stand(books, row, now_ms)
+    books.dues.note_row(row)
 
 
 def _find_covers(books: Books, row: int, live: set[int], opens: Iterable[int]) -> None:

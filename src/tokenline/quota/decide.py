@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.metering.calendar import Spans, spans_at
-from tokenline.quota.cells import AccountCells, Cell, by_zone, same_month
+from tokenline.metering.calendar import Spans
+from tokenline.quota.cells import AccountCells, Cell, same_month
 from tokenline.quota.covers import covers_of
 from tokenline.quota.decided import RATE_RULES, Decided, Rule, State, unit_of
 from tokenline.quota.ruling import Ruling, by_cells, with_balances
 from tokenline.quota.standing import standing_of
 from tokenline.quota.terms import NO_FREE_MODELS
+from tokenline.quota.usage import roll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,16 +41,20 @@ def decide(
     *,
     books: Books | None = None,
     announce: bool = False,
+    rolls: bool = False,
 ) -> list[Decided]:
     """Bring the decisions of `slots` up to date and return those that changed, in order.
 
-    `announce` returns one decision for every slot, changed or not: an account was just set.
+    `announce` returns one decision for every slot, changed or not: an account was just set. With `rolls`
+    the windows of the cells are taken as they will be once usage comes in that minute; they stay as they
+    are, because older usage may come first.
     """
     decided: list[Decided] = []
     free = NO_FREE_MODELS if books is None else books.free_models(minute_ms)
     rows = cells.take(slots)
-    for code, here in by_zone(rows[Cell.ZONE]):
-        spans = spans_at(cells.zones[code], minute_ms)
+    if rolls:
+        roll(cells, slots, rows, minute_ms)
+    for spans, here in cells.spans(slots, rows[Cell.ZONE], minute_ms):
         block, owners = rows[:, here], slots[here]
         standing = by_cells(block, spans)
         balances = None if books is None else standing_of(books, owners)

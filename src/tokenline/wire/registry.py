@@ -40,6 +40,7 @@ SHARED_TOPIC_OF = {
     "charging_heartbeat": "decisions",
     "account_order": "commands",
     "hold_order": "commands",
+    "clock_tick": "commands",
 }
 
 

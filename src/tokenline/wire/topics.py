@@ -47,6 +47,7 @@ CATALOG = "catalog"
 
 # No tenant begins with a tilde.
 HEARTBEAT_PREFIX = b"~heartbeat/"
+TICK_PREFIX = b"~tick/"
 STATE_MAX_BYTES = 16 * 1024 * 1024
 _DAY_MS = 86_400_000
 _TOPIC_ALREADY_EXISTS = 36
@@ -122,6 +123,11 @@ def decision_key(
 def heartbeat_key(partition: int, epoch: int) -> bytes:
     """Return the key of a heartbeat on the decisions topic."""
     return HEARTBEAT_PREFIX + b"%d#%d" % (partition, epoch)
+
+
+def tick_key(partition: int) -> bytes:
+    """Return the key of a tick of the clock; it is no account's, and stands in the partition it names."""
+    return TICK_PREFIX + b"%d" % partition
 
 
 def total_key(gateway_id: str, gateway_epoch: str) -> bytes:
