@@ -7,7 +7,7 @@ import tomllib
 from types import SimpleNamespace
 
 from streams.outputs import Outputs
-from tests.orders import catalog_version, hold_order, order
+from tests.orders import catalog_version, hold_order, order, tick
 from tests.strategies import BOUNDS, NOON, chunk_of, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
@@ -98,6 +98,11 @@ class ToldLine:
             said |= {"input_tokens": count, "model": "max", "subscriber_id": ""} | fields
             records.append(record(self.offset, self.now, **said))
         return self.take(fold_usage(self.state, chunk_of(records)))
+
+    def tick(self):
+        """Let time pass by a record of its own, as on an idle partition."""
+        self.offset += 1
+        return self.take(fold_commands(self.state, [tick(self.offset, self.now)], self.offset))
 
     def wait(self, ms):
         self.now += ms

@@ -75,6 +75,22 @@ def test_what_is_not_covered_is_so_until_units_for_everything_begin_to_be_valid(
     assert line.allows()
 
 
+def test_what_can_be_paid_is_told_by_time_when_a_cycle_or_a_pack_begins():
+    line = ToldLine(**SCOPED)
+    line.order(kind="grant", amount_utok=50 * MILLION, models=["open/*"])
+    begins = {"valid_from": line.now + 10 * MINUTE, "models": ["p/max"]}
+    line.order(kind="grant", amount_utok=50 * MILLION, **begins)
+    line.use(1000, model="pp")
+    assert [line.allows(model) for model in ("pp", "max")] == [False, False]
+    line.wait(10 * MINUTE)
+    line.tick()
+    assert [line.allows(model) for model in ("pp", "max")] == [False, True]
+    assert line.decisions[-1]["reason"] == "covers_changed"
+    line.wait(DAY)
+    line.tick()
+    assert [line.allows(model) for model in ("pp", "max")] == [True, True]
+
+
 def test_what_is_held_for_a_running_call_is_covered_still():
     line = ToldLine(mode="strict", **SCOPED)
     line.hold(1000, session="1", model="pp")
