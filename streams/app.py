@@ -91,7 +91,6 @@ def _line_app(name: str, settings: Settings, **options: Any) -> LineApp:
         broker_max_poll_interval=300.0,
         broker_rebalance_timeout=max(10.0, settings.session_timeout_ms / 1000),
         producer_request_timeout=30.0,
-        stream_buffer_maxsize=16,
         # Steps in flight are finished by the lines themselves; the offset guard skips what is read again.
         stream_wait_empty=False,
     )

@@ -11,6 +11,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -19,7 +20,7 @@ from aiokafka.errors import KafkaError
 from streams.ends import LogEnds
 from streams.feed import CommandFeed
 from streams.inbox import Delivery
-from streams.line import PartitionLine, nothing
+from streams.line import PartitionLine
 from streams.metrics import ChargingMetrics
 from streams.outputs import output_producer
 from streams.state import journal_producer
@@ -70,7 +71,7 @@ class ChargingWorker:
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
         self.ends = LogEnds(settings, settings.topic(USAGE))
-        self.feed = CommandFeed(settings, self._deliver_commands)
+        self.feed = CommandFeed(settings, self._deliver_commands, self._crowded)
         self._stopping = False
         self._turn = asyncio.Lock()
         # The minute ends for all partitions at once; their totals go out one after the other.
@@ -121,19 +122,23 @@ class ChargingWorker:
             line.start()
         await asyncio.gather(*(line.stop() for line in gone))
 
-    async def deliver(
-        self, stem: str, partition: int, records: Sequence[Any], done: Callable[[], Any]
-    ) -> None:
-        """Hand a micro-batch to its partition; waits while that one is busy. Not ours: dropped.
+    def deliver(self, partition: int, delivery: Delivery) -> None:
+        """Hand a micro-batch to its partition, however busy that is. Not ours: dropped.
 
         What is dropped is not acknowledged, so the next owner reads it.
         """
         line = self.lines.get(partition)
-        if line is not None:
-            await line.inbox.put(Delivery(stem, records, done))
+        if line is None:
+            delivery.taken()
+        else:
+            line.inbox.put(delivery)
 
-    async def _deliver_commands(self, partition: int, records: Sequence[Any]) -> None:
-        await self.deliver(COMMANDS, partition, records, nothing)
+    def _deliver_commands(self, partition: int, records: Sequence[Any]) -> None:
+        self.deliver(partition, Delivery(COMMANDS, records))
+
+    def _crowded(self, partition: int) -> bool:
+        line = self.lines.get(partition)
+        return line is not None and line.inbox.crowded
 
     async def send_heartbeats(self) -> None:
         """Tell guards for ever how fresh decisions are; a partition that lags tells its lag."""
@@ -180,7 +185,9 @@ def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:
 
     async def charge_usage(stream: Any) -> None:
         async for event in stream.noack().events():
-            await worker.deliver(USAGE, event.message.partition, event.value, event.ack)
+            taken = partial(app.taken, event.message)
+            delivery = Delivery(USAGE, event.value, done=event.ack, taken=taken)
+            worker.deliver(event.message.partition, delivery)
 
     app.take_by(raw_topic(app, settings, USAGE), "charging-usage", charge_usage)
 

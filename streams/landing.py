@@ -11,6 +11,7 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from streams.topics import raw_topic
@@ -47,6 +48,7 @@ Fatal = Callable[[BaseException], None]
 class MicroBatch:
     """Be what a flow takes: the records of one Faust event, and a note when they are done."""
 
+    app: LineApp
     event: Any
     progress: LandingProgress
 
@@ -70,6 +72,10 @@ class MicroBatch:
         self.event.ack()
         message = self.event.message
         self.progress.acked[(message.topic, message.partition)] = message.offset + 1
+
+    def taken(self) -> None:
+        """Let the consumer fetch more of this partition."""
+        self.app.taken(self.event.message)
 
 
 class LandingWorker:
@@ -98,7 +104,7 @@ class LandingWorker:
         self._tables: dict[str, TableFlow] = {}
         self._generation = -1
 
-    async def land_usage(self, stream: Any) -> None:
+    async def land_usage(self, app: LineApp, stream: Any) -> None:
         """Hand charged ranges to the flow of their partition."""
         async for event in stream.noack().events():
             generation = event.message.generation_id
@@ -106,19 +112,18 @@ class LandingWorker:
                 await self.drop_usage()
                 self._generation = generation
             if generation == self._generation:
-                await self._usage_flow(event.message.partition).offer(
-                    MicroBatch(event, self.progress)
-                )
+                batch = MicroBatch(app, event, self.progress)
+                self._usage_flow(event.message.partition).offer(batch)
 
     def land_table(
-        self, table: str, insert: Callable[[Any], int]
+        self, app: LineApp, table: str, insert: Callable[[Any], int]
     ) -> Callable[[Any], Awaitable[None]]:
         """Return an agent that hands micro-batches to the flow of `table`."""
 
         async def land(stream: Any) -> None:
             flow = self._tables[table] = TableFlow(self._tools, table, insert)
             async for event in stream.noack().events():
-                await flow.offer(MicroBatch(event, self.progress))
+                flow.offer(MicroBatch(app, event, self.progress))
 
         return land
 
@@ -180,7 +185,8 @@ def register(
     """
     worker = LandingWorker(settings, fatal, step)
     rows = TopicLander(worker._store, worker._tools.codec, worker.progress, settings.partitions)
-    app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", worker.land_usage)
+    land_usage = partial(worker.land_usage, app)
+    app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", land_usage)
     for stem, table, insert in (
         (WINDOWS, "windows", rows.windows),
         (BALANCES, "balance_changes", rows.balances),
@@ -189,7 +195,7 @@ def register(
         (COMMANDS, "accounts", rows.accounts),
         (CONTROL, "gateway_totals", rows.gateway_totals),
     ):
-        land = worker.land_table(table, insert)
+        land = worker.land_table(app, table, insert)
         app.take_by(raw_topic(app, settings, stem), f"landing-{stem}", land)
 
     async def disown(_: Any, revoked: set[TP], **__: Any) -> None:

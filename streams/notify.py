@@ -83,6 +83,7 @@ class EndpointFollower:
                 jobs = list(self._jobs(event.value, message.partition))
                 await self.deliveries.offer(event, message.partition, jobs)
                 self._taken[message.tp] = message.offset + 1
+            self.app.taken(message)
 
     async def disown(self, _: Any, revoked: set[TP], **__: Any) -> None:
         """Stop telling what another worker will tell."""
@@ -211,6 +212,7 @@ def dead_letter_of(settings: Settings, letter: Letter) -> dict[str, object]:
 async def _idle(stream: Any) -> None:
     async for event in stream.noack().events():
         event.ack()
+        event.app.taken(event.message)
 
 
 async def begin_at_end(settings: Settings, name: str) -> None:

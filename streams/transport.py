@@ -3,7 +3,8 @@
 Stock Faust hands records over one by one, at about 90 µs each. Here one Faust event carries all
 records that one fetch gave for one partition, in offset order, as `event.value`. Acknowledging that
 event commits the offset after its last record; nothing else is ever committed, so the committed
-offset is never past work that is done (guards 1, 11, 13 of reference/faust.md).
+offset is never past work that is done (guards 1, 11, 13 of reference/faust.md). A partition that does
+not take up what it is given is not fetched for, and holds up no other (`streams.room`).
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
+from streams.room import BATCHES_MAX, Room
 from tokenline.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 
     from faust.types.tuples import TP
 
 FETCH_WAIT_MS = 25
 FETCH_MIN_BYTES = 256 * 1024
+# While a partition has no room, what others bring is waited for no longer than this: then it may have.
+LOOK_AGAIN_S = 0.05
 
 
 class PromptConsumerThread(driver.AIOKafkaConsumerThread):
@@ -46,6 +50,27 @@ class PromptConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._partition_assignment_strategy = (RangePartitionAssignor,)
         return consumer
 
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Seek each partition that is ours to what is committed; return that.
+
+        aiokafka's own seek asks for one partition after the other and raises on one that a rebalance
+        has taken meanwhile, or when there is none. Behind a rebalance comes a seek of its own.
+        """
+        found: dict[TP, int | None] = await self.call_thread(self._seek_to_committed)
+        return found
+
+    async def _seek_to_committed(self) -> dict[TP, int | None]:
+        consumer = self._ensure_consumer()
+        partitions = list(consumer.assignment())
+        found = await asyncio.gather(*map(consumer.committed, partitions))
+        # Nothing is awaited from here on, and assignments change on this thread only.
+        ours = consumer.assignment()
+        kept = {tp: at for tp, at in zip(partitions, found, strict=True) if tp in ours}
+        for tp, offset in kept.items():
+            if offset:
+                consumer.seek(tp, offset)
+        return kept
+
 
 class MicroBatchConsumer(driver.Consumer):
     """Yield one message a partition and fetch; commit what was acknowledged."""
@@ -53,6 +78,8 @@ class MicroBatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._done: dict[TP, int] = {}
+        self._room = Room()
+        self._generation = -1
 
     async def getmany(
         self,
@@ -65,7 +92,7 @@ class MicroBatchConsumer(driver.Consumer):
         records, active = await self._wait_next_records(timeout)
         if not active:
             self._stay()
-        generation = self.app.consumer_generation_id
+        generation = self._present_generation()
         if records is None or self.should_stop:
             return
         if not self.flow_active:
@@ -75,7 +102,36 @@ class MicroBatchConsumer(driver.Consumer):
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
             if batch and (active is None or tp in active or tp in self._buffered_partitions):
+                self._room.give(tp, batch[-1].offset, len(batch))
                 yield tp, self._micro_batch(tp, batch, generation)
+
+    def taken(self, message: ConsumerMessage) -> None:
+        """Note that work on a micro-batch begins, or that it is dropped: its partition has room for more."""
+        if message.generation_id == self._generation:
+            self._room.take(message.tp, message.offset)
+
+    async def _getmany(
+        self,
+        active_partitions: set[TP] | None,
+        timeout: float,  # noqa: ASYNC109  Faust's signature
+    ) -> Any:
+        """Fetch for the partitions that have room; with none, wait until one has."""
+        active = active_partitions or set()
+        roomy = self._room.among(active)
+        if not roomy:
+            self._stay()
+            await self._room.wait(timeout)
+            return {}
+        within_s = timeout if len(roomy) == len(active) else min(timeout, LOOK_AGAIN_S)
+        return await super()._getmany(roomy, within_s)
+
+    def _present_generation(self) -> int:
+        """Return the group's generation; what an earlier one was given is nobody's."""
+        generation = int(self.app.consumer_generation_id)
+        if generation != self._generation:
+            self._generation = generation
+            self._room.clear()
+        return generation
 
     def _stay(self) -> None:
         """Tell aiokafka that we live though nobody fetches: all our partitions have enough in hand.
@@ -161,6 +217,8 @@ class LineApp(faust.App):
         fetch_min_bytes: int = FETCH_MIN_BYTES,
         **kwargs: Any,
     ) -> None:
+        # Never full: the consumer gives each partition no more than it takes, and nobody waits there.
+        kwargs["stream_buffer_maxsize"] = 2 * BATCHES_MAX * kwargs.get("topic_partitions", 1)
         super().__init__(*args, TableManager=PromptTables, **kwargs)
         self.fetch_wait_ms, self.fetch_min_bytes = fetch_wait_ms, fetch_min_bytes
         self._fatal = fatal
@@ -169,6 +227,10 @@ class LineApp(faust.App):
         self._stops: list[Callable[[], Awaitable[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._loops: list[Callable[[], Awaitable[None]]] = []
+
+    def taken(self, message: Any) -> None:
+        """Say that work on a micro-batch begins, or that it is dropped; the consumer fetches more then."""
+        self.consumer.taken(message)
 
     def keep(self, thing: Any) -> None:
         """Hold a strong reference for the life of the app."""

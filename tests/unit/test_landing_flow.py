@@ -46,6 +46,9 @@ class MicroBatch:
     def ack(self):
         self.acked.append(self.partition)
 
+    def taken(self):
+        self.begun = True
+
 
 @pytest.fixture
 def codec():
@@ -132,7 +135,7 @@ async def test_only_so_many_batches_are_landed_at_once_and_all_are(codec, monkey
     ]
     running = [UsageFlow(tools, at, 1) for at in range(PARTITIONS)]
     for one, event in zip(running, events, strict=True):
-        await one.offer(event)
+        one.offer(event)
     async with asyncio.timeout(10):
         await store.crowded.wait()
         await asyncio.sleep(0.1)

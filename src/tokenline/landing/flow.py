@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 RETRY_FIRST_S = 0.2
 RETRY_LAST_S = 5.0
-# Micro-batches that may wait for one partition or table; behind them the consumer waits.
-WAITING_MAX = 16
 # Usage batches of a worker on their way at once: one is decoded, one inserted, one ready for either.
 # More would only hold more decoded rows in memory; one that waits holds the raw records.
 LANDS_AT_ONCE = 3
@@ -75,6 +73,10 @@ class Event(Protocol):
 
     def ack(self) -> object:
         """Allow the offset behind the last record to be committed."""
+        ...
+
+    def taken(self) -> object:
+        """Make room for more of this partition: work on the records begins."""
         ...
 
 
@@ -146,12 +148,12 @@ class Flow:
 
     def __init__(self, tools: Tools, name: str) -> None:
         self._tools = tools
-        self._queue: asyncio.Queue[Event] = asyncio.Queue(WAITING_MAX)
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self._task = asyncio.create_task(self._guarded(), name=name)
 
-    async def offer(self, event: Event) -> None:
-        """Hand a micro-batch over; waits while too many are waiting."""
-        await self._queue.put(event)
+    def offer(self, event: Event) -> None:
+        """Hand a micro-batch over; whoever reads gives a partition no more than is `taken`."""
+        self._queue.put_nowait(event)
 
     async def stop(self) -> None:
         """End the task where it stands; what is not acknowledged comes again."""
@@ -172,14 +174,15 @@ class Flow:
 
     async def _next(self, wait_s: float | None) -> Event | None:
         """Return the next micro-batch, or None after `wait_s` (never, when that is None)."""
-        if not self._queue.empty():
-            return self._queue.get_nowait()
-        if wait_s is not None and wait_s <= 0:
+        if self._queue.empty() and wait_s is not None and wait_s <= 0:
             return None
         try:
-            return await asyncio.wait_for(self._queue.get(), wait_s)
+            async with asyncio.timeout(wait_s):
+                event = await self._queue.get()
         except TimeoutError:
             return None
+        event.taken()
+        return event
 
 
 class UsageFlow(Flow):
@@ -363,7 +366,8 @@ class TableFlow(Flow):
 
     async def _gathered(self, max_rows: int, max_wait_s: float) -> list[Event]:
         """Return the micro-batches of one insert; small ones wait for company."""
-        events = [await self._queue.get()]
+        first = await self._next(None)
+        events = [] if first is None else [first]
         until_s = self._tools.clock.monotonic_s() + max_wait_s
         while sum(len(event.value) for event in events) < max_rows:
             event = await self._next(until_s - self._tools.clock.monotonic_s())
