@@ -19,9 +19,11 @@ import faust
 import structlog
 
 from streams.health import HealthServer
-from streams.transport import LineApp, hand_over_raw_records
+from streams.line_app import LineApp
+from streams.servers import kafka
+from streams.transport import hand_over_raw_records
 from tokenline.clock import SystemClock
-from tokenline.errors import FencedOut, PoisonedInput, TokenlineError
+from tokenline.errors import FencedOut, PoisonedInput, SettingsError, TokenlineError
 from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
 
@@ -31,9 +33,15 @@ if TYPE_CHECKING:
 Role = Literal["charging", "landing", "notify"]
 ROLES: tuple[Role, ...] = ("charging", "landing", "notify")
 
+EXIT_SETTINGS = 2
 EXIT_FATAL = 70  # EX_SOFTWARE
 EXIT_FENCED = 75  # EX_TEMPFAIL: start again, another worker took the partition
 EXIT_POISONED = 65  # EX_DATAERR: starting again will not help
+EXIT_CODES = {
+    FencedOut: EXIT_FENCED,
+    PoisonedInput: EXIT_POISONED,
+    SettingsError: EXIT_SETTINGS,
+}
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +60,7 @@ def build_app(role: Role, settings: Settings) -> LineApp:
 
         register = partial(notify, companion=partial(_patient_app, settings))
     worker = register(app, settings, end_process)
+    app.wait_for(kafka(settings, worker.TOPICS), *worker.servers())
     _serve_health(app, role, settings, worker)
     return app
 
@@ -102,8 +111,7 @@ def end_process(error: BaseException) -> None:
 
     Faust may hang when an agent fails (r#301), so there is no way back through it.
     """
-    code = EXIT_FENCED if isinstance(error, FencedOut) else EXIT_FATAL
-    code = EXIT_POISONED if isinstance(error, PoisonedInput) else code
+    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), EXIT_FATAL)
     log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
     if not isinstance(error, TokenlineError):
         # Plain: the pretty one shows local variables, and those may hold a password.
@@ -120,10 +128,10 @@ def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> 
         stall_s=settings.stall_s,
         clock=SystemClock(),
         registry=worker.metrics.registry,
-        positions=lambda: worker.positions(app),
-        ready=lambda: worker.ready(app),
+        positions=lambda: worker.positions(app) if app.joined else {},
+        ready=lambda: app.standing() or worker.ready(app),
     )
-    app.run_beside(server.start, server.stop, server.watch)
+    app.run_first(server.start, server.stop)
 
 
 def _brokers(settings: Settings) -> list[str]:

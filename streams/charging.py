@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -21,18 +21,30 @@ from streams.ends import LogEnds
 from streams.feed import CommandFeed
 from streams.inbox import Delivery
 from streams.line import PartitionLine
+from streams.line_app import LineApp, tps_of
 from streams.metrics import ChargingMetrics
 from streams.outputs import output_producer
+from streams.readiness import READY, UNASSIGNED, Readiness
+from streams.servers import Server
 from streams.state import journal_producer
 from streams.topics import raw_topic
-from streams.transport import LineApp, tps_of
 from streams.warm import warm_up
 from tokenline.clock import SystemClock
 from tokenline.metering.judge import Bounds
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
-from tokenline.wire.topics import COMMANDS, USAGE
+from tokenline.wire.topics import (
+    BALANCES,
+    CHARGED,
+    COMMANDS,
+    DEAD_LETTERS,
+    DECISIONS,
+    REPLIES,
+    STATE,
+    USAGE,
+    WINDOWS,
+)
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -51,6 +63,11 @@ Fatal = Callable[[BaseException], None]
 @dataclass
 class ChargingWorker:
     """Hold what all partitions of one process share."""
+
+    TOPICS: ClassVar = (
+        *(USAGE, COMMANDS, STATE),
+        *(DECISIONS, CHARGED, WINDOWS, BALANCES, DEAD_LETTERS, REPLIES),
+    )
 
     settings: Settings
     fatal: Fatal
@@ -96,7 +113,6 @@ class ChargingWorker:
             journal_producer(self.settings),
             output_producer(self.settings),
         )
-        warm_up(self)
         await asyncio.gather(self.journal.start(), self.producer.start(), self.ends.start())
 
     async def stop(self) -> None:
@@ -160,11 +176,18 @@ class ChargingWorker:
             as_of_ms = line.published_ms if lag else now_ms
             await line.outputs.publish_heartbeat(line.published_next, as_of_ms, line.state.epoch)
 
-    def ready(self, app: LineApp) -> bool:
+    def ready(self, app: LineApp) -> Readiness:
         """Say whether every partition assigned to this process is open."""
         owned = tps_of(self.settings.topic(USAGE), app.consumer.assignment())
-        ready = {line.partition for line in self.lines.values() if line.ready.is_set()}
-        return bool(owned) and owned <= ready
+        closed = owned - {line.partition for line in self.lines.values() if line.ready.is_set()}
+        if closed:
+            names = ", ".join(map(str, sorted(closed)))
+            return Readiness(ready=False, why=f"partitions that open or catch up: {names}")
+        return READY if owned else UNASSIGNED
+
+    def servers(self) -> list[Server]:
+        """Return what this worker needs before it begins, beside Kafka: the schemas."""
+        return [Server("the schema registry", partial(asyncio.to_thread, warm_up, self))]
 
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first usage offset not yet published, and its lag."""

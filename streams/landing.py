@@ -12,10 +12,12 @@ import gc
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from streams.line_app import LineApp, position_of
+from streams.readiness import READY, UNASSIGNED, Readiness
+from streams.servers import Server
 from streams.topics import raw_topic
-from streams.transport import LineApp, position_of
 from tokenline.clock import SystemClock
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
@@ -31,6 +33,7 @@ from tokenline.wire.topics import (
     CONTROL,
     DEAD_LETTERS,
     DECISIONS,
+    USAGE,
     WINDOWS,
 )
 
@@ -87,14 +90,26 @@ class LandingWorker:
     row landed twice is one.
     """
 
+    TOPICS: ClassVar = (
+        USAGE,
+        CHARGED,
+        WINDOWS,
+        BALANCES,
+        DECISIONS,
+        DEAD_LETTERS,
+        COMMANDS,
+        CONTROL,
+    )
+
     def __init__(self, settings: Settings, fatal: Fatal, step: Step) -> None:
         self.progress = LandingProgress()
         self.metrics = LandingMetrics(self.progress)
         self._store = ClickHouseStore(settings)
+        self._registry = open_registry(settings)
         self._tools = Tools(
             settings=settings,
             store=self._store,
-            codec=ColumnCodec(open_registry(settings)),
+            codec=ColumnCodec(self._registry),
             clock=SystemClock(),
             progress=self.progress,
             fatal=fatal,
@@ -156,9 +171,22 @@ class LandingWorker:
     async def watch(self) -> None:
         """Do nothing: each flow reports its own end."""
 
-    def ready(self, app: LineApp) -> bool:
-        """Say whether the group has given us partitions and the warehouse answers."""
-        return bool(app.consumer.assignment()) and self.progress.away_since_s is None
+    def ready(self, app: LineApp) -> Readiness:
+        """Say whether the group has given us partitions and the servers answer."""
+        if self.progress.away_since_s is not None:
+            return Readiness(ready=False, why=f"waits: {self.progress.last_error}")
+        return READY if app.consumer.assignment() else UNASSIGNED
+
+    def servers(self) -> list[Server]:
+        """Return what this worker needs before it begins, beside Kafka."""
+        settings = self._tools.settings
+        return [
+            Server("the schema registry", partial(asyncio.to_thread, self._registry.ask)),
+            Server(
+                f"the warehouse at {settings.clickhouse_url}",
+                partial(asyncio.to_thread, self._store.ask),
+            ),
+        ]
 
     def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first offset not landed, and what lies behind it."""

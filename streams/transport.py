@@ -10,21 +10,19 @@ not take up what it is given is not fetched for, and holds up no other (`streams
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import faust
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
-from streams.room import BATCHES_MAX, Room
+from streams.room import Room
 from tokenline.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
     from faust.types.tuples import TP
 
@@ -197,97 +195,6 @@ class MicroBatchTransport(driver.Transport):
     Consumer = MicroBatchConsumer
 
 
-class PromptTables(TableManager):
-    """Start without the second that Faust waits for tables to turn up: there are none."""
-
-    async def on_start(self) -> None:
-        """Let the conductor subscribe, and rebalances begin."""
-        await self._update_channels()
-        await self.recovery.start()
-
-
-class LineApp(faust.App):
-    """Be a Faust app whose topics deliver micro-batches, with work that runs beside the agents."""
-
-    def __init__(
-        self,
-        *args: Any,
-        fatal: Callable[[BaseException], None],
-        fetch_wait_ms: int = FETCH_WAIT_MS,
-        fetch_min_bytes: int = FETCH_MIN_BYTES,
-        **kwargs: Any,
-    ) -> None:
-        # Never full: the consumer gives each partition no more than it takes, and nobody waits there.
-        kwargs["stream_buffer_maxsize"] = 2 * BATCHES_MAX * kwargs.get("topic_partitions", 1)
-        super().__init__(*args, TableManager=PromptTables, **kwargs)
-        self.fetch_wait_ms, self.fetch_min_bytes = fetch_wait_ms, fetch_min_bytes
-        self._fatal = fatal
-        self._kept: list[Any] = []
-        self._starts: list[Callable[[], Awaitable[None]]] = []
-        self._stops: list[Callable[[], Awaitable[None]]] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self._loops: list[Callable[[], Awaitable[None]]] = []
-
-    def taken(self, message: Any) -> None:
-        """Say that work on a micro-batch begins, or that it is dropped; the consumer fetches more then."""
-        self.consumer.taken(message)
-
-    def keep(self, thing: Any) -> None:
-        """Hold a strong reference for the life of the app."""
-        self._kept.append(thing)
-
-    def run_beside(
-        self,
-        start: Callable[[], Awaitable[None]],
-        stop: Callable[[], Awaitable[None]],
-        *loops: Callable[[], Awaitable[None]],
-    ) -> None:
-        """Call `start` before any record is delivered, keep `loops` running, call `stop` before leaving the group.
-
-        An error in one of `loops` ends the process.
-        """
-        self._starts.append(start)
-        self._stops.append(stop)
-        self._loops.extend(loops)
-
-    def take_by(self, topic: Any, name: str, agent: Callable[[Any], Awaitable[None]]) -> None:
-        """Let `agent` take the micro-batches of `topic`; an error in it ends the process.
-
-        Faust would start it again behind the micro-batch it failed at, which is then done by nobody.
-        """
-
-        async def watched(stream: Any) -> None:
-            await self._watched(partial(agent, stream))
-
-        self.agent(topic, name=name, concurrency=1)(watched)
-
-    async def on_start(self) -> None:
-        """Start what runs beside, then Faust."""
-        for start in self._starts:
-            await start()
-        await super().on_start()
-        self._tasks = [asyncio.create_task(self._watched(loop)) for loop in self._loops]
-
-    async def on_stop(self) -> None:
-        """Finish what is in flight while the partitions are still ours, then let Faust go."""
-        for task in self._tasks:
-            task.cancel()
-        for stop in self._stops:
-            await stop()
-        await super().on_stop()
-
-    async def _watched(self, loop: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await loop()
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001  the worker's edge: no work of a worker must end unseen
-            self._fatal(error)
-
-    def _new_transport(self) -> MicroBatchTransport:
-        return MicroBatchTransport(self.conf.broker_consumer, self, loop=self.loop)
-
-
 def hand_over_raw_records() -> None:
     """Let aiokafka's consumers of this process yield the parser's own records.
 
@@ -306,20 +213,3 @@ class PassThrough(faust.Schema):
     def loads_value(self, app: Any, message: Any, **_: Any) -> Any:  # noqa: ARG002  Faust's signature
         """Return the list of records."""
         return message.value
-
-
-def position_of(app: LineApp, tp: TP, done: int | None) -> tuple[int, int] | None:
-    """Return the first offset of a partition that is not done and what lies behind it; None: unknown.
-
-    `done` is what the caller knows; before its first ack Faust's memory of what was committed is all
-    there is.
-    """
-    next_offset = app.consumer._committed_offset.get(tp) if done is None else done
-    if next_offset is None:
-        return None
-    return next_offset, max((app.consumer.highwater(tp) or 0) - next_offset, 0)
-
-
-def tps_of(topic: str, assigned: Iterable[TP]) -> set[int]:
-    """Return the partitions of `topic` among the assigned ones."""
-    return {tp.partition for tp in assigned if tp.topic == topic}

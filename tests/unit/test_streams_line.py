@@ -15,6 +15,7 @@ from streams import charging
 from streams.inbox import Delivery
 from streams.line import STEPS_IN_FLIGHT, PartitionLine
 from streams.metrics import ChargingMetrics
+from streams.readiness import READY, UNASSIGNED, Readiness
 from tests.strategies import BOUNDS, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
@@ -166,8 +167,11 @@ def test_a_worker_is_ready_when_each_partition_it_was_given_is_open():
     given = {TopicPartition(Settings().topic("usage"), 0)}
     app = SimpleNamespace(consumer=SimpleNamespace(assignment=lambda: given))
 
-    assert not worker.ready(app)
+    closed = Readiness(ready=False, why="partitions that open or catch up: 0")
+    assert worker.ready(app) == closed
     worker.lines[0] = StillLine(worker, 0)
-    assert not worker.ready(app)
+    assert worker.ready(app) == closed
     worker.lines[0].ready.set()
-    assert worker.ready(app)
+    assert worker.ready(app) == READY
+    given.clear()
+    assert worker.ready(app) == UNASSIGNED

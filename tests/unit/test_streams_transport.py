@@ -9,9 +9,10 @@ import pytest
 from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.types.tuples import TP
 
+from streams.line_app import LineApp
 from streams.room import BATCHES_MAX, RECORDS_MAX, Room
 from streams.topics import raw_topic
-from streams.transport import LOOK_AGAIN_S, LineApp, MicroBatchConsumer, PromptConsumerThread
+from streams.transport import LOOK_AGAIN_S, MicroBatchConsumer, PromptConsumerThread
 from tokenline.settings import Settings
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import structlog
 from aiokafka.errors import KafkaError
 
-from tokenline.errors import BrokerUnavailable, Unavailable
+from tokenline.errors import BrokerUnavailable, MissingTables, Unavailable
 from tokenline.landing.batch import Batch, ChargedRange, Filling
 from tokenline.landing.lander import Lander, Step
 from tokenline.landing.quarantine import Quarantine
@@ -114,7 +114,7 @@ async def until_answered(
     while True:
         try:
             result = await asyncio.to_thread(attempt)
-        except Unavailable as error:
+        except (Unavailable, MissingTables) as error:
             note_away(tools, error)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, RETRY_LAST_S)
