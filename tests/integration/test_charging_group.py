@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 import time
 
-from charging_helpers import Line, Load, line_settings, prepared, ready
+import pytest
+from charging_helpers import Line, Load, ended, line_settings, prepared, ready
 from charging_oracle import charged_to
+
+from tokenline.platform.processes import wait_for
+from tokenline.platform.worker_process import ask_health
 
 HELD_S = 22  # longer than a guard believes what it heard (`guard_stale_ms`)
 
@@ -30,6 +36,50 @@ async def test_a_worker_that_joins_a_quiet_group_ends_nobody(kafka, tmp_path):
         assert [worker.running for worker in workers] == [True, True], logs
         joining.stop()
         assert joining.process.returncode == 0
+
+
+async def test_a_worker_more_than_partitions_is_a_ready_spare_and_takes_over(kafka, tmp_path):
+    settings = line_settings(kafka, tmp_path, partitions=2)
+    async with Line(settings, tmp_path) as line:
+        workers = [await prepared(line), await line.started(), await line.started()]
+        said = [json.loads(ask_health(worker.port, "/readyz")[1]) for worker in workers]
+        spares = [
+            one for one, says in zip(workers, said, strict=True) if "spare" in says.get("why", "")
+        ]
+        assert ([says["ready"] for says in said], len(spares)) == ([True] * 3, 1)
+        async with Load(line):
+            await line.charging()
+            owner = next(worker for worker in workers if worker not in spares)
+            owner.kill()
+            until = settings.session_timeout_ms / 1000 + 3
+            assert await line.charging(within_s=until) < until
+        await line.settled()
+
+
+@pytest.mark.parametrize("who", ["resting", "waiting"])
+async def test_who_is_asked_to_stop_while_the_group_deals_out_ends_with_0(kafka, tmp_path, who):
+    """`resting` still ends its steps in flight, `waiting` has done so and waits for the others."""
+    settings = line_settings(kafka, tmp_path, partitions=4)
+    async with Line(settings, tmp_path) as line:
+        waiting, resting = await prepared(line), await line.started(point="slow-rest")
+        async with Load(line):
+            await line.charging()
+            before = resting.log.read_text().count("Revoking previously assigned")
+            joining = line.worker()
+            joining.spawn()
+            asked = {"resting": resting, "waiting": waiting}[who]
+            await asyncio.to_thread(
+                wait_for,
+                lambda: (
+                    resting.log.read_text().count("Revoking previously assigned") > before
+                    and "(Re-)joining group" in waiting.log.read_text().rpartition("Revoking")[2]
+                ),
+                timeout_s=20,
+            )
+            asked.process.send_signal(signal.SIGTERM)
+            assert await ended(asked, within_s=20) == 0, asked.log.read_text()[-3000:]
+            await ready(joining)
+        await line.settled()
 
 
 async def test_a_partition_that_catches_up_stalls_no_other(kafka, tmp_path):
