@@ -51,6 +51,8 @@ CLOCK_READERS = {
     "src/tokenline/bench/latency.py",
     "src/tokenline/bench/measure.py",
     "src/tokenline/bench/rivals.py",
+    "src/tokenline/platform/crew.py",
+    "src/tokenline/platform/identity.py",
     "src/tokenline/platform/processes.py",
     "src/tokenline/platform/supervision.py",
 }
