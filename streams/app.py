@@ -24,6 +24,7 @@ from streams.servers import kafka
 from streams.transport import hand_over_raw_records
 from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput, SettingsError, TokenlineError
+from tokenline.platform.stdio import never_fail
 from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
 
@@ -112,13 +113,16 @@ def end_process(error: BaseException) -> None:
     Faust may hang when an agent fails (r#301), so there is no way back through it.
     """
     code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), EXIT_FATAL)
-    log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
-    if not isinstance(error, TokenlineError):
-        # Plain: the pretty one shows local variables, and those may hold a password.
-        traceback.print_exception(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
+        if not isinstance(error, TokenlineError):
+            # Plain: the pretty one shows local variables, and those may hold a password.
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # Also when it cannot be told: a worker that lives on without its flows looks well and does nothing.
+        os._exit(code)
 
 
 def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> None:
@@ -157,4 +161,5 @@ def __getattr__(name: str) -> LineApp:
     role = next((role for role in ROLES if role == asked), None)
     if role is None:
         raise AttributeError(name)
+    never_fail()
     return build_app(role, Settings.from_env())

@@ -55,6 +55,8 @@ PASSING_CODES = frozenset(
         1000,
     }
 )
+# A disk that fills up while a part is written: whichever code the failed call has, there may be room again.
+NO_ROOM = ("No space left on device", "Disk quota exceeded")
 UNKNOWN_TABLE_CODES = frozenset({60, 81})
 REFUSED_USER_CODES = frozenset({192, 193, 194, 492, 497, 516})
 
@@ -118,7 +120,11 @@ def is_loopback(host: str) -> bool:
 
 def _ours(doing: str, error: ClickHouseError) -> Exception:
     code = getattr(error, "code", None)
-    if code in PASSING_CODES or (code is None and _is_gateway_trouble(error)):
+    if (
+        code in PASSING_CODES
+        or (code is None and _is_gateway_trouble(error))
+        or any(words in str(error) for words in NO_ROOM)
+    ):
         return WarehouseUnavailable(f"{doing}: {error}")
     if code in UNKNOWN_TABLE_CODES:
         return MissingTables(f"{doing}: {error}; has `tokenline migrate apply` been run?")

@@ -6,6 +6,7 @@ nobody else waiting. A keeper never gives up, except on a wrong setting; see `pl
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from tokenline.platform.worker_process import WorkerProcess, ask_health
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tokenline.platform.kafka import EmbeddedKafka
     from tokenline.platform.warehouse_process import EmbeddedWarehouse
@@ -34,6 +36,7 @@ JOIN_S = 35.0
 SERVER_READY_S = 600.0
 EXIT_SETTINGS = 2  # a setting is wrong: starting again gives the same
 REASON_CHARS = 200
+LITTLE_ROOM_BYTES = 64 << 20
 
 
 class Keeper:
@@ -134,7 +137,9 @@ class Keeper:
 
     def _note_death(self) -> None:
         code = self._component.process.poll() if self._component.process else None
-        self._last_exit = _exit_in_words(code, self._component)
+        self._last_exit = _exit_in_words(code, self._component.log) + _room_in_words(
+            self._component.log.parent
+        )
         wait_s = self._restarts.died()
         self.stopped = code == EXIT_SETTINGS
         if self.stopped:
@@ -151,9 +156,10 @@ class Keeper:
                 self._component.spawn()  # it becomes ready in its own time
             else:
                 self._component.start(SERVER_READY_S)
-        except PlatformError as error:
+        except (PlatformError, OSError) as error:
             if not self._stopping.is_set():
-                self._say(f"{self._name} did not start: {error}")
+                # The rest of it is in the log.
+                self._say(f"{self._name} did not start: {str(error).splitlines()[0]}")
         finally:
             self._starting = False
         self._changed()
@@ -215,11 +221,20 @@ class Supervision:
         return all(server.running and server.answers() for server in servers)
 
 
-def _exit_in_words(code: int | None, component: Component) -> str:
-    """Return how a component ended, with the last line of its log unless it was killed."""
+def _exit_in_words(code: int | None, log: Path) -> str:
+    """Return how a process ended, with the last line of its log unless it was killed."""
     if code is None:
         return "exit unknown"
     if code < 0:
         return f"exit {code} ({signal.Signals(-code).name})"
-    reason = processes.last_lines(component.log, 1).strip()[:REASON_CHARS]
+    reason = processes.last_lines(log, 1).strip()[:REASON_CHARS]
     return f"exit {code}: {reason}" if reason else f"exit {code}"
+
+
+def _room_in_words(folder: Path) -> str:
+    """Return that a disk is full, which no log on it can tell; nothing if it is not."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return f" (only {free >> 20} MiB are free at {folder})" if free < LITTLE_ROOM_BYTES else ""

@@ -28,6 +28,7 @@ from tokenline.errors import PlatformError, TokenlineError
 from tokenline.platform import dialect, processes
 from tokenline.platform.engine import Engine, EngineError, Job, Result
 from tokenline.platform.launch import die_with_parent
+from tokenline.platform.stdio import never_fail
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -258,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args(argv)
+    never_fail()
     try:
         if not is_loopback(options.host):
             raise PlatformError(f"{options.host} is not loopback; the warehouse has no passwords")

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenline.errors import PlatformError, SettingsError, TokenlineError
+from tokenline.platform.stdio import never_fail
 from tokenline.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def run(role: Role, settings: Settings) -> None:
         PlatformError: the `streams` package or the worker extra is not installed, or the data
             directory cannot be made.
     """
+    never_fail()
     # Loading takes seconds; who is asked to stop meanwhile has nothing to finish.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.meta_path.insert(0, _NoPandas())
