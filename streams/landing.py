@@ -23,7 +23,7 @@ from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
-from tokenline.landing.topics import TopicLander
+from tokenline.landing.topics import TopicLander, is_verdict
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import (
@@ -131,12 +131,16 @@ class LandingWorker:
                 self._usage_flow(event.message.partition).offer(batch)
 
     def land_table(
-        self, app: LineApp, table: str, insert: Callable[[Any], int]
+        self,
+        app: LineApp,
+        table: str,
+        insert: Callable[[Any], int],
+        lands: Callable[[Any], bool] = lambda _: True,
     ) -> Callable[[Any], Awaitable[None]]:
         """Return an agent that hands micro-batches to the flow of `table`."""
 
         async def land(stream: Any) -> None:
-            flow = self._tables[table] = TableFlow(self._tools, table, insert)
+            flow = self._tables[table] = TableFlow(self._tools, table, insert, lands)
             async for event in stream.noack().events():
                 flow.offer(MicroBatch(app, event, self.progress))
 
@@ -215,15 +219,15 @@ def register(
     rows = TopicLander(worker._store, worker._tools.codec, worker.progress, settings.partitions)
     land_usage = partial(worker.land_usage, app)
     app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", land_usage)
-    for stem, table, insert in (
+    for stem, table, insert, *lands in (
         (WINDOWS, "windows", rows.windows),
         (BALANCES, "balance_changes", rows.balances),
-        (DECISIONS, "decisions", rows.decisions),
+        (DECISIONS, "decisions", rows.decisions, is_verdict),
         (DEAD_LETTERS, "dead_letters", rows.dead_letters),
         (COMMANDS, "accounts", rows.accounts),
         (CONTROL, "gateway_totals", rows.gateway_totals),
     ):
-        land = worker.land_table(app, table, insert)
+        land = worker.land_table(app, table, insert, *lands)
         app.take_by(raw_topic(app, settings, stem), f"landing-{stem}", land)
 
     async def disown(_: Any, revoked: set[TP], **__: Any) -> None:

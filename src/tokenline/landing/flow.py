@@ -344,12 +344,21 @@ class UsageFlow(Flow):
 class TableFlow(Flow):
     """Land the records of one topic, many micro-batches at a time, through `insert`.
 
-    `insert` blocks, takes the events in order and returns the rows written.
+    `insert` blocks, takes the events in order and returns the rows written. `lands` says whether a record
+    can become a row; micro-batches without such records are acknowledged at once, when none wait before
+    them: else a line at rest would never look as if all had landed.
     """
 
-    def __init__(self, tools: Tools, table: str, insert: Callable[[Sequence[Event]], int]) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        table: str,
+        insert: Callable[[Sequence[Event]], int],
+        lands: Callable[[Any], bool] = lambda _: True,
+    ) -> None:
         self._table = table
         self._insert = insert
+        self._lands = lands
         super().__init__(tools, f"landing.{table}")
 
     async def _run(self) -> None:
@@ -366,8 +375,7 @@ class TableFlow(Flow):
 
     async def _gathered(self, max_rows: int, max_wait_s: float) -> list[Event]:
         """Return the micro-batches of one insert; small ones wait for company."""
-        first = await self._next(None)
-        events = [] if first is None else [first]
+        events = [await self._first()]
         until_s = self._tools.clock.monotonic_s() + max_wait_s
         while sum(len(event.value) for event in events) < max_rows:
             event = await self._next(until_s - self._tools.clock.monotonic_s())
@@ -375,3 +383,12 @@ class TableFlow(Flow):
                 break
             events.append(event)
         return events
+
+    async def _first(self) -> Event:
+        """Return the next micro-batch with a record that lands."""
+        while True:
+            event = await self._next(None)
+            if event is not None and any(map(self._lands, event.value)):
+                return event
+            if event is not None:
+                event.ack()
