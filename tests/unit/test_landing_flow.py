@@ -20,6 +20,7 @@ from tokenline.landing.progress import LandingProgress
 from tokenline.landing.reader import Bounds, Run
 from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import FileRegistry
 
@@ -296,3 +297,24 @@ async def test_what_lands_nowhere_is_done_at_once_unless_something_waits_before_
     await asyncio.sleep(0.05)
     assert (inserted, behind.said) == ([[decision, behind]], ["taken", "acked"])
     await flow.stop()
+
+
+def test_a_decision_with_each_default_of_its_schema_lands(codec):
+    """-1 stands for "what is usual" in some fields; a rule took it for a number below zero."""
+    decision = {"tenant_id": "t", "account_id": "a", "rule": "balance", "reason": "account_set"}
+    numbers = (
+        "threshold_percent",
+        "used",
+        "limit",
+        "window_start",
+        "resets_at",
+        "version",
+        "epoch",
+    )
+    decision |= dict.fromkeys((*numbers, "as_of", "cause_partition", "cause_offset"), 0)
+    decision |= {"state": "open", "cause_topic": "commands", "covers": []}
+    record = Record(Codec(FileRegistry()).encode("quota_decision", decision))
+    store = MemoryStore()
+    lander = TopicLander(store, codec, LandingProgress(), 1)
+    assert lander.decisions([MicroBatch([record])]) == 1
+    assert len(store.rows("decisions")) == 1
