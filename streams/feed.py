@@ -9,7 +9,7 @@ says whose partition it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 FETCH_WAIT_MS = 100
 POLL_MS = 200
+# While a partition is crowded, what others bring is waited for no longer than this: then it may have room.
+LOOK_AGAIN_MS = 50
 RETRY_S = 0.5
 
-Deliver = Callable[[int, Sequence[Any]], Awaitable[None]]
+Deliver = Callable[[int, Sequence[Any]], None]
 log = structlog.get_logger(__name__)
 
 
@@ -39,11 +41,14 @@ class _Place:
 
 
 class CommandFeed:
-    """Deliver commands in the order of each partition."""
+    """Deliver commands in the order of each partition; one that is `crowded` holds up no other."""
 
-    def __init__(self, settings: Settings, deliver: Deliver) -> None:
+    def __init__(
+        self, settings: Settings, deliver: Deliver, crowded: Callable[[int], bool]
+    ) -> None:
         self._settings = settings
         self._deliver = deliver
+        self._crowded = crowded
         self._topic = settings.topic(COMMANDS)
         self._read_to: dict[int, _Place] = {}
         self._changed = asyncio.Event()
@@ -83,8 +88,8 @@ class CommandFeed:
                 if not self._read_to:
                     await self._changed.wait()
                     continue
-                for tp, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
-                    await self._hand_on(tp.partition, records)
+                for partition, records in await self._fetch(consumer):
+                    self._hand_on(partition, records)
         finally:
             await consumer.stop()
 
@@ -100,9 +105,21 @@ class CommandFeed:
         for partition, place in self._read_to.items():
             consumer.seek(TopicPartition(self._topic, partition), place.next_offset)
 
-    async def _hand_on(self, partition: int, records: Sequence[Any]) -> None:
+    async def _fetch(self, consumer: AIOKafkaConsumer) -> list[tuple[int, Sequence[Any]]]:
+        """Return what came for the partitions that have room for more."""
+        roomy = [
+            TopicPartition(self._topic, one) for one in self._read_to if not self._crowded(one)
+        ]
+        if not roomy:
+            await asyncio.sleep(LOOK_AGAIN_MS / 1000)
+            return []
+        wait_ms = POLL_MS if len(roomy) == len(self._read_to) else LOOK_AGAIN_MS
+        found = await consumer.getmany(*roomy, timeout_ms=wait_ms)
+        return [(tp.partition, records) for tp, records in found.items()]
+
+    def _hand_on(self, partition: int, records: Sequence[Any]) -> None:
         place = self._read_to.get(partition)
         # What was fetched for a line that has ended since is read again for the next.
         if place is not None and records[-1].offset >= place.next_offset:
-            await self._deliver(partition, records)
+            self._deliver(partition, records)
             place.next_offset = records[-1].offset + 1

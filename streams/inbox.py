@@ -9,33 +9,41 @@ from typing import Any
 
 from tokenline.wire.topics import USAGE
 
-INBOX_CHUNKS = 4
 INBOX_ORDERS = 64  # deliveries, often of one order each
+
+
+def nothing() -> None:
+    """Be done: how far commands were read is in the journal and nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`)."""
+    """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`).
+
+    `taken` is called when the line begins to work on it, or drops it; `done` when all of it is told.
+    """
 
     stem: str
     records: Sequence[Any]
-    done: Callable[[], Any]
+    done: Callable[[], Any] = nothing
+    taken: Callable[[], Any] = nothing
 
 
 class Inbox:
-    """Hold a few deliveries of each kind; who brings more waits.
+    """Hold what waits for one partition, orders before usage; nobody who brings something waits.
 
-    Somebody stands still until an order is answered, so it is folded before all usage that waits.
+    Somebody stands still until an order is answered, so it is folded before all usage that waits. Who
+    brings usage is bounded by `streams.room`, who brings orders looks whether they are `crowded`.
     """
 
     def __init__(self) -> None:
-        self._usage: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_CHUNKS)
-        self._orders: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_ORDERS)
+        self._usage: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._orders: asyncio.Queue[Delivery] = asyncio.Queue()
         self._arrived = asyncio.Event()
 
-    async def put(self, delivery: Delivery) -> None:
-        """Take a delivery in; waits while there is no room."""
-        await (self._usage if delivery.stem == USAGE else self._orders).put(delivery)
+    def put(self, delivery: Delivery) -> None:
+        """Take a delivery in."""
+        (self._usage if delivery.stem == USAGE else self._orders).put_nowait(delivery)
         self._arrived.set()
 
     async def get(self) -> Delivery:
@@ -43,7 +51,9 @@ class Inbox:
         while self.empty():
             self._arrived.clear()
             await self._arrived.wait()
-        return (self._usage if self._orders.empty() else self._orders).get_nowait()
+        found = (self._usage if self._orders.empty() else self._orders).get_nowait()
+        found.taken()
+        return found
 
     def all_orders(self, first: Delivery) -> Delivery:
         """Return `first` and all orders that wait behind it as one delivery."""
@@ -55,12 +65,7 @@ class Inbox:
         """Say whether nothing waits."""
         return self._usage.empty() and self._orders.empty()
 
-    def full(self) -> bool:
-        """Say whether there is no room for usage."""
-        return self._usage.full()
-
-    def clear(self) -> None:
-        """Drop what waits; who stands before the inbox goes on."""
-        for waiting in (self._usage, self._orders):
-            while not waiting.empty():
-                waiting.get_nowait()
+    @property
+    def crowded(self) -> bool:
+        """Say whether so many orders wait that no more should be read."""
+        return self._orders.qsize() >= INBOX_ORDERS

@@ -11,16 +11,19 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from streams.line_app import LineApp, position_of
+from streams.readiness import READY, UNASSIGNED, Readiness
+from streams.servers import Server
 from streams.topics import raw_topic
-from streams.transport import LineApp, position_of
 from tokenline.clock import SystemClock
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
-from tokenline.landing.topics import TopicLander
+from tokenline.landing.topics import TopicLander, is_verdict
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import (
@@ -30,6 +33,7 @@ from tokenline.wire.topics import (
     CONTROL,
     DEAD_LETTERS,
     DECISIONS,
+    USAGE,
     WINDOWS,
 )
 
@@ -47,6 +51,7 @@ Fatal = Callable[[BaseException], None]
 class MicroBatch:
     """Be what a flow takes: the records of one Faust event, and a note when they are done."""
 
+    app: LineApp
     event: Any
     progress: LandingProgress
 
@@ -71,6 +76,10 @@ class MicroBatch:
         message = self.event.message
         self.progress.acked[(message.topic, message.partition)] = message.offset + 1
 
+    def taken(self) -> None:
+        """Let the consumer fetch more of this partition."""
+        self.app.taken(self.event.message)
+
 
 class LandingWorker:
     """Own the flows of one landing process.
@@ -81,14 +90,26 @@ class LandingWorker:
     row landed twice is one.
     """
 
+    TOPICS: ClassVar = (
+        USAGE,
+        CHARGED,
+        WINDOWS,
+        BALANCES,
+        DECISIONS,
+        DEAD_LETTERS,
+        COMMANDS,
+        CONTROL,
+    )
+
     def __init__(self, settings: Settings, fatal: Fatal, step: Step) -> None:
         self.progress = LandingProgress()
         self.metrics = LandingMetrics(self.progress)
         self._store = ClickHouseStore(settings)
+        self._registry = open_registry(settings)
         self._tools = Tools(
             settings=settings,
             store=self._store,
-            codec=ColumnCodec(open_registry(settings)),
+            codec=ColumnCodec(self._registry),
             clock=SystemClock(),
             progress=self.progress,
             fatal=fatal,
@@ -98,7 +119,7 @@ class LandingWorker:
         self._tables: dict[str, TableFlow] = {}
         self._generation = -1
 
-    async def land_usage(self, stream: Any) -> None:
+    async def land_usage(self, app: LineApp, stream: Any) -> None:
         """Hand charged ranges to the flow of their partition."""
         async for event in stream.noack().events():
             generation = event.message.generation_id
@@ -106,19 +127,22 @@ class LandingWorker:
                 await self.drop_usage()
                 self._generation = generation
             if generation == self._generation:
-                await self._usage_flow(event.message.partition).offer(
-                    MicroBatch(event, self.progress)
-                )
+                batch = MicroBatch(app, event, self.progress)
+                self._usage_flow(event.message.partition).offer(batch)
 
     def land_table(
-        self, table: str, insert: Callable[[Any], int]
+        self,
+        app: LineApp,
+        table: str,
+        insert: Callable[[Any], int],
+        lands: Callable[[Any], bool] = lambda _: True,
     ) -> Callable[[Any], Awaitable[None]]:
         """Return an agent that hands micro-batches to the flow of `table`."""
 
         async def land(stream: Any) -> None:
-            flow = self._tables[table] = TableFlow(self._tools, table, insert)
+            flow = self._tables[table] = TableFlow(self._tools, table, insert, lands)
             async for event in stream.noack().events():
-                await flow.offer(MicroBatch(event, self.progress))
+                flow.offer(MicroBatch(app, event, self.progress))
 
         return land
 
@@ -151,9 +175,22 @@ class LandingWorker:
     async def watch(self) -> None:
         """Do nothing: each flow reports its own end."""
 
-    def ready(self, app: LineApp) -> bool:
-        """Say whether the group has given us partitions and the warehouse answers."""
-        return bool(app.consumer.assignment()) and self.progress.away_since_s is None
+    def ready(self, app: LineApp) -> Readiness:
+        """Say whether the group has given us partitions and the servers answer."""
+        if self.progress.away_since_s is not None:
+            return Readiness(ready=False, why=f"waits: {self.progress.last_error}")
+        return READY if app.consumer.assignment() else UNASSIGNED
+
+    def servers(self) -> list[Server]:
+        """Return what this worker needs before it begins, beside Kafka."""
+        settings = self._tools.settings
+        return [
+            Server("the schema registry", partial(asyncio.to_thread, self._registry.ask)),
+            Server(
+                f"the warehouse at {settings.clickhouse_url}",
+                partial(asyncio.to_thread, self._store.ask),
+            ),
+        ]
 
     def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first offset not landed, and what lies behind it."""
@@ -180,16 +217,17 @@ def register(
     """
     worker = LandingWorker(settings, fatal, step)
     rows = TopicLander(worker._store, worker._tools.codec, worker.progress, settings.partitions)
-    app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", worker.land_usage)
-    for stem, table, insert in (
+    land_usage = partial(worker.land_usage, app)
+    app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", land_usage)
+    for stem, table, insert, *lands in (
         (WINDOWS, "windows", rows.windows),
         (BALANCES, "balance_changes", rows.balances),
-        (DECISIONS, "decisions", rows.decisions),
+        (DECISIONS, "decisions", rows.decisions, is_verdict),
         (DEAD_LETTERS, "dead_letters", rows.dead_letters),
         (COMMANDS, "accounts", rows.accounts),
         (CONTROL, "gateway_totals", rows.gateway_totals),
     ):
-        land = worker.land_table(table, insert)
+        land = worker.land_table(app, table, insert, *lands)
         app.take_by(raw_topic(app, settings, stem), f"landing-{stem}", land)
 
     async def disown(_: Any, revoked: set[TP], **__: Any) -> None:

@@ -113,8 +113,6 @@ class PartitionLine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # An agent may stand before the full inbox, and all other partitions behind it.
-        self.inbox.clear()
 
     @property
     def held(self) -> bool:
@@ -250,7 +248,7 @@ class PartitionLine:
         ):
             async for stem, records in turns:
                 async with self._folding:
-                    await self._fold(Delivery(stem, records, nothing))
+                    await self._fold(Delivery(stem, records))
 
     def _waiting(self, stem: str) -> AsyncGenerator[list[Any], None]:
         settings, due = self._worker.settings, self.state.next_offsets[stem]
@@ -382,7 +380,3 @@ class PartitionLine:
         # A closed minute may have come in the very moment the wait for one ended: it goes out first.
         quiet = self.idle and self._flushes.empty()
         return quiet and self.state.seq == seq and self.state.published_seq == seq
-
-
-def nothing() -> None:
-    """Be done: how far commands were read is in the journal and nowhere else."""

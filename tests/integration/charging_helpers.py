@@ -173,6 +173,7 @@ class Line:
         name, fields = CODEC.decode(record.value)
         if name == "charging_heartbeat":
             books.heartbeats.append(fields)
+            books.moments[id(fields)] = record.timestamp
             return
         place = {
             "charged": books.charged,

@@ -122,8 +122,6 @@ def _kill(stack: Stack, name: str) -> str:
     clock = SystemClock()
     began_s = clock.monotonic_s()
     while clock.monotonic_s() - began_s < BACK_WITHIN_S:
-        if stack.failure is not None:
-            raise stack.failure
         states = {one.component: one for one in stack.status()}
         if states[name].state == "ready" and states[name].pid != before:
             return name

@@ -69,6 +69,14 @@ class ClickHouseStore:
             self._write_settings["insert_quorum"] = "auto"
             self._read_settings["select_sequential_consistency"] = 1
 
+    def ask(self) -> None:
+        """Return when the warehouse answers and has the tables.
+
+        Raises:
+            MissingTables: it has not.
+        """
+        self._query(f"SELECT lo FROM {self._database}.seals LIMIT 0", {})
+
     def insert(self, table: Table, rows: pa.Table) -> None:
         """Write one Arrow table."""
         if rows.num_rows == 0:

@@ -208,15 +208,33 @@ class _Identity:
             port=asked_port or known.get("port") or processes.free_port(),
             controller_port=controller_port,
         )
-        path.write_text(json.dumps(vars(identity), indent=1))
+        _write(path, json.dumps(vars(identity), indent=1))
         return identity
 
     def write(self, data_dir: Path) -> Path:
         """Write the broker's properties file and return its path."""
         path = data_dir / "server.properties"
         values = vars(self) | {"log_dir": _escape(str(data_dir / "log"))}
-        path.write_text(PROPERTIES.format(**values))
+        _write(path, PROPERTIES.format(**values))
         return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step; one that says the same already is left alone.
+
+    A full disk would else leave it empty, and a broker without its identity never starts again.
+
+    Raises:
+        PlatformError: there is no room.
+    """
+    try:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            return
+        draft = path.with_name(path.name + ".draft")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise PlatformError(f"cannot write {path}: {error.strerror}") from error
 
 
 def warm_cache(cache: Path, classpath: Sequence[Path]) -> Path | None:

@@ -162,7 +162,9 @@ def in_words(text: str) -> str:
         return " ".join(text.split())[:120]
     if not isinstance(fields, dict):
         return str(fields)[:120]
-    return " ".join(f"{name}={_scalar(value)}" for name, value in fields.items() if value != [])
+    return " ".join(
+        f"{name}={_scalar(value)}" for name, value in fields.items() if value not in ([], "")
+    )
 
 
 def _scalar(value: object) -> object:

@@ -31,6 +31,8 @@ from tokenline.errors import BrokerUnavailable, SettingsError
 from tokenline.wire.kafka import account_key, client_options
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
     from tokenline.settings import Settings
 
 USAGE = "usage"
@@ -53,6 +55,7 @@ _DAY_MS = 86_400_000
 _TOPIC_ALREADY_EXISTS = 36
 _READY_TRIES = 100
 _READY_WAIT_S = 0.1
+REQUIRE_TIMEOUT_MS = 5_000
 
 # A compacted topic is read from the start at each start: small segments and an eager cleaner keep
 # that short; tombstones stay a day, so a reader that is away for less never misses one.
@@ -166,6 +169,32 @@ async def ensure_topics(settings: Settings) -> list[str]:
     return created
 
 
+async def require_topics(settings: Settings, stems: Collection[str]) -> None:
+    """Check that the topics of these stems are there and have leaders; makes none.
+
+    Raises:
+        SettingsError: a topic has another partition count.
+        BrokerUnavailable: Kafka did not answer, or a topic is not there.
+    """
+    expected = _counts(settings, [topic for topic in TOPICS if topic.stem in stems])
+    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=REQUIRE_TIMEOUT_MS)
+    try:
+        await admin.start()
+        # To describe a topic that is not there would make it, where Kafka makes topics by itself.
+        if missing := sorted(expected.keys() - set(await admin.list_topics())):
+            raise BrokerUnavailable(
+                f"there is no topic {missing[0]}; has `tokenline topics` been run?"
+            )
+        found = await _described(admin, expected)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
+    finally:
+        await admin.close()
+    if leaderless := [name for name in expected if not _has_leaders(found.get(name, []))]:
+        raise BrokerUnavailable(f"a partition of {leaderless[0]} has no leader")
+    _check_counts(expected, found)
+
+
 async def _create_missing(admin: AIOKafkaAdminClient, settings: Settings) -> list[str]:
     known = set(await admin.list_topics())
     missing = [topic for topic in TOPICS if settings.topic(topic.stem) not in known]
@@ -192,15 +221,30 @@ def _new_topic(topic: Topic, settings: Settings) -> NewTopic:
 
 
 async def _wait_ready(admin: AIOKafkaAdminClient, settings: Settings) -> None:
-    expected = {settings.topic(topic.stem): topic.partitions(settings) for topic in TOPICS}
+    expected = _counts(settings, TOPICS)
     for _ in range(_READY_TRIES):
-        described = await admin.describe_topics(list(expected))
-        found = {entry["topic"]: entry["partitions"] for entry in described}
+        found = await _described(admin, expected)
         if all(_has_leaders(found.get(name, [])) for name in expected):
             break
         await asyncio.sleep(_READY_WAIT_S)
     else:
         raise BrokerUnavailable("some partitions of the new topics have no leader after 10 s")
+    _check_counts(expected, found)
+
+
+def _counts(settings: Settings, topics: Iterable[Topic]) -> dict[str, int]:
+    return {settings.topic(topic.stem): topic.partitions(settings) for topic in topics}
+
+
+async def _described(
+    admin: AIOKafkaAdminClient, names: Iterable[str]
+) -> dict[str, list[dict[str, Any]]]:
+    return {
+        entry["topic"]: entry["partitions"] for entry in await admin.describe_topics(list(names))
+    }
+
+
+def _check_counts(expected: Mapping[str, int], found: Mapping[str, list[dict[str, Any]]]) -> None:
     for name, count in expected.items():
         if len(found[name]) != count:
             raise SettingsError(
