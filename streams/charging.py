@@ -1,7 +1,7 @@
 """Charge: hold the shared clients, open and stop lines as partitions come and go, route deliveries.
 
 fetch -> agent -> line of the partition (see `streams.line`) -> journal, decisions, windows
-commands -> feed --^
+commands, holds -> feed --^
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tokenline.metering.judge import Bounds
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
-from tokenline.wire.topics import COMMANDS, USAGE
+from tokenline.wire.topics import USAGE
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -70,7 +70,7 @@ class ChargingWorker:
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
         self.ends = LogEnds(settings, settings.topic(USAGE))
-        self.feed = CommandFeed(settings, self._deliver_commands)
+        self.feed = CommandFeed(settings, self._deliver_orders)
         self._stopping = False
         self._turn = asyncio.Lock()
         # The minute ends for all partitions at once; their totals go out one after the other.
@@ -132,8 +132,8 @@ class ChargingWorker:
         if line is not None:
             await line.inbox.put(Delivery(stem, records, done))
 
-    async def _deliver_commands(self, partition: int, records: Sequence[Any]) -> None:
-        await self.deliver(COMMANDS, partition, records, nothing)
+    async def _deliver_orders(self, stem: str, partition: int, records: Sequence[Any]) -> None:
+        await self.deliver(stem, partition, records, nothing)
 
     async def send_heartbeats(self) -> None:
         """Tell guards for ever how fresh decisions are; a partition that lags tells its lag."""

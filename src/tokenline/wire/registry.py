@@ -27,6 +27,7 @@ HTTP_NOT_FOUND = 404
 TOPIC_OF = {
     "usage_event": "usage",
     "account_command": "commands",
+    "hold_order": "holds",
     "quota_decision": "decisions",
     "account_window": "windows",
     "balance_change": "balances",
@@ -39,7 +40,6 @@ TOPIC_OF = {
 SHARED_TOPIC_OF = {
     "charging_heartbeat": "decisions",
     "account_order": "commands",
-    "hold_order": "commands",
     "clock_tick": "commands",
 }
 

@@ -3,7 +3,8 @@
 | stem | key | cleanup | who writes -> who reads |
 | --- | --- | --- | --- |
 | usage | tenant/account | delete | emitters -> charging, landing |
-| commands | tenant/account | delete | `accounts apply`, orders, gateways -> charging, landing |
+| commands | tenant/account | delete | operators, charging (transfers) -> charging, landing |
+| holds | tenant/account | delete | gateways -> charging |
 | decisions | tenant/account#epoch, by account | compact | charging -> guards, landing, notify |
 | replies | who asked | delete | charging -> who asked |
 | catalog | version, one partition | compact | `catalog apply` -> gateways |
@@ -16,6 +17,8 @@
 
 All topics stamp the broker's append time: it is the line's clock, and no gateway can bend it.
 The keyed topics have equal partition counts, so partition p of each speaks of the same accounts.
+Orders and holds are two topics because Kafka gives rights by topic: a gateway may ask for a hold, and
+may not order tokens for itself.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 USAGE = "usage"
 COMMANDS = "commands"
+HOLDS = "holds"
 DECISIONS = "decisions"
 WINDOWS = "windows"
 BALANCES = "balances"
@@ -89,6 +93,8 @@ TOPICS = (
     Topic(stem=CHARGED, configs=_kept(14)),
     # The last word on each account is in `state`; a month of commands is for people.
     Topic(stem=COMMANDS, configs=_kept(30)),
+    # Whoever charges a partition again needs them beside its usage.
+    Topic(stem=HOLDS, configs=_kept(14)),
     Topic(stem=WINDOWS, configs=_kept(14)),
     Topic(stem=BALANCES, configs=_kept(14)),
     # A letter holds its record in base64, and the largest record a topic takes is 1 MiB.
