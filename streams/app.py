@@ -15,15 +15,14 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import faust
 import structlog
 
+from streams.credentials import faust_credentials
 from streams.health import HealthServer
 from streams.transport import LineApp, hand_over_raw_records
 from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput, TokenlineError
 from tokenline.settings import Settings
-from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +72,7 @@ def _line_app(name: str, settings: Settings, **options: Any) -> LineApp:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     common: dict[str, Any] = dict(  # noqa: C408  as the call it is
         broker=_brokers(settings),
-        broker_credentials=_credentials(settings),
+        broker_credentials=faust_credentials(settings),
         store="memory://",
         datadir=settings.data_dir / "faust",
         autodiscover=False,
@@ -129,19 +128,6 @@ def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> 
 
 def _brokers(settings: Settings) -> list[str]:
     return [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap.split(",")]
-
-
-def _credentials(settings: Settings) -> Any:
-    options = client_options(settings)
-    tls = options.get("ssl_context")
-    if settings.kafka_security.startswith("SASL"):
-        return faust.SASLCredentials(
-            mechanism=settings.kafka_sasl_mechanism,
-            username=settings.kafka_username,
-            password=settings.kafka_password,
-            ssl_context=tls,
-        )
-    return faust.SSLCredentials(context=tls) if tls else None
 
 
 def __getattr__(name: str) -> LineApp:

@@ -243,7 +243,12 @@ def test_a_pid_that_is_used_again_is_never_hit(tmp_path):
 
 
 def test_the_file_holds_no_secret(tmp_path):
-    settings = Settings(kafka_password="hidden", schema_registry_password="hidden")
+    settings = Settings(
+        kafka_security="SASL_SSL",
+        kafka_username="u",
+        kafka_password="hidden",
+        schema_registry_password="hidden",
+    )
     own = stack_file.see("supervisor", os.getpid())
     stack_file.StackFile(own, (), stack_file.storable(settings)).write(tmp_path)
     text = (tmp_path / stack_file.FILE).read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from tokenline.errors import NoJava, NotRunning, PlatformError
 from tokenline.platform import jars, processes, stack_file
-from tokenline.platform.kafka import random_id
+from tokenline.platform.kafka_config import random_id
 from tokenline.platform.restarts import Restarts
 from tokenline.platform.stack import up
 from tokenline.platform.worker_process import environment, in_words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,8 +52,20 @@ def down(data: DataDir = None) -> None:
 
 
 @app.command()
-def status(data: DataDir = None, as_json: Json = False) -> None:
+def status(
+    data: DataDir = None,
+    as_json: Json = False,
+    secrets: Annotated[
+        bool,
+        typer.Option(
+            "--secrets", help="print how a gateway on this machine connects, password and all"
+        ),
+    ] = False,
+) -> None:
     """Show what each component of the stack does; exits 1 unless all are ready.
+
+    With --secrets it prints variables instead, for an env file or a shell:
+    set -a; eval "$(tokenline status --secrets)"
 
     Example: tokenline status --json
     """
@@ -59,7 +73,11 @@ def status(data: DataDir = None, as_json: Json = False) -> None:
 
     from tokenline.platform.stack import status as look  # noqa: PLC0415
 
-    found = look(data or Settings.from_env().data_dir)
+    folder = data or Settings.from_env().data_dir
+    if secrets:
+        _print_secrets(folder, as_json=as_json)
+        return
+    found = look(folder)
     if as_json:
         print_json([asdict(one) for one in found])
     else:
@@ -68,6 +86,17 @@ def status(data: DataDir = None, as_json: Json = False) -> None:
             [list(asdict(one).values()) for one in found],
         )
     raise typer.Exit(0 if all(one.state == "ready" for one in found) else 1)
+
+
+def _print_secrets(folder: Path, *, as_json: bool) -> None:
+    from tokenline.platform.stack_file import gateway_environment  # noqa: PLC0415
+
+    variables = gateway_environment(folder)
+    if as_json:
+        print_json(variables)
+        return
+    for name, value in variables.items():
+        typer.echo(f"{name}={shlex.quote(value)}")
 
 
 @app.command()

@@ -34,7 +34,6 @@ from tokenline.audit.reconcile import (
     transfer_differences,
 )
 from tokenline.clock import Clock, SystemClock
-from tokenline.errors import BrokerUnavailable
 from tokenline.landing.balances import (
     charged,
     missing_entries,
@@ -52,6 +51,7 @@ from tokenline.landing.queries import (
     unequal_accounts,
 )
 from tokenline.landing.seal import Walk, digest_of, walk
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ async def usage_bounds(settings: Settings) -> dict[int, tuple[int, int]]:
         begin = await consumer.beginning_offsets(places)
         end = await consumer.end_offsets(places)
     except KafkaError as error:
-        raise BrokerUnavailable(f"asking Kafka for the bounds of usage: {error}") from error
+        raise await fault_of(settings, error) from error
     finally:
         await consumer.stop()
     return {place.partition: (int(begin[place]), int(end[place])) for place in places}

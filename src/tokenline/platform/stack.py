@@ -20,6 +20,7 @@ from tokenline.errors import NotRunning, PlatformError, SettingsError, Tokenline
 from tokenline.platform import processes
 from tokenline.platform.kafka import VARIABLE as KAFKA_VARIABLE
 from tokenline.platform.kafka import EmbeddedKafka
+from tokenline.platform.kafka_config import ADMIN, as_role
 from tokenline.platform.stack_file import (
     FILE,
     ComponentStatus,
@@ -58,6 +59,8 @@ SERVER_GRACE_S = 5.0
 
 class Stack:
     """Own the processes of one embedded line.
+
+    Once started, `settings` log in as an operator; `as_role` gives those of another role.
 
     Arguments:
         settings: ports, topics and behaviour; the servers' addresses must be loopback.
@@ -249,7 +252,7 @@ class Stack:
         warehouse_port = (
             0 if self._free_ports else _port(self.settings.clickhouse_url, WAREHOUSE_VARIABLE)
         )
-        kafka = EmbeddedKafka(self.data_dir / "kafka", kafka_port)
+        kafka = EmbeddedKafka(self.data_dir / "kafka", kafka_port, secrets_dir=self.data_dir)
         warehouse = EmbeddedWarehouse(self.data_dir / "warehouse", warehouse_port)
         self._components = {"kafka": kafka, "warehouse": warehouse}
         if not kafka.prepared:
@@ -258,8 +261,7 @@ class Stack:
         _together([kafka.start, warehouse.start])
         self.settings = self.settings.model_copy(
             update={
-                "kafka_bootstrap": kafka.bootstrap,
-                "kafka_security": "PLAINTEXT",
+                **kafka.access("operator"),
                 "clickhouse_url": warehouse.url,
                 "clickhouse_cluster": "",
                 "data_dir": self.data_dir,
@@ -271,7 +273,7 @@ class Stack:
     def _prepare(self) -> None:
         from tokenline.platform.prepare import prepare  # noqa: PLC0415  loads the servers' clients
 
-        prepare(self.settings, self._say)
+        prepare(as_role(self.settings, ADMIN), self._say, rights=True)
 
     def _start_workers(self) -> None:
         workers = {

@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 
 from tokenline.errors import SettingsError, TokenlineError
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import check_partitions, client_options, partition_of
 from tokenline.wire.topics import CONTROL, USAGE
 
@@ -145,8 +146,8 @@ class Delivery:
             try:
                 self._producer = await self._connect()
             except (KafkaError, OSError, TimeoutError) as error:
-                self.last_error = repr(error)
-                _log.warning("broker_unreachable", error=repr(error), retry_s=backoff_s)
+                self.last_error = str(await fault_of(self._settings, error))
+                _log.warning("broker_unreachable", error=self.last_error, retry_s=backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             except SettingsError as error:

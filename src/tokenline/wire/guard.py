@@ -24,6 +24,7 @@ from aiokafka.errors import KafkaError
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BadData, BrokerUnavailable, SettingsError, StaleView, Unavailable
 from tokenline.wire.avro import Codec
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import client_options
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.topics import DECISIONS
@@ -295,8 +296,8 @@ class Guard:
                 if self._clock.monotonic_s() - began_s > HEALTHY_S:
                     backoff_s = BACKOFF_MIN_S
                 self._stats.reconnects += 1
-                self._stats.last_error = repr(error)
-                _log.warning("guard_reconnects", error=repr(error), retry_s=backoff_s)
+                self._stats.last_error = await self._said(error)
+                _log.warning("guard_reconnects", error=self._stats.last_error, retry_s=backoff_s)
             except SettingsError as error:
                 # At the start the caller must hear of it; later it may pass: a token or file renewed.
                 if not self._caught_up.is_set():
@@ -305,6 +306,10 @@ class Guard:
                 _log.error("guard_refused", error=repr(error), retry_s=backoff_s)
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    async def _said(self, error: BaseException) -> str:
+        of_the_broker = isinstance(error, KafkaError)
+        return str(await fault_of(self._settings, error)) if of_the_broker else repr(error)
 
     async def _follow(self) -> None:
         """Read from where we are until something breaks; aiokafka itself rides out most outages."""

@@ -22,8 +22,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
-from tokenline.errors import BadData, BrokerUnavailable, Unavailable
+from tokenline.errors import BadData, Unavailable
 from tokenline.wire.avro import Codec
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import (
     UNUSABLE,
     account_key,
@@ -92,7 +93,7 @@ class Orders:
             self._consumer = await self._listen()
         except KafkaError as error:
             await self._stop()
-            raise self._away(error) from error
+            raise await fault_of(self._settings, error) from error
         except BaseException:
             await self._stop()
             raise
@@ -262,7 +263,7 @@ class Orders:
             topic = self._settings.topic(stem)
             await self._producer.send_and_wait(topic, value, key=key, partition=partition)
         except KafkaError as error:
-            raise self._away(error) from error
+            raise await fault_of(self._settings, error) from error
 
     async def _listen(self) -> AIOKafkaConsumer:
         """Return a consumer that stands where the last one was, at first at the end."""
@@ -335,9 +336,6 @@ class Orders:
         for answer in [answer for waiting in self._waiting.values() for answer in waiting]:
             if not answer.done():
                 answer.set_exception(Unavailable(text))
-
-    def _away(self, error: KafkaError) -> BrokerUnavailable:
-        return BrokerUnavailable(f"Kafka at {self._settings.kafka_bootstrap}: {error!r}")
 
 
 class _NoAnswer(Unavailable):

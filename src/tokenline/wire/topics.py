@@ -31,6 +31,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
 from tokenline.errors import BrokerUnavailable, SettingsError
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import account_key, client_options
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ async def ensure_topics(settings: Settings) -> list[str]:
         created = await _create_missing(admin, settings)
         await _wait_ready(admin, settings)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
+        raise await fault_of(settings, error) from error
     finally:
         await admin.close()
     return created
