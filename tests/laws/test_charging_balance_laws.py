@@ -170,6 +170,11 @@ def ordered(draw, offset, now_ms):
     return order(offset, now_ms, account_id=account, **said)
 
 
+def asked(offset, now_ms):
+    """Draw an order or a question, for who does not care on which topic it stands."""
+    return st.one_of(held(offset, now_ms), ordered(offset, now_ms))
+
+
 def run(pieces, plan=(), in_flight=0):
     """Take the pieces one by one; after each do what the plan says, at last rest."""
     journal, books = Journal(), Books()
