@@ -9,6 +9,7 @@ Nothing is built at import: `charging`, `landing` and `notify` are made when the
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -21,7 +22,7 @@ from streams.credentials import faust_credentials
 from streams.health import HealthServer
 from streams.transport import LineApp, hand_over_raw_records
 from tokenline.clock import SystemClock
-from tokenline.errors import FencedOut, PoisonedInput, TokenlineError
+from tokenline.errors import FencedOut, PoisonedInput, SettingsError, TokenlineError
 from tokenline.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Role = Literal["charging", "landing", "notify"]
 ROLES: tuple[Role, ...] = ("charging", "landing", "notify")
 
+EXIT_SETTING = 2  # as the command line has it: starting again will not help
 EXIT_FATAL = 70  # EX_SOFTWARE
 EXIT_FENCED = 75  # EX_TEMPFAIL: start again, another worker took the partition
 EXIT_POISONED = 65  # EX_DATAERR: starting again will not help
@@ -39,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 def build_app(role: Role, settings: Settings) -> LineApp:
     """Return the Faust app of a role, with its agents and its health pages."""
+    # A line for each connection, whose password travels as the operator has set it up.
+    logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)
     app = _patient_app(settings, role) if role == "notify" else _line_app(role, settings)
     hand_over_raw_records()
     register: Callable[..., Any]
@@ -102,8 +106,12 @@ def end_process(error: BaseException) -> None:
 
     Faust may hang when an agent fails (r#301), so there is no way back through it.
     """
-    code = EXIT_FENCED if isinstance(error, FencedOut) else EXIT_FATAL
-    code = EXIT_POISONED if isinstance(error, PoisonedInput) else code
+    kinds = (
+        (FencedOut, EXIT_FENCED),
+        (PoisonedInput, EXIT_POISONED),
+        (SettingsError, EXIT_SETTING),
+    )
+    code = next((code for kind, code in kinds if isinstance(error, kind)), EXIT_FATAL)
     log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
     if not isinstance(error, TokenlineError):
         # Plain: the pretty one shows local variables, and those may hold a password.

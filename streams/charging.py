@@ -30,6 +30,7 @@ from tokenline.clock import SystemClock
 from tokenline.metering.judge import Bounds
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.line import Line, read_line
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import USAGE
 
@@ -58,7 +59,7 @@ class ChargingWorker:
     lines: dict[int, PartitionLine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        registry = open_registry(self.settings)
+        self.registry = registry = open_registry(self.settings)
         self.codec, self.columns = Codec(registry), ColumnCodec(registry)
         settings = self.settings
         self.bounds = Bounds(
@@ -67,6 +68,7 @@ class ChargingWorker:
             max_age_ms=settings.max_age_days * 86_400_000,
             max_tokens=settings.max_tokens_per_event,
         )
+        self.line = Line(line_id="")
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
         self.ends = LogEnds(settings, settings.topic(USAGE))
@@ -96,6 +98,7 @@ class ChargingWorker:
             output_producer(self.settings),
         )
         warm_up(self)
+        self.line = await read_line(self.settings, registry=self.registry)
         await asyncio.gather(self.journal.start(), self.producer.start(), self.ends.start())
 
     async def stop(self) -> None:

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any, cast
 from streams.topics import raw_topic
 from streams.transport import LineApp, position_of
 from tokenline.clock import SystemClock
+from tokenline.errors import WarehouseUnavailable
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
+from tokenline.landing.line import join_line, landed_before
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.topics import TopicLander
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.line import read_line
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import (
     BALANCES,
@@ -84,6 +87,7 @@ class LandingWorker:
     def __init__(self, settings: Settings, fatal: Fatal, step: Step) -> None:
         self.progress = LandingProgress()
         self.metrics = LandingMetrics(self.progress)
+        self._settings = settings
         self._store = ClickHouseStore(settings)
         self._tools = Tools(
             settings=settings,
@@ -135,12 +139,20 @@ class LandingWorker:
             self.progress.acked.pop((tp.topic, tp.partition), None)
 
     async def start(self) -> None:
-        """Make the garbage collector patient; flows start with their first record.
+        """Compare Kafka's line with the warehouse's, and make the garbage collector patient.
 
+        A warehouse that is away is waited for and compared by the first flow that uses it. If it turns up
+        new then, and landing has landed before, this process ends: the next one begins from the beginning.
         A fetch makes tens of thousands of record objects that live for a moment and are in no
         cycle. Looking at them again and again takes as long as making them.
         """
         gc.set_threshold(GC_OBJECTS, 50, 100)
+        self._store.line = await read_line(self._settings)
+        try:
+            await join_line(self._settings, self._store.line)
+        except WarehouseUnavailable as error:
+            self.progress.last_error = str(error)
+            self._store.may_adopt = not await landed_before(self._settings)
 
     async def stop(self) -> None:
         """End all flows and let go of the warehouse."""

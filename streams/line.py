@@ -174,6 +174,7 @@ class PartitionLine:
         while True:
             self.state = PartitionState(self._worker.bounds)
             found = await self._recover()
+            self._join(found.state)
             self._writer = found.writer()
             if await self.log.open_epoch(self._writer.opening(uuid4().hex)):
                 break
@@ -194,6 +195,13 @@ class PartitionLine:
             rows=found.rows,
             seconds=round(clock.monotonic_s() - began, 3),
         )
+
+    def _join(self, state: PartitionState) -> None:
+        """Refuse a journal of another line, whose offsets mean nothing here; one without an id is ours."""
+        line = self._worker.line
+        what = f"the journal {self.log.topic}[{self.partition}]"
+        line.require(state.line_id, what, "its topics were put together from two lines")
+        state.line_id = line.line_id
 
     async def _recover(self) -> Recovered:
         recovery = Recovery(self.state)

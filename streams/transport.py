@@ -20,6 +20,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
 from tokenline.clock import SystemClock
+from tokenline.errors import TokenlineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -200,9 +201,13 @@ class LineApp(faust.App):
         self.agent(topic, name=name, concurrency=1)(watched)
 
     async def on_start(self) -> None:
-        """Start what runs beside, then Faust."""
+        """Start what runs beside, then Faust; who cannot start says so in a line, as when it works."""
         for start in self._starts:
-            await start()
+            try:
+                await start()
+            except TokenlineError as error:
+                self._fatal(error)
+                raise
         await super().on_start()
         self._tasks = [asyncio.create_task(self._watched(loop)) for loop in self._loops]
 

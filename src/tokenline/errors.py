@@ -2,6 +2,7 @@
 
 TokenlineError
 ├── SettingsError          a variable or file is wrong           -> refuse to start, name it
+│   └── ForeignLine        Kafka, warehouse, journal, outbox are not of one line -> refuse, name both
 ├── BadData                the input is wrong                    -> dead letter, the line goes on
 │   ├── InvalidEvent       an event breaks its contract          -> refused at `emit`, nothing was sent
 │   ├── Undecodable        bytes are not what their schema says  -> dead letter
@@ -38,6 +39,10 @@ class TokenlineError(Exception):
 
 class SettingsError(TokenlineError):
     """Refuse a setting; the text names the variable or file and what would be right."""
+
+
+class ForeignLine(SettingsError):
+    """Refuse to bring together what belongs to two lines; the text names both and what to do."""
 
 
 class BadData(TokenlineError):

@@ -49,6 +49,7 @@ class Totals:
 class PartitionState:
     """Hold accounts, seen identities, the open tally and how far each topic was read.
 
+    `line_id` is the line that its journal belongs to, empty before that is known.
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
     `minute_ms` is the append minute in hand, `clock_ms` the time of the balances; neither goes back.
     `ticked_ms` is the moment of the newest tick: usage appended earlier was here before it, as a rule;
@@ -59,6 +60,7 @@ class PartitionState:
     """
 
     bounds: Bounds
+    line_id: str = ""
     epoch: int = 0
     seq: int = 0
     minute_ms: int = 0
@@ -205,6 +207,7 @@ class PartitionState:
     def head(self) -> Mapping[str, object]:
         """Return the small facts of the state, for the journal and for status."""
         return {
+            "line_id": self.line_id,
             "epoch": self.epoch,
             "seq": self.seq,
             "minute_ms": self.minute_ms,

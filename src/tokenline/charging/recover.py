@@ -287,6 +287,7 @@ def _kind(key: bytes) -> bytes:
 
 
 def _take_head(state: PartitionState, head: Mapping[str, object]) -> None:
+    state.line_id = str(head.get("line_id", ""))
     state.seq = int(str(head["seq"]))
     state.minute_ms = int(str(head["minute_ms"]))
     state.clock_ms = int(str(head.get("clock_ms", 0)))

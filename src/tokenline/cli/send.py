@@ -66,6 +66,12 @@ def topics(
         str, typer.Option(help="with --role: who has it, for example User:gw-7; else User:<role>")
     ] = "",
     as_json: Json = False,
+    new_line: Annotated[
+        bool,
+        typer.Option(
+            "--new-line", help="go on beside the books of a line whose Kafka is lost for good"
+        ),
+    ] = False,
 ) -> None:
     """Create the line's topics where they are missing and check the others.
 
@@ -79,10 +85,25 @@ def topics(
         return
     if role or principal or as_json:
         raise Misuse("--role, --principal and --json go with --acls")
+    if new_line:
+        _begin_new_line(line_settings(data))
+        return
     from tokenline.wire.topics import ensure_topics  # noqa: PLC0415
 
     created = asyncio.run(ensure_topics(line_settings(data)))
     typer.echo(f"{len(created)} topics created")
+
+
+def _begin_new_line(settings: Settings) -> None:
+    """Say what to set: this command makes no tables."""
+    from tokenline.platform.prepare import begin_new_line  # noqa: PLC0415  loads the warehouse's client
+
+    database = begin_new_line(settings, typer.echo)
+    if database != settings.clickhouse_database:
+        typer.echo(
+            f"now give all workers and commands TOKENLINE_CLICKHOUSE_DATABASE={database}, and run "
+            "tokenline migrate apply"
+        )
 
 
 def _print_acls(settings: Settings, role: str, principal: str, *, as_json: bool) -> None:

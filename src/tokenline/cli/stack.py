@@ -21,6 +21,10 @@ def up(
     free_ports: Annotated[bool, typer.Option("--free-ports", help="pick free ports")] = False,
     charging: Annotated[int, typer.Option(min=1, help="charging workers")] = 1,
     landing: Annotated[int, typer.Option(min=1, help="landing workers")] = 1,
+    new_line: Annotated[
+        bool,
+        typer.Option("--new-line", help="go on beside the books of a line whose Kafka is lost"),
+    ] = False,
 ) -> None:
     """Run broker, warehouse and workers in the foreground until Ctrl-C.
 
@@ -35,6 +39,7 @@ def up(
         free_ports=free_ports,
         charging_workers=charging,
         landing_workers=landing,
+        new_line=new_line,
         say=lambda line: err.print(line, markup=False),
     )
 
@@ -71,13 +76,14 @@ def status(
     """
     from dataclasses import asdict  # noqa: PLC0415
 
+    from tokenline.platform.line_status import line_status  # noqa: PLC0415
     from tokenline.platform.stack import status as look  # noqa: PLC0415
 
     folder = data or Settings.from_env().data_dir
     if secrets:
         _print_secrets(folder, as_json=as_json)
         return
-    found = look(folder)
+    found = [*look(folder), line_status(folder)]
     if as_json:
         print_json([asdict(one) for one in found])
     else:

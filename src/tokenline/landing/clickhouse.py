@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tokenline.errors import BadData
 from tokenline.landing.connect import connect, warehouse_errors
+from tokenline.landing.line import meet
 from tokenline.landing.pack import packed
 from tokenline.landing.row import LEDGER_SCHEMA, identity_of
 from tokenline.landing.seal import Seal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tokenline.landing.row import Int64s
     from tokenline.landing.store import Table
     from tokenline.settings import Settings
+    from tokenline.wire.line import Line
 
 # One question names at most this many late events; the statement's text grows with it.
 IDENTITIES_MAX = 2000
@@ -48,10 +50,16 @@ _SEAL_TIMES = ("deleted_since", "deleted_until", "as_of", "landed_at")
 
 
 class ClickHouseStore:
-    """Keep rows in the database of the settings; the migrations have been applied."""
+    """Keep rows in the database of the settings; the migrations have been applied.
+
+    With a `line`, the first use checks that the database holds it, or, if it `may_adopt`, has it take that on
+    (see `landing.line`).
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.line: Line | None = None
+        self.may_adopt = False
         self._database = settings.clickhouse_database
         self._known: Client | None = None
         self._write_settings: dict[str, Any] = {
@@ -154,7 +162,10 @@ class ClickHouseStore:
     def _client(self) -> Client:
         # Opened on first use: a worker may start while the warehouse is away.
         if self._known is None:
-            self._known = connect(self._settings)
+            client = connect(self._settings)
+            if self.line is not None:
+                meet(client, self._settings, self.line, adopt=self.may_adopt)
+            self._known = client
         return self._known
 
     def _query(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:

@@ -68,6 +68,7 @@ class Stack:
         free_ports: pick free ports instead of those in `settings`.
         charging_workers: processes of that role; only the first has the settings' health port.
         landing_workers: as `charging_workers`.
+        new_line: if Kafka was lost and made again, go on beside the old line's books (see `platform.books`).
         supervise: start again what dies, from a thread; else only `start_component` does.
         say: takes one line for people at each change.
         worker_program: what runs a worker; the role is appended.
@@ -81,6 +82,7 @@ class Stack:
         free_ports: bool = False,
         charging_workers: int = 1,
         landing_workers: int = 1,
+        new_line: bool = False,
         supervise: bool = True,
         say: Say = print,
         worker_program: Sequence[str] = PROGRAM,
@@ -91,6 +93,7 @@ class Stack:
         self._workers = {"charging": charging_workers, "landing": landing_workers}
         if settings.webhooks_file is not None:
             self._workers["notify"] = 1
+        self._new_line = new_line
         self._supervise = supervise
         self._say = say
         self._worker_program = tuple(worker_program)
@@ -271,8 +274,10 @@ class Stack:
         self._say(f"warehouse  {warehouse.url}")
 
     def _prepare(self) -> None:
-        from tokenline.platform.prepare import prepare  # noqa: PLC0415  loads the servers' clients
+        from tokenline.platform.books import in_its_database  # noqa: PLC0415  loads the servers' clients
+        from tokenline.platform.prepare import prepare  # noqa: PLC0415  as above
 
+        self.settings = in_its_database(self.settings, self._say, new_line=self._new_line)
         prepare(as_role(self.settings, ADMIN), self._say, rights=True)
 
     def _start_workers(self) -> None:
@@ -333,6 +338,7 @@ def up(
     free_ports: bool = False,
     charging_workers: int = 1,
     landing_workers: int = 1,
+    new_line: bool = False,
     say: Say = print,
 ) -> None:
     """Run the embedded line in the foreground until SIGINT or SIGTERM.
@@ -346,6 +352,7 @@ def up(
         free_ports=free_ports,
         charging_workers=charging_workers,
         landing_workers=landing_workers,
+        new_line=new_line,
         say=say,
     ).run()
 

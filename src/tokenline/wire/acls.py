@@ -28,19 +28,20 @@ _ANY = 1
 _ALLOW = 3
 _RESOURCES = {"topic": 2, "group": 3}
 _PATTERNS = {"literal": 3, "prefixed": 4}
-_OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8}
+_OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
 
 
-async def ensure_acls(settings: Settings) -> tuple[int, int]:
-    """Give each role exactly its rights at this line's topics and groups; return how many were given and taken.
+async def ensure_acls(settings: Settings, beside: Iterable[Acl] = ()) -> tuple[int, int]:
+    """Give each role exactly its rights at this line's topics and groups, and those `beside`.
 
-    Rights of other principals, and at other prefixes, stay as they are. `settings` must be a super user's.
+    Returns how many were given and taken. Rights of other principals, and at other prefixes, stay as they
+    are. `settings` must be a super user's.
 
     Raises:
         SettingsError: the user may not set rights, or the broker keeps none.
         BrokerUnavailable: Kafka did not answer.
     """
-    wanted = {acl for role in ROLES for acl in acls_of(settings, role)}
+    wanted = {acl for role in ROLES for acl in acls_of(settings, role)} | set(beside)
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         await admin.start()

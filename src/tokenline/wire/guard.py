@@ -25,7 +25,8 @@ from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BadData, BrokerUnavailable, SettingsError, StaleView, Unavailable
 from tokenline.wire.avro import Codec
 from tokenline.wire.faults import fault_of
-from tokenline.wire.kafka import client_options
+from tokenline.wire.kafka import client_options, places_in
+from tokenline.wire.line import SameLine
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.topics import DECISIONS
 from tokenline.wire.view import RESET, UNKNOWN, Decision, Identity, Served, Verdict, View
@@ -102,7 +103,9 @@ class Guard:
         self._open_when_unknown = on_unknown == "open"
         self._start_s = start_ms / 1000
         self._clock = clock or SystemClock()
-        self._codec = Codec(registry or open_registry(settings))
+        registry = registry or open_registry(settings)
+        self._codec = Codec(registry)
+        self._same_line = SameLine(settings, registry, "what this guard knows of accounts")
         self._topic = settings.topic(DECISIONS)
         self._view = View()
         # Bound once: two calls less in each check.
@@ -317,12 +320,15 @@ class Guard:
             **client_options(self._settings),
             group_id=None,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            # A place that is gone is an error: what is there now may be another line's.
+            auto_offset_reset="none",
             fetch_max_wait_ms=FETCH_WAIT_MS,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         try:
             await consumer.start()
+            # Versions of another line begin anew: the view would take none of them.
+            await self._same_line.check()
             ends = await self._assign(consumer)
             heard_s = self._clock.monotonic_s()
             while True:
@@ -343,13 +349,10 @@ class Guard:
         found = await consumer._client._wait_on_metadata(self._topic)  # the public call only peeks
         partitions = [TopicPartition(self._topic, number) for number in sorted(found)]
         consumer.assign(partitions)
-        for partition in partitions:
-            if partition.partition in self._positions:
-                consumer.seek(partition, self._positions[partition.partition])
-            else:
-                await consumer.seek_to_beginning(partition)
-                self._positions[partition.partition] = await consumer.position(partition)
-        ends: dict[Any, int] = await consumer.end_offsets(partitions)
+        places, ends = await places_in(consumer, partitions, self._positions)
+        for partition, at in places.items():
+            self._positions[partition.partition] = at
+            consumer.seek(partition, at)
         return ends
 
     async def _note_progress(self, consumer: AIOKafkaConsumer, ends: dict[Any, int]) -> None:

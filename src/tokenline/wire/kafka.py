@@ -12,7 +12,7 @@ from aiokafka.partitioner import murmur2
 from tokenline.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tokenline.settings import Settings
 
@@ -87,6 +87,21 @@ async def start_reader(
         raise
     consumer.assign([tp])
     return consumer
+
+
+async def places_in(
+    consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition], known: Mapping[int, int]
+) -> tuple[dict[Any, int], dict[Any, int]]:
+    """Return where to read each partition on from, and its end.
+
+    A remembered place outside the log is no place: then it is read from its beginning.
+    """
+    begins = await consumer.beginning_offsets(tps)
+    ends: dict[Any, int] = await consumer.end_offsets(tps)
+    places = {tp: known.get(tp.partition, -1) for tp in tps}
+    return {
+        tp: at if begins[tp] <= at <= ends[tp] else begins[tp] for tp, at in places.items()
+    }, ends
 
 
 def account_key(tenant: str, account: str) -> bytes:

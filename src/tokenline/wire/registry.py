@@ -36,6 +36,7 @@ TOPIC_OF = {
     "gateway_total": "control",
     "order_reply": "replies",
     "catalog_version": "catalog",
+    "line_identity": "line",
 }
 SHARED_TOPIC_OF = {
     "charging_heartbeat": "decisions",

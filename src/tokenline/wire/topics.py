@@ -14,6 +14,7 @@
 | charged | partition of usage | delete | charging -> landing |
 | dead-letters | key of the bad record | delete | charging, notify -> landing |
 | control | gateway_id/epoch, one partition | compact | emitters -> landing, reconcile |
+| line | `~line`, one partition | nothing is removed | `topics` -> all |
 
 All topics stamp the broker's append time: it is the line's clock, and no gateway can bend it.
 The keyed topics have equal partition counts, so partition p of each speaks of the same accounts.
@@ -49,6 +50,10 @@ DEAD_LETTERS = "dead-letters"
 CONTROL = "control"
 REPLIES = "replies"
 CATALOG = "catalog"
+LINE = "line"
+
+# What landing follows beside usage.
+LANDED = (CHARGED, WINDOWS, BALANCES, DECISIONS, DEAD_LETTERS, COMMANDS, CONTROL)
 
 # No tenant begins with a tilde.
 HEARTBEAT_PREFIX = b"~heartbeat/"
@@ -111,6 +116,12 @@ TOPICS = (
     # Who asked waits for seconds; an answer can be asked for again.
     Topic(stem=REPLIES, configs=_kept(1)),
     Topic(stem=CATALOG, keyed=False, configs=_COMPACT),
+    # Its first record counts, so that one must stay; compaction would keep the last.
+    Topic(
+        stem=LINE,
+        keyed=False,
+        configs={"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"},
+    ),
 )
 
 
@@ -154,13 +165,15 @@ def configs_of(topic: Topic, settings: Settings) -> dict[str, str]:
 async def ensure_topics(settings: Settings) -> list[str]:
     """Create the missing topics, check the others, and return the names of those created.
 
-    Safe to call from several processes at once; returns when every partition has a leader. It never
-    changes a topic that exists.
+    The line gets its id with them (see `wire.line`). Safe to call from several processes at once; returns
+    when every partition has a leader. It never changes a topic that exists.
 
     Raises:
         SettingsError: a topic has another partition count, or Kafka refuses to create one.
         BrokerUnavailable: Kafka did not answer.
     """
+    from tokenline.wire.line import make_line  # noqa: PLC0415  it needs the names above
+
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         await admin.start()
@@ -170,6 +183,7 @@ async def ensure_topics(settings: Settings) -> list[str]:
         raise await fault_of(settings, error) from error
     finally:
         await admin.close()
+    await make_line(settings)
     return created
 
 
