@@ -24,6 +24,7 @@ from tokenline.wire.delivery import Delivery, Parcel
 from tokenline.wire.event_writer import EventWriter
 from tokenline.wire.kafka import account_key
 from tokenline.wire.outbox import Outbox
+from tokenline.wire.outbox_life import check_names
 from tokenline.wire.outbox_line import join
 from tokenline.wire.receipt import EmitterStats, Receipt
 from tokenline.wire.registry import Registry, open_registry
@@ -66,8 +67,7 @@ class Emitter:
 
     Raises:
         SettingsError: the outbox is in use or another gateway's; the topic's partitions differ.
-        ForeignLine: events wait in the outbox for another line; without waiting for a broker, each
-            later call raises it.
+        ForeignLine: events wait in the outbox for another line; with "spool" each later call raises it.
         BrokerUnavailable: at the start, with "raise", when no broker answered within the deadline.
         RegistryUnavailable: at the start, when a registry server is set and does not answer.
     """
@@ -398,17 +398,3 @@ class Emitter:
             if not pending.done.done():
                 pending.done.set_result(pending.spooled(outbox.life.gateway_epoch))
         self._pending.clear()
-
-
-def check_names(source: str, gateway_id: str, gateway_version: str) -> None:
-    """Refuse names that could not be a key, a directory or a field.
-
-    Raises:
-        InvalidEvent: the text says which.
-    """
-    probe = {"source": source, "gateway_id": gateway_id, "gateway_version": gateway_version}
-    for name, value in probe.items():
-        if not value.isprintable() or len(value) > 256 or (not value and name != "gateway_version"):
-            raise InvalidEvent(f"{name} must be 1 to 256 printable characters, not {value!r}")
-    if "/" in gateway_id or gateway_id.startswith("."):
-        raise InvalidEvent(f"gateway_id {gateway_id!r} must not have '/' nor begin with '.'")
