@@ -71,7 +71,8 @@ def quarantined(stack):
     """Return what was put aside, for an error's text."""
     settings = stack.settings
     with clickhouse_connect.get_client(dsn=settings.clickhouse_url) as client:
-        asked = f"SELECT topic, partition, offset, reason, detail FROM {settings.clickhouse_database}.quarantine LIMIT 5"
+        quarantine = f"{settings.clickhouse_database}.quarantine"
+        asked = f"SELECT topic, partition, offset, reason, detail FROM {quarantine} LIMIT 5"
         return client.query(asked).result_rows
 
 
