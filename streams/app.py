@@ -19,7 +19,8 @@ import faust
 import structlog
 
 from streams.health import HealthServer
-from streams.transport import LineApp, hand_over_raw_records
+from streams.records import hand_over_raw_records
+from streams.transport import LineApp
 from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput, TokenlineError
 from tokenline.settings import Settings
@@ -123,6 +124,7 @@ def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> 
         registry=worker.metrics.registry,
         positions=lambda: worker.positions(app),
         ready=lambda: worker.ready(app),
+        astray=worker.astray,
     )
     app.run_beside(server.start, server.stop, server.watch)
 

@@ -18,8 +18,8 @@ from aiokafka.errors import KafkaError
 
 from streams.ends import LogEnds
 from streams.feed import CommandFeed
-from streams.inbox import Delivery
-from streams.line import PartitionLine, nothing
+from streams.inbox import Delivery, nothing
+from streams.line import PartitionLine
 from streams.metrics import ChargingMetrics
 from streams.outputs import output_producer
 from streams.state import journal_producer
@@ -69,7 +69,7 @@ class ChargingWorker:
         )
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
-        self.ends = LogEnds(settings, settings.topic(USAGE))
+        self.ends = LogEnds(settings, settings.topic(USAGE), settings.topic(COMMANDS))
         self.feed = CommandFeed(settings, self._deliver_commands)
         self._stopping = False
         self._turn = asyncio.Lock()
@@ -147,19 +147,40 @@ class ChargingWorker:
     async def _send_heartbeats(self) -> None:
         # The moment is taken before the look: all that was appended earlier lies before the ends found.
         now_ms = self.clock.wall_ms()
+        read_to = {number: dict(line.state.next_offsets) for number, line in self.lines.items()}
         await self.ends.look(self.lines)
         self.metrics.state_rows.set(sum(len(line.state.cells) for line in self.lines.values()))
         for line in [line for line in self.lines.values() if line.ready.is_set()]:
-            lag = max(self.ends.of(line.partition) - line.published_next, 0)
+            if line.standing.astray or self._is_behind_end(line, read_to.get(line.partition, {})):
+                await line.standing.check(line.state)
+            self.metrics.stands(line.partition, astray=bool(line.standing.astray))
+            if line.standing.astray:
+                continue  # nobody may take this for fresh
+            end = self.ends.of(self.settings.topic(USAGE), line.partition)
+            lag = max(end - line.published_next, 0)
             self.metrics.progress(line.partition, line.published_next, lag)
+            line.look_behind(end)
             as_of_ms = line.published_ms if lag else now_ms
             await line.outputs.publish_heartbeat(line.published_next, as_of_ms, line.state.epoch)
 
+    def _is_behind_end(self, line: PartitionLine, read_to: dict[str, int]) -> bool:
+        """Say whether a position that we had before the look lies behind the end that it found."""
+        ends = {stem: self.ends.of(self.settings.topic(stem), line.partition) for stem in read_to}
+        return any(offset > ends[stem] for stem, offset in read_to.items())
+
     def ready(self, app: LineApp) -> bool:
-        """Say whether every partition assigned to this process is open."""
+        """Say whether every partition assigned to this process is open, and stands where it may."""
         owned = tps_of(self.settings.topic(USAGE), app.consumer.assignment())
-        ready = {line.partition for line in self.lines.values() if line.ready.is_set()}
+        ready = {
+            line.partition
+            for line in self.lines.values()
+            if line.ready.is_set() and not line.standing.astray
+        }
         return bool(owned) and owned <= ready
+
+    def astray(self) -> list[str]:
+        """Return why partitions wait whose positions cannot be right."""
+        return [line.standing.astray for line in self.lines.values() if line.standing.astray]
 
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first usage offset not yet published, and its lag."""
@@ -167,7 +188,9 @@ class ChargingWorker:
         return {
             f"{usage}/{partition}": (
                 line.published_next,
-                max(self.ends.of(partition) - line.published_next, 0),
+                # One that stands astray is no stall: starting again would mend nothing.
+                max(self.ends.of(usage, partition) - line.published_next, 0)
+                * (not line.standing.astray),
             )
             for partition, line in self.lines.items()
         }

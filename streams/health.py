@@ -51,6 +51,7 @@ class HealthServer:
     registry: CollectorRegistry
     positions: Callable[[], Positions]
     ready: Callable[[], bool]
+    astray: Callable[[], list[str]]
     _runner: web.AppRunner | None = None
     _stalls: Stalls = field(init=False)
 
@@ -90,13 +91,16 @@ class HealthServer:
             "healthy": not stalled,
             "ready": self.ready(),
             "stalled": stalled,
+            # Nothing that a restart would mend, so it is not unhealthy.
+            "astray": self.astray(),
             "lag": {name: lag for name, (_, lag) in positions.items()},
         }
         return web.json_response(body, status=503 if stalled else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         ready = self.ready()
-        return web.json_response({"ready": ready}, status=200 if ready else 503)
+        body = {"ready": ready, "astray": self.astray()}
+        return web.json_response(body, status=200 if ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.registry), content_type="text/plain")

@@ -15,11 +15,21 @@ INBOX_ORDERS = 64  # deliveries, often of one order each
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`)."""
+    """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`).
+
+    Without records it says that there are none up to `through`, and that those below `deleted_to` were
+    deleted.
+    """
 
     stem: str
     records: Sequence[Any]
     done: Callable[[], Any]
+    through: int = -1
+    deleted_to: int = 0
+
+
+def nothing() -> None:
+    """Be done: how far commands were read is in the journal and nowhere else."""
 
 
 class Inbox:

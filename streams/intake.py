@@ -1,70 +1,61 @@
-"""Decode what a fetch brought, ten thousand records at a time; what cannot be read is refused, not raised."""
+"""Decode what a fetch brought, ten thousand records at a time; what cannot be used is refused, not raised."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, compress
+from itertools import compress
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from streams.records import Damaged, OfTransaction, is_plain
+from streams.stretch import KEY, OFFSET, TIMESTAMP, VALUE, Stretch
 from tokenline.charging.step import Commanded, Refused, UsageChunk
 from tokenline.errors import BadData, UnknownSchema
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import UNUSABLE, unusable_names
 
-ORDERS = ("account_order", "hold_order")
-COMMAND_NAMES = ("account_command", "catalog_version", *ORDERS)
+COMMAND_NAMES = ("account_command", "catalog_version", "account_order", "hold_order")
 
-# Fields of a record, taken by C code: there are ten thousand in a chunk.
-KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "timestamp"))
-
-
-# A step is one batch of the journal, which holds 16 MiB (`STATE_MAX_BYTES`): at most this much of raw
-# records in base64, if all are refused, and the rows of `max_chunk_records` accounts.
-RUN_MAX_BYTES = 4 << 20
+OF_TRANSACTION = (
+    "it came in a transaction, which this topic does not take, committed or not: nobody waits for what "
+    "becomes of one, and one that is aborted would be charged; send it without a transactional.id "
+    "(enable.idempotence may stay on)"
+)
 
 
-def runs_of(
-    records: Sequence[Any], max_records: int, max_bytes: int = RUN_MAX_BYTES
-) -> Iterator[Sequence[Any]]:
-    """Cut records into runs within both bounds, or of one larger record; nearly all fetches are one run."""
-    if len(records) <= max_records and _bytes_of(records) <= max_bytes:
-        if records:
-            yield records
-        return
-    first, held = 0, 0
-    for at, record in enumerate(records):
-        size = _bytes_of((record,))
-        if at - first >= max_records or (held and held + size > max_bytes):
-            yield records[first:at]
-            first, held = at, 0
-        held += size
-    yield records[first:]
-
-
-def _bytes_of(records: Sequence[Any]) -> int:
-    return sum(map(len, filter(None, chain(map(KEY, records), map(VALUE, records)))))
-
-
-def decode_usage(columns: ColumnCodec, records: Sequence[Any]) -> UsageChunk:
-    """Decode a run of usage records; what cannot be read is refused, not raised."""
+def decode_usage(columns: ColumnCodec, stretch: Stretch) -> UsageChunk:
+    """Decode a stretch of usage; what cannot be used is refused, not raised."""
+    records = stretch.records
+    in_transaction: list[Refused] = []
+    if not is_plain(records):
+        in_transaction = [
+            _refused(record, "transactional_record", OF_TRANSACTION)
+            for record in records
+            if type(record) is OfTransaction
+        ]
+        records = [one for one in records if type(one) not in (OfTransaction, Damaged)]
     decoded = columns.decode("usage_event", list(map(VALUE, records)))
     kept = records if len(decoded.kept) == len(records) else [records[i] for i in decoded.kept]
+    absent, deleted = stretch.gaps()
     return UsageChunk(
-        lo=records[0].offset,
-        hi=records[-1].offset,
+        lo=stretch.lo,
+        hi=stretch.hi,
         batch=decoded.batch,
         keys=_texts(list(map(KEY, kept))),
         offsets=np.fromiter(map(OFFSET, kept), np.int64, len(kept)),
         appended_ms=np.fromiter(map(TIMESTAMP, kept), np.int64, len(kept)),
         refused=[
-            _refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures
+            *(_refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures),
+            *in_transaction,
         ],
+        absent=absent,
+        deleted=deleted,
+        deleted_until_ms=stretch.deleted_until_ms,
     )
 
 
@@ -72,7 +63,10 @@ def decode_commands(
     columns: ColumnCodec, codec: Codec, records: Sequence[Any]
 ) -> tuple[list[Commanded], list[Refused]]:
     """Decode a run of commands of any kind; many of `accounts apply` as columns, others one by one."""
-    alike = [columns.is_newest("account_command", record.value) for record in records]
+    alike = [
+        columns.is_newest("account_command", record.value) and type(record) is not OfTransaction
+        for record in records
+    ]
     found = [
         *_as_columns(columns, list(compress(records, alike))),
         *(
@@ -92,7 +86,10 @@ def _as_columns(columns: ColumnCodec, records: Sequence[Any]) -> list[Commanded 
         return []
     decoded = columns.decode("account_command", [record.value for record in records])
     good = [
-        Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
+        _with_its_key(
+            records[i],
+            Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields),
+        )
         for i, fields in zip(decoded.kept, _rows_of(decoded.batch), strict=True)
     ]
     bad = [_refused(records[one.position], one.reason, one.detail) for one in decoded.failures]
@@ -112,6 +109,18 @@ def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _one(codec: Codec, record: Any) -> Commanded | Refused:
+    if type(record) is Damaged:
+        detail = f"a batch of offsets {record.first} to {record.offset} has a wrong checksum"
+        return _refused(record, "undecodable", detail)
+    found = _decoded(codec, record)
+    if type(record) is OfTransaction:
+        # Whoever asked is told, if it can be read who did.
+        refused = _refused(record, "transactional_record", OF_TRANSACTION)
+        return replace(refused, command=found if isinstance(found, Commanded) else None)
+    return _with_its_key(record, found) if isinstance(found, Commanded) else found
+
+
+def _decoded(codec: Codec, record: Any) -> Commanded | Refused:
     try:
         name, fields = codec.decode(record.value)
     except UnknownSchema as error:
@@ -120,17 +129,22 @@ def _one(codec: Codec, record: Any) -> Commanded | Refused:
         return _refused(record, "undecodable", str(error))
     if name not in COMMAND_NAMES:
         return _refused(record, "undecodable", f"a {name} does not belong on the commands topic")
+    return Commanded(offset=record.offset, appended_ms=record.timestamp, fields=fields, name=name)
+
+
+def _with_its_key(record: Any, command: Commanded) -> Commanded | Refused:
+    """Return a command as it is, or refuse one whose key is not its account's.
+
+    In which partition a key may stand is judged where the command is folded.
+    """
+    fields, name = command.fields, command.name
+    if "account_id" not in fields:
+        return command
     key = f"{fields.get('tenant_id')}/{fields.get('account_id')}"
-    command = Commanded(
-        offset=record.offset, appended_ms=record.timestamp, fields=fields, name=name
-    )
-    # On another partition an order would make its account a second time.
-    if name in ORDERS and _text(record.key) != key:
-        return replace(
-            _refused(record, "key_mismatch", f"the key of this {name} is not {key}"),
-            command=command,
-        )
-    return command
+    if _text(record.key) == key:
+        return command
+    refused = _refused(record, "key_mismatch", f"the key of this {name} is not {key}")
+    return replace(refused, command=command)
 
 
 def _with_usable_names(found: Commanded | Refused) -> Commanded | Refused:

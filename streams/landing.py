@@ -17,9 +17,10 @@ from streams.topics import raw_topic
 from streams.transport import LineApp, position_of
 from tokenline.clock import SystemClock
 from tokenline.landing.clickhouse import ClickHouseStore
-from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
+from tokenline.landing.flow import Flow, TableFlow, UsageFlow
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
+from tokenline.landing.tools import Tools
 from tokenline.landing.topics import TopicLander
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
@@ -152,8 +153,13 @@ class LandingWorker:
         """Do nothing: each flow reports its own end."""
 
     def ready(self, app: LineApp) -> bool:
-        """Say whether the group has given us partitions and the warehouse answers."""
-        return bool(app.consumer.assignment()) and self.progress.away_since_s is None
+        """Say whether the group has given us partitions, the warehouse answers and no seal is astray."""
+        here = bool(app.consumer.assignment()) and self.progress.away_since_s is None
+        return here and not self.progress.astray
+
+    def astray(self) -> list[str]:
+        """Return why partitions wait whose last seal cannot be of the topic there is."""
+        return list(self.progress.astray.values())
 
     def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first offset not landed, and what lies behind it."""

@@ -51,6 +51,12 @@ class ChargingMetrics:
             ["topic", "partition"],
             registry=self.registry,
         )
+        self.deleted_records = Counter(
+            names.DELETED, "records deleted unread", ["topic"], registry=self.registry
+        )
+        self.astray = Gauge(
+            names.ASTRAY, "1 while positions are none", ["partition"], registry=self.registry
+        )
         self.freshness = Gauge(
             names.FRESHNESS, "age of the newest record charged", registry=self.registry
         )
@@ -80,6 +86,14 @@ class ChargingMetrics:
             self.dead_letters.labels(refused.reason).inc()
         for decided in step.decisions:
             self.decisions.labels(decided.state.name.lower()).inc()
+
+    def deleted(self, topic: str, count: int) -> None:
+        """Take in records that were deleted before they were read."""
+        self.deleted_records.labels(topic).inc(count)
+
+    def stands(self, partition: int, *, astray: bool) -> None:
+        """Take in whether a partition's positions can be those of its topics."""
+        self.astray.labels(str(partition)).set(int(astray))
 
     def progress(self, partition: int, next_offset: int, lag: int) -> None:
         """Take in how far a partition is."""

@@ -161,6 +161,10 @@ class NotifyWorker:
         """Say whether every endpoint is followed; with none there is nothing to wait for."""
         return all(follower.ready() for follower in self.followers)
 
+    def astray(self) -> list[str]:
+        """Return nothing: what was told is remembered by the group, and a topic made again is new."""
+        return []
+
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return the progress of all endpoints."""
         return {name: at for one in self.followers for name, at in one.positions().items()}

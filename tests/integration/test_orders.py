@@ -13,12 +13,14 @@ from charging_helpers import Line, line_settings, usage
 from streams.charging import ChargingWorker
 from streams.intake import decode_commands, decode_usage
 from streams.state import JournalLog
+from streams.stretch import Stretch
 from tests.orders import CATALOG
 from tokenline.accounts.apply import apply_accounts
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.replay import ChargedRange, replay
 from tokenline.errors import BadData, SettingsError
+from tokenline.metering.home import Home
 from tokenline.wire.avro import Codec
 from tokenline.wire.catalogs import read_catalogs
 from tokenline.wire.columns import ColumnCodec
@@ -253,9 +255,10 @@ async def replays_to_the_same_rows(settings, partition, least=3):
     commands, refused = decode_commands(columns, codec, command_records)
     assert not refused
 
-    again = replay(
-        bounds, ranges, lambda lo, hi: decode_usage(columns, usage_records[lo : hi + 1]), commands
-    )
+    def usage(lo, hi):
+        return decode_usage(columns, Stretch(lo=lo, hi=hi, records=usage_records[lo : hi + 1]))
+
+    again = replay(bounds, ranges, usage, commands, Home(partition, settings.partitions))
     kept = PartitionState(bounds)
     recovery = Recovery(kept)
     await JournalLog(settings, None, partition).read(recovery.take)

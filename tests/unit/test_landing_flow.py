@@ -13,10 +13,11 @@ import pytest
 
 from tokenline.clock import FrozenClock
 from tokenline.landing import flow as flows
-from tokenline.landing.flow import LANDS_AT_ONCE, Tools, UsageFlow
+from tokenline.landing.flow import UsageFlow
 from tokenline.landing.memory import MemoryStore
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.reader import Bounds, Run
+from tokenline.landing.tools import LANDS_AT_ONCE, Tools
 from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
 from tokenline.wire.columns import ColumnCodec

@@ -9,8 +9,9 @@ from hashlib import sha256
 
 import pytest
 
-from streams.intake import RUN_MAX_BYTES, decode_commands, decode_usage, runs_of
+from streams.intake import decode_commands, decode_usage
 from streams.outputs import Outputs
+from streams.stretch import RUN_MAX_BYTES, Stretch, runs_of
 from tests.strategies import BOUNDS, NOON
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
@@ -32,6 +33,10 @@ class Raw:
     value: bytes | None
     key: bytes | None = None
     timestamp: int = NOON
+
+
+def stretch(*records):
+    return Stretch(lo=records[0].offset, hi=records[-1].offset, records=records)
 
 
 def sizes(*lengths):
@@ -70,7 +75,7 @@ def test_the_largest_run_fits_one_batch_of_the_journal_even_if_nothing_of_it_can
     (run,) = runs_of(records, count)
     state, writer = PartitionState(BOUNDS), JournalWriter(epoch=1, remember_ms=BOUNDS.horizon_ms)
 
-    step = fold_usage(state, decode_usage(columns, run))
+    step = fold_usage(state, decode_usage(columns, stretch(*run)))
     out = Outputs(settings, codec, columns, None, 0).messages(state, step, run)
     written = writer.records(state, step, out)
 
@@ -140,7 +145,7 @@ def test_a_command_with_a_name_too_long_for_a_key_is_a_dead_letter(name, said):
 def test_a_value_that_is_too_large_for_a_dead_letter_is_in_it_in_part():
     value = b"\0" * (60 << 20)
     raw, state = Raw(0, value), PartitionState(BOUNDS)
-    step = fold_usage(state, decode_usage(COLUMNS, [raw]))
+    step = fold_usage(state, decode_usage(COLUMNS, stretch(raw)))
     (letter,) = Outputs(Settings(), CODEC, COLUMNS, None, 0).messages(state, step, [raw])[:1]
     assert len(letter.value) < 2 << 20
     said = CODEC.decode(letter.value)[1]
@@ -158,7 +163,7 @@ def test_names_of_any_length_that_is_allowed_go_through():
 def test_a_key_that_no_message_can_have_is_in_the_dead_letter_whole(stem):
     raw, state = Raw(0, b"junk", LONG.encode()), PartitionState(BOUNDS)
     if stem == "usage":
-        step = fold_usage(state, decode_usage(COLUMNS, [raw]))
+        step = fold_usage(state, decode_usage(COLUMNS, stretch(raw)))
     else:
         step = fold_commands(state, [], 0)
         step.refused = decode_commands(COLUMNS, CODEC, [raw])[1]

@@ -75,7 +75,12 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
     step = state.begin_step(state.minute_ms)
     step.as_of_ms, step.cause = newest_ms, ("commands", hi)
     known, touched = len(state.cells), _Touched()
+    strays = _strays(state, commands)
     for command in commands:
+        if command.offset in strays:
+            detail = state.home.detail(_key_of(command))
+            step.refused.append(_refused_command(command, detail, "wrong_partition"))
+            continue
         try:
             _apply(state, step, command, touched)
         except BadData as error:
@@ -87,6 +92,23 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
     _decide(state, step, touched)
     state.next_offsets["commands"] = hi + 1
     return step
+
+
+def _strays(state: PartitionState, commands: Sequence[Commanded]) -> set[int]:
+    """Return the offsets of commands whose account belongs into another partition.
+
+    There it would be opened a second time, and each half would know nothing of the other. Only accounts
+    without a row are looked at: one has a row because it belongs here.
+    """
+    asked = [one for one in commands if "account_id" in one.fields]
+    unknown = [one for one in asked if state.cells.slot(_key_of(one)) is None]
+    found = state.home.strays([_key_of(one) for one in unknown]) if unknown else []
+    return {unknown[at].offset for at in found}
+
+
+def _key_of(command: Commanded) -> str:
+    """Return the key of what a command is about, right or wrong."""
+    return f"{command.fields['tenant_id']}/{command.fields['account_id']}"
 
 
 def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touched) -> None:
@@ -194,12 +216,12 @@ def _set_account(state: PartitionState, said: Commanded) -> int:
     return slot
 
 
-def _refused_command(command: Commanded, detail: str) -> Refused:
+def _refused_command(command: Commanded, detail: str, reason: str = "bad_command") -> Refused:
     names = ("tenant_id", "account_id")
     return Refused(
         offset=command.offset,
         appended_ms=command.appended_ms,
-        reason="bad_command",
+        reason=reason,
         detail=detail,
         identity={name: str(command.fields[name]) for name in names},
         command=command,

@@ -3,6 +3,7 @@ r"""Fold a chunk of usage into the state of its partition.
     decode failed?   -> refused                     \\
     breaks a rule?   -> refused                      | dead letters
     account unknown? -> refused                      |
+      and not ours?  -> refused                      |
     model unknown?   -> refused                     /
     late?            -> ledger only
     seen before?     -> duplicate, counted nowhere
@@ -78,7 +79,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         tokens = token_matrix(chunk.batch)
         verdict, slots, names = _judge(state, chunk, tokens)
         charges, versions = rate_usage(state, chunk.batch, tokens, slots, verdict)
-        step.refused += _refusals(verdict, chunk)
+        step.refused += _refusals(state, verdict, chunk)
         late = chunk.offsets[verdict == Judgement.LATE].tolist()
         duplicate = chunk.offsets[verdict == Judgement.DUPLICATE].tolist()
         fit = verdict == Judgement.COUNTED
@@ -167,11 +168,23 @@ def _judge(
     batch = chunk.batch
     verdict = judge(batch, tokens, chunk.keys, chunk.appended_ms, state.bounds)
     slots = state.cells.slots(chunk.keys)
-    verdict[(slots < 0) & (verdict <= Judgement.DUPLICATE)] = Judgement.UNKNOWN_ACCOUNT
+    unknown = np.flatnonzero((slots < 0) & (verdict <= Judgement.DUPLICATE))
+    if unknown.size:
+        verdict[unknown] = Judgement.UNKNOWN_ACCOUNT
+        # Only these: an account has a slot because its key belongs here.
+        verdict[unknown[_strays(state, chunk, unknown)]] = Judgement.WRONG_PARTITION
     names = identities(*(batch.column(name) for name in ("tenant_id", "source", "event_id")))
     fit = np.flatnonzero(verdict == Judgement.COUNTED)
     verdict[fit[state.seen.find(names[fit])]] = Judgement.DUPLICATE
     return verdict, slots, names
+
+
+def _strays(state: PartitionState, chunk: UsageChunk, rows: Int64s) -> list[int]:
+    """Return which of these rows have a key that belongs into another partition."""
+    keys = [chunk.keys[row] for row in rows.tolist()]
+    found = state.home.strays(distinct := list(dict.fromkeys(keys)))
+    strays = {distinct[at] for at in found}
+    return [at for at, key in enumerate(keys) if key in strays]
 
 
 def _count(
@@ -210,7 +223,7 @@ def _decide(state: PartitionState, step: Step) -> list[Decided]:
     return found + decide(cells, told, *at, books=books, announce=True)
 
 
-def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:
+def _refusals(state: PartitionState, verdict: Int8s, chunk: UsageChunk) -> list[Refused]:
     rows = np.flatnonzero(verdict > Judgement.DUPLICATE)
     if not rows.size:
         return []
@@ -220,7 +233,9 @@ def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:
             offset=int(chunk.offsets[row]),
             appended_ms=int(chunk.appended_ms[row]),
             reason=(kind := Judgement(int(verdict[row]))).name.lower(),
-            detail=DETAILS[kind],
+            detail=state.home.detail(str(chunk.keys[row]))
+            if kind is Judgement.WRONG_PARTITION
+            else DETAILS[kind],
             identity=identity,
         )
         for row, identity in zip(rows, readable, strict=True)

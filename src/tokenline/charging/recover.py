@@ -224,14 +224,15 @@ class Recovery:
         # The newest head first: it says which messages were published, and how many accounts there are.
         # Of the steps, never of an opening: it may stand behind steps that its owner had not read.
         heads = [value for key, value in live if _kind(key) == b"head"]
+        head = json.loads(heads[-1]) if heads else {}
         if heads:
-            head = json.loads(heads[-1])
             _take_head(state, head)
             self._rows.cut(int(head["accounts"]))
             self._fill_books(head.get("tables", {}))
         for key, value in live:
             self._take_live(key, value)
         _fill_cells(state, self._rows)
+        _hide_strays(state, head)
         state.books.adopt()
         state.note_new_terms()
         _fill_tallies(found, self._parts, self._burns)
@@ -303,6 +304,18 @@ def _fill_cells(state: PartitionState, rows: _Rows) -> None:
     if len(keys) != len(rows.keys) or rows.end > len(keys):
         raise BrokenLog("the journal names account slots with gaps; it was cut or edited")
     state.cells.adopt(keys, rows.matrix)
+
+
+def _hide_strays(state: PartitionState, head: Mapping[str, object]) -> None:
+    """Let nobody find accounts that belong into another partition: there they have their owner.
+
+    Who wrote this head for as many partitions as there are now let none in, so it is not looked for any.
+    """
+    if head.get("partitions") == state.home.partitions and not head.get("strays"):
+        return
+    strays = state.home.strays(state.cells.keys)
+    state.cells.hide(strays)
+    state.strays = len(strays)
 
 
 def _fill_tallies(

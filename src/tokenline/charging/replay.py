@@ -15,6 +15,7 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.errors import BrokenLog
+from tokenline.metering.home import Home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -37,8 +38,11 @@ def replay(
     ranges: Iterable[ChargedRange],
     usage: Callable[[int, int], UsageChunk],
     commands: Sequence[Commanded],
+    home: Home | None = None,
 ) -> PartitionState:
     """Return the state that the ranges leave; `usage` decodes one, `commands` are all, in order.
+
+    `home` is the partition that it is of; without it, it is the only one.
 
     Balances come out byte for byte as the workers had them. The numbers of decisions may not: they
     depend on which commands were folded together.
@@ -46,7 +50,7 @@ def replay(
     Raises:
         BrokenLog: a range is missing, or was charged before its order was kept.
     """
-    state, waiting = PartitionState(bounds), list(commands)
+    state, waiting = PartitionState(bounds, home or Home()), list(commands)
     for one in sorted(set(ranges)):
         if one.lo != state.next_offsets["usage"] or one.commands_next < 0:
             raise BrokenLog(

@@ -47,6 +47,7 @@ class Judgement(IntEnum):
     UNKNOWN_ACCOUNT = 9
     UNKNOWN_MODEL = 10
     LONG_ID = 11
+    WRONG_PARTITION = 12
 
 
 DETAILS = {
@@ -58,6 +59,7 @@ DETAILS = {
     Judgement.TOO_OLD: "occurred_at is more than max_age_days before the broker's clock",
     Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id, or tenant_id has a slash: "
     "another account may be meant",
+    Judgement.WRONG_PARTITION: "its key belongs into another partition",
     Judgement.UNKNOWN_MODEL: "the catalog in force when it occurred has no rate for the model",
     Judgement.UNKNOWN_ACCOUNT: "no account of this name was applied before the event was charged",
 }

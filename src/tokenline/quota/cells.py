@@ -169,6 +169,11 @@ class AccountCells:
         self._matrix, self.keys = matrix, keys
         self._slots = {key: slot for slot, key in enumerate(keys)}
 
+    def hide(self, slots: Sequence[int]) -> None:
+        """Let nobody find these accounts any more; their rows stay where they are."""
+        for slot in slots:
+            del self._slots[self.keys[slot]]
+
     def zone_code(self, zone: str) -> int:
         """Return the code of a zone, remembering a new one."""
         if zone not in self.zones:
