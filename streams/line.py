@@ -22,6 +22,7 @@ from streams.gather import Gatherer
 from streams.inbox import Delivery, Inbox, nothing
 from streams.intake import decode_commands, decode_usage
 from streams.memory import give_back
+from streams.opening import tell_opened
 from streams.outputs import Outputs
 from streams.positions import Standing
 from streams.reread import read_waiting
@@ -189,21 +190,7 @@ class PartitionLine:
             self.state.next_offsets["usage"],
             self.state.minute_ms,
         )
-        self._worker.metrics.recovered(found.rows, began, clock.monotonic_s())
-        if self.state.strays:
-            log.error(
-                "the journal has accounts of other partitions: they are left out here",
-                partition=self.partition,
-                accounts=self.state.strays,
-            )
-        log.info(
-            "partition open",
-            partition=self.partition,
-            epoch=self.state.epoch,
-            accounts=len(self.state.cells),
-            rows=found.rows,
-            seconds=round(clock.monotonic_s() - began, 3),
-        )
+        tell_opened(self._worker.metrics, self.partition, found, began, clock.monotonic_s())
 
     async def _recover(self) -> Recovered:
         recovery = Recovery(self.state)

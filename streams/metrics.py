@@ -54,6 +54,9 @@ class ChargingMetrics:
         self.deleted_records = Counter(
             names.DELETED, "records deleted unread", ["topic"], registry=self.registry
         )
+        self.ignored = Counter(
+            names.IGNORED, "records that are not ours", ["topic"], registry=self.registry
+        )
         self.astray = Gauge(
             names.ASTRAY, "1 while positions are none", ["partition"], registry=self.registry
         )
