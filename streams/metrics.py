@@ -123,10 +123,14 @@ class NotifyMetrics(Collector):
         total = CounterMetricFamily(names.WEBHOOKS, "webhooks", labels=["endpoint", "outcome"])
         waiting = GaugeMetricFamily(names.WEBHOOKS_WAITING, "not told yet", labels=["endpoint"])
         up = GaugeMetricFamily(names.WEBHOOK_ENDPOINT_UP, "0 when gone", labels=["endpoint"])
+        ignored = CounterMetricFamily(names.IGNORED, "not ours", labels=["topic"])
+        # Each endpoint reads all decisions.
+        seen = (follower.deliveries.counts.ignored for follower in self._followers)
+        ignored.add_metric(["decisions"], max(seen, default=0))
         for follower in self._followers:
             name, counts = follower.deliveries.endpoint.name, follower.deliveries.counts
             for outcome in ("delivered", "failed", "dead"):
                 total.add_metric([name, outcome], getattr(counts, outcome))
             waiting.add_metric([name], follower.deliveries.waiting)
             up.add_metric([name], float(not counts.gone))
-        yield from (total, waiting, up)
+        yield from (total, waiting, up, ignored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,12 @@ from tokenline.landing.flow import UsageFlow
 from tokenline.landing.memory import MemoryStore
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.reader import Bounds, Run
+from tokenline.landing.rules import RULES
 from tokenline.landing.tools import LANDS_AT_ONCE, Tools
 from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
 from tokenline.wire.columns import ColumnCodec
-from tokenline.wire.registry import FileRegistry
+from tokenline.wire.registry import FileRegistry, schemas_dir
 
 PARTITIONS = 4
 RECORDS = 20
@@ -248,3 +250,18 @@ def test_commands_get_the_place_of_their_micro_batch(codec):
         ("t.commands", 1, 1),
         ("t.commands", 2, 2),
     ]
+
+
+@pytest.mark.parametrize("table", RULES)
+def test_every_unsigned_column_of_a_table_is_guarded(codec, table):
+    """A column that is added later is not forgotten; those that landing fills itself are not of a record."""
+    ddl = "\n".join(
+        path.read_text() for path in sorted((schemas_dir() / "clickhouse").glob("*.sql"))
+    )
+    (made,) = re.findall(
+        rf"CREATE TABLE IF NOT EXISTS {{database}}\.{table}{{.*?\n\)", ddl, re.DOTALL
+    )
+    made += "\n".join(re.findall(rf"ALTER TABLE {{database}}\.{table}{{.*", ddl))
+    unsigned = set(re.findall(r"(\w+) UInt\d+", made))
+    names = {one: name for _, one, name, _ in TABLES}
+    assert unsigned & set(codec.empty(names[table]).schema.names) == RULES[table].unsigned

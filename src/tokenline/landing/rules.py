@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokenline.event import TOKEN_KINDS
 from tokenline.metering.home import partitions_of
 
 if TYPE_CHECKING:
@@ -23,31 +24,58 @@ LAST_MOMENT_MS = 10_413_791_999_999
 class Rules:
     """State what a table wants: `place` must be the record's partition, the account's home if it is `keyed`.
 
-    Whole numbers are not below zero, but for those `signed`; `month` is the time that names the month
-    a row is kept under.
+    `unsigned` are its columns that hold nothing below zero: ClickHouse would take -1 for 2^64 - 1. `month`
+    is the time that names the month a row is kept under.
     """
 
     keyed: bool = False
     place: str = ""
-    signed: frozenset[str] = frozenset()
+    unsigned: frozenset[str] = frozenset()
     month: str = ""
 
 
 RULES: dict[Table, Rules] = {
-    "windows": Rules(keyed=True, place="partition", month="window_start"),
+    "windows": Rules(
+        keyed=True,
+        place="partition",
+        unsigned=frozenset(
+            (
+                "partition",
+                "events",
+                *TOKEN_KINDS,
+                "total_tokens",
+                "version",
+                "charge_utok",
+                "catalog_version",
+            )
+        ),
+        month="window_start",
+    ),
     "balance_changes": Rules(
-        keyed=True, place="partition", signed=frozenset({"amount_utok", "bucket"}), month="at"
+        keyed=True,
+        place="partition",
+        unsigned=frozenset(("partition", "version", "giver_entry", "catalog_version")),
+        month="at",
     ),
     "decisions": Rules(
         keyed=True,
         place="cause_partition",
-        signed=frozenset({"used", "limit", "threshold_percent"}),
+        unsigned=frozenset(
+            (
+                "version",
+                "epoch",
+                "cause_partition",
+                "cause_offset",
+                "terms_version",
+                "zero_rated_needs_balance",
+            )
+        ),
         month="as_of",
     ),
     "dead_letters": Rules(
-        place="partition", signed=frozenset({"gateway_seq"}), month="appended_at"
+        place="partition", unsigned=frozenset(("partition", "offset")), month="appended_at"
     ),
-    "gateway_totals": Rules(),
+    "gateway_totals": Rules(unsigned=frozenset(("emitted", "acknowledged"))),
 }
 
 
@@ -62,7 +90,7 @@ def misfits(
     found: dict[int, str] = {}
     for item in batch.schema:
         column = batch.column(item.name)
-        if pa.types.is_integer(item.type) and item.name not in rules.signed:
+        if item.name in rules.unsigned:
             found |= _named(pc.less(column, 0), f"{item.name} is below zero")
         elif item.name == rules.month:
             moments = column.cast(pa.int64())
