@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.records import Damaged, OfTransaction, is_plain
+from streams.records import Damaged, OfTransaction
 from streams.stretch import KEY, OFFSET, TIMESTAMP, VALUE, Stretch
 from tokenline.charging.step import Commanded, Refused, UsageChunk
 from tokenline.errors import BadData, UnknownSchema
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
-from tokenline.wire.kafka import UNUSABLE, unusable_names
 
 COMMAND_NAMES = ("account_command", "catalog_version", "account_order", "hold_order")
 
@@ -32,7 +31,7 @@ def decode_usage(columns: ColumnCodec, stretch: Stretch) -> UsageChunk:
     """Decode a stretch of usage; what cannot be used is refused, not raised."""
     records = stretch.records
     in_transaction: list[Refused] = []
-    if not is_plain(records):
+    if not stretch.plain:
         in_transaction = [
             _refused(record, "transactional_record", OF_TRANSACTION)
             for record in records
@@ -75,7 +74,6 @@ def decode_commands(
             if not is_alike
         ),
     ]
-    found = list(map(_with_usable_names, found))
     commands = [one for one in found if isinstance(one, Commanded)]
     refused = [one for one in found if isinstance(one, Refused)]
     return sorted(commands, key=attrgetter("offset")), refused
@@ -145,19 +143,6 @@ def _with_its_key(record: Any, command: Commanded) -> Commanded | Refused:
         return command
     refused = _refused(record, "key_mismatch", f"the key of this {name} is not {key}")
     return replace(refused, command=command)
-
-
-def _with_usable_names(found: Commanded | Refused) -> Commanded | Refused:
-    """Return a command as it is, or refuse one with a name that cannot be the key of anything."""
-    command = found if isinstance(found, Commanded) else found.command
-    if command is None or not (unusable := unusable_names(command.fields)):
-        return found
-    return Refused(
-        offset=command.offset,
-        appended_ms=command.appended_ms,
-        reason="bad_command",
-        detail=UNUSABLE + ", ".join(unusable),
-    )
 
 
 def _refused(record: Any, reason: str, detail: str) -> Refused:

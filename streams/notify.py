@@ -119,7 +119,6 @@ class EndpointFollower:
                     key=record.key or b"",
                 )
 
-
     def _note_of(self, record: Any, partition: int) -> Notification | None:
         """Return what a decision tells; a record that is none tells nothing, and is counted.
 

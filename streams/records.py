@@ -13,7 +13,7 @@ transactions refuses them, committed or not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
 from aiokafka.consumer.fetcher import PartitionRecords
@@ -26,8 +26,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OfTransaction:
-    """Be a record that came in a transaction."""
+    """Be a record that came in a transaction; no other record has the field that says so."""
 
+    in_transaction: ClassVar[bool] = True
     offset: int
     timestamp: int
     key: bytes | None

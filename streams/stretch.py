@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -25,7 +26,7 @@ KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "time
 RUN_MAX_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Stretch:
     """Hold the records there are of offsets `lo` to `hi`, in order.
 
@@ -39,10 +40,15 @@ class Stretch:
     deleted_to: int = 0
     deleted_until_ms: int = 0
 
+    @cached_property
+    def plain(self) -> bool:
+        """Say whether all records are what the parser made."""
+        return is_plain(self.records)
+
     def gaps(self) -> tuple[Spans, Spans]:
         """Return the runs that are absent, and those that were deleted or that nobody can read."""
         records = self.records
-        if len(records) == self.hi - self.lo + 1 and is_plain(records):
+        if len(records) == self.hi - self.lo + 1 and self.plain:
             return NO_SPANS, NO_SPANS
         edges = [edge for one in records for edge in (first_of(one), one.offset)]
         places = spans_of(edges)

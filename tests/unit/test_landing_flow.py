@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from streams.records import OfTransaction
 from tokenline.clock import FrozenClock
 from tokenline.landing import flow as flows
 from tokenline.landing.flow import UsageFlow
@@ -239,17 +240,42 @@ def test_amounts_that_may_be_below_zero_are_not_put_aside(codec):
 
 def test_commands_get_the_place_of_their_micro_batch(codec):
     store = MemoryStore()
-    frames = zero_rows(codec, "account_command", 1, account_id="a")
     lander = TopicLander(store, codec, LandingProgress(), PARTITIONS)
-    landed = lander.accounts(
-        [MicroBatch([Record(frames[0], at, 9)], "t.commands", at) for at in (1, 2)]
-    )
+    # Of partitions 2 and 3.
+    named = {2: "a1", 3: "a0"}
+    landed = lander.accounts([commands(codec, at, name) for at, name in named.items()])
 
     assert landed == 2
     assert [(row["topic"], row["partition"], row["offset"]) for row in store.rows("accounts")] == [
-        ("t.commands", 1, 1),
         ("t.commands", 2, 2),
+        ("t.commands", 3, 3),
     ]
+
+
+def commands(codec, partition, account, key=None, **fields):
+    (frame,) = zero_rows(codec, "account_command", 1, tenant_id="t", account_id=account, **fields)
+    key = f"t/{account}".encode() if key is None else key
+    return MicroBatch([Record(frame, partition, 9, key)], "t.commands", partition)
+
+
+def test_a_command_that_charging_refuses_sets_no_account(codec):
+    """`quota` showed an account that the partition which owns it had never heard of."""
+    store = MemoryStore()
+    lander = TopicLander(store, codec, LandingProgress(), PARTITIONS)
+    in_transaction = commands(codec, 2, "a1")
+    (record,) = in_transaction.value
+    in_transaction.value = [OfTransaction(record.offset, 9, record.key, record.value)]
+    refused = [
+        commands(codec, 1, "a1"),
+        commands(codec, 2, "a1", key=b"t/a0"),
+        commands(codec, 2, "a1", key=b""),
+        commands(codec, 3, "b\u200b"),
+        in_transaction,
+    ]
+
+    assert lander.accounts(refused) == 0
+    assert lander.accounts([*refused, commands(codec, 2, "a1")]) == 1
+    assert [row["account_id"] for row in store.rows("accounts")] == ["a1"]
 
 
 @pytest.mark.parametrize("table", RULES)

@@ -128,18 +128,23 @@ def commanded(name, said, key=None):
             for name in ("account_id", "reply_to", "session")
         ),
         ("account_command", LIMITS | {"account_id": LONG}),
-        ("account_order", ORDER | {"reply_to": "é" * 1025}),
-        ("account_order", ORDER | {"kind": "transfer", "to_account": LONG}),
-        ("account_order", ORDER | {"account_id": "a\0kid"}),
-        ("hold_order", QUESTION | {"subscriber_id": LONG}),
+        ("account_order", ORDER | {"reply_to": "é" * 129}),
+        ("account_order", ORDER | {"kind": "transfer", "to_account": LONG, "reply_to": ""}),
+        ("hold_order", QUESTION | {"subscriber_id": LONG, "reply_to": ""}),
     ],
 )
 def test_a_command_with_a_name_too_long_for_a_key_is_a_dead_letter(name, said):
     """It ended the worker, at each start anew: the journal's messages have keys of 64 KiB at most."""
     found = commanded(name, said)
     assert found.keys() == {"dead-letters"}
-    assert found["dead-letters"]["reason"] == "bad_command"
-    assert "longer than 1024 characters" in found["dead-letters"]["detail"]
+    assert found["dead-letters"]["reason"] == "bad_name"
+    assert "and a name has 256 at most" in found["dead-letters"]["detail"]
+
+
+def test_who_asks_with_a_bad_name_is_told_so():
+    found = commanded("account_order", ORDER | {"account_id": "a\0kid"})
+    assert found["replies"]["reason"] == found["dead-letters"]["reason"] == "bad_name"
+    assert "account_id has U+0000, a control character" in found["replies"]["detail"]
 
 
 def test_a_value_that_is_too_large_for_a_dead_letter_is_in_it_in_part():
@@ -154,7 +159,7 @@ def test_a_value_that_is_too_large_for_a_dead_letter_is_in_it_in_part():
 
 
 def test_names_of_any_length_that_is_allowed_go_through():
-    name = "é" * 1024
+    name = "é" * 128
     names = {"tenant_id": name, "account_id": name, "command_id": name, "reply_to": name}
     assert commanded("account_order", ORDER | names)["replies"]["reason"] == "unknown_plan"
 

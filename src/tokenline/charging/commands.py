@@ -13,6 +13,7 @@ allow is answered so. Who waits is told of either.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ from tokenline.charging.carry import (
 from tokenline.charging.step import Commanded, Refused, Replied, Step
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
+from tokenline.names import bad_names
 from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.cells import NO_LIMIT, Cell
 from tokenline.quota.decide import decide
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 Int64s = npt.NDArray[np.int64]
 
+NAMES_TOLD = 3  # of those that are wrong
 LIMIT_FIELDS = {
     "month_tokens": Cell.MONTH_TOKENS_LIMIT,
     "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
@@ -77,6 +80,9 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
     known, touched = len(state.cells), _Touched()
     strays = _strays(state, commands)
     for command in commands:
+        if bad := list(islice(bad_names(command.fields), NAMES_TOLD)):
+            step.refused.append(_refused_command(command, "; ".join(bad), "bad_name"))
+            continue
         if command.offset in strays:
             detail = state.home.detail(_key_of(command))
             step.refused.append(_refused_command(command, detail, "wrong_partition"))
@@ -223,6 +229,6 @@ def _refused_command(command: Commanded, detail: str, reason: str = "bad_command
         appended_ms=command.appended_ms,
         reason=reason,
         detail=detail,
-        identity={name: str(command.fields[name]) for name in names},
+        identity={name: str(command.fields.get(name, "")) for name in names},
         command=command,
     )

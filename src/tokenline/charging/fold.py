@@ -37,6 +37,7 @@ from tokenline.metering.judge import (
 )
 from tokenline.metering.spans import clipped, size_of, spans_of
 from tokenline.metering.tally import LineNumbers, lines_of
+from tokenline.names import EVENT_NAMES, EVENT_NAMES_OR_NONE, why_bad_of
 from tokenline.quota.cells import Cell
 from tokenline.quota.charge import begin_minute
 from tokenline.quota.decide import decide
@@ -44,7 +45,7 @@ from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.usage import Counted, add_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import pyarrow as pa
 
@@ -227,19 +228,34 @@ def _refusals(state: PartitionState, verdict: Int8s, chunk: UsageChunk) -> list[
     rows = np.flatnonzero(verdict > Judgement.DUPLICATE)
     if not rows.size:
         return []
-    readable = chunk.batch.select(IDENTITY_COLUMNS).take(arrow_int64s(rows)).to_pylist()
+    taken = chunk.batch.take(arrow_int64s(rows))
+    readable = taken.select(IDENTITY_COLUMNS).to_pylist()
+    names = taken.select([*EVENT_NAMES, *EVENT_NAMES_OR_NONE]).to_pylist()
     return [
         Refused(
             offset=int(chunk.offsets[row]),
             appended_ms=int(chunk.appended_ms[row]),
             reason=(kind := Judgement(int(verdict[row]))).name.lower(),
-            detail=state.home.detail(str(chunk.keys[row]))
-            if kind is Judgement.WRONG_PARTITION
-            else DETAILS[kind],
+            detail=_detail(state, kind, chunk.keys[row], named),
             identity=identity,
         )
-        for row, identity in zip(rows, readable, strict=True)
+        for row, identity, named in zip(rows, readable, names, strict=True)
     ]
+
+
+def _detail(
+    state: PartitionState, kind: Judgement, key: str | None, names: Mapping[str, str]
+) -> str:
+    """Return the words of a dead letter for one event with these names."""
+    if kind is Judgement.WRONG_PARTITION:
+        return state.home.detail(str(key))
+    if kind is Judgement.BAD_NAME:
+        return next(
+            f"{field} {why}"
+            for field, name in names.items()
+            if (name or field not in EVENT_NAMES_OR_NONE) and (why := why_bad_of(field, name))
+        )
+    return DETAILS[kind]
 
 
 def _add_totals(state: PartitionState, step: Step) -> None:

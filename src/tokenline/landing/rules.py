@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenline.event import TOKEN_KINDS
-from tokenline.metering.home import partitions_of
+from tokenline.metering.home import Home, partitions_of
+from tokenline.names import bad_names
+from tokenline.wire.kafka import account_key
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenline.landing.row import Bools, Int64s
     from tokenline.landing.store import Table
 
@@ -102,6 +106,28 @@ def misfits(
     if rules.keyed:
         found |= _at(_homes(batch, partitions) != standing, "its account belongs elsewhere")
     return found
+
+
+def own_commands(batch: pa.RecordBatch, records: Sequence[Any], home: Home) -> Int64s:
+    """Return the rows of account commands that charging may have taken: the others set no account.
+
+    It refuses what came in a transaction, has another's key, stands in another's partition or has a bad
+    name; there is a dead letter of each.
+    """
+    names = zip(
+        batch.column("tenant_id").to_pylist(), batch.column("account_id").to_pylist(), strict=True
+    )
+    named = [{"tenant_id": tenant, "account_id": account} for tenant, account in names]
+    strays = set(home.strays([f"{one['tenant_id']}/{one['account_id']}" for one in named]))
+    fit = [
+        row
+        for row, (one, record) in enumerate(zip(named, records, strict=True))
+        if row not in strays
+        and record.key == account_key(one["tenant_id"], one["account_id"])
+        and not getattr(record, "in_transaction", False)
+        and not any(bad_names(one))
+    ]
+    return np.array(fit, np.int64)
 
 
 def _homes(batch: pa.RecordBatch, partitions: int) -> Int64s:

@@ -19,6 +19,7 @@ import structlog
 
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BrokerUnavailable, InvalidEvent, OutboxFull, Unavailable
+from tokenline.names import why_bad
 from tokenline.wire.avro import Codec
 from tokenline.wire.delivery import Delivery, Parcel
 from tokenline.wire.event_writer import EventWriter
@@ -378,7 +379,7 @@ def check_names(source: str, gateway_id: str, gateway_version: str) -> None:
     """
     probe = {"source": source, "gateway_id": gateway_id, "gateway_version": gateway_version}
     for name, value in probe.items():
-        if not value.isprintable() or len(value) > 256 or (not value and name != "gateway_version"):
-            raise InvalidEvent(f"{name} must be 1 to 256 printable characters, not {value!r}")
+        if (value or name != "gateway_version") and (why := why_bad(value)):
+            raise InvalidEvent(f"{name} {why}")
     if "/" in gateway_id or gateway_id.startswith("."):
         raise InvalidEvent(f"gateway_id {gateway_id!r} must not have '/' nor begin with '.'")
