@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
-from tokenline.errors import Unavailable
+from tokenline.errors import BadData, Unavailable
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
 from tokenline.wire.faults import fault_of
@@ -112,7 +112,10 @@ async def _until_decided(
 def _strike(codec: Codec, value: bytes | None, due: dict[tuple[str, str], int]) -> None:
     if value is None:
         return
-    name, fields = codec.decode(value)
+    try:
+        name, fields = codec.decode(value)
+    except BadData:
+        return  # not the line's: who watches the topic says so
     # Its reason may be that a cut begins or ends; what it was caused by says that the command is in.
     if name != "quota_decision" or not str(fields["cause_topic"]).endswith(COMMANDS):
         return
