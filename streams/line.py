@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import structlog
 
 from streams.catchup import BEHIND_SHARE, Waiting, by_turns
+from streams.commit import Commit
 from streams.gather import Gatherer
 from streams.inbox import Delivery, Inbox
 from streams.intake import decode_commands, decode_usage
@@ -31,7 +31,6 @@ from streams.stretch import Stretch, parts_of
 from streams.ticks import Ticker
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
-from tokenline.charging.packs import Message
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Flush, Step, UsageChunk
@@ -48,17 +47,6 @@ DECODE_BESIDE = 1000
 ASTRAY_LOOK_S = 1.0
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Commit:
-    """Hold one step between its journal batch and its acknowledgement."""
-
-    step: Step
-    out: list[Message]
-    sent: asyncio.Future[int]
-    records: int
-    next_usage: int
 
 
 class PartitionLine:

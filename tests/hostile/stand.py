@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import time
 import uuid
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -56,7 +55,7 @@ def account_command(account, tenant="default", **fields):
 
 @dataclass
 class Stand:
-    """Own a line's topics, tables and workers; `account` is one of partition 0."""
+    """Own a line's topics, tables and workers; `account` is one of partition 0, `accounts` one of each."""
 
     settings: object
     log_dir: object
@@ -65,13 +64,10 @@ class Stand:
     def __enter__(self):
         asyncio.run(ensure_topics(self.settings))
         migrate.apply(self.settings)
-        self._stack = ExitStack()
         self._asker = Asker(self.settings)
         self.admin = AdminClient(self._client())
-        self.account = next(
-            name for number in itertools.count()
-            if self.home(name := f"acct-{number}") == 0
-        )  # fmt: skip
+        self.accounts = [self._account_of(at) for at in range(self.settings.partitions)]
+        self.account = self.accounts[0]
         return self
 
     def __exit__(self, *error):
@@ -80,6 +76,10 @@ class Stand:
             if error[0] is not None:
                 print(f"--- {worker.log}\n{worker.log.read_text()[-6000:]}")
         self._asker.close()
+
+    def _account_of(self, partition):
+        names = (f"acct-{number}" for number in itertools.count())
+        return next(name for name in names if self.home(name) == partition)
 
     def home(self, account):
         return partition_of(account_key("default", account), self.settings.partitions)
@@ -145,12 +145,14 @@ class Stand:
         for done in self.admin.delete_records([place]).values():
             done.result(30)
 
+    def worker(self, role, log):
+        return WorkerProcess(role, self.settings, log, port=free_port())
+
     def start(self, *roles):
         for role in roles or ROLES:
             log = self.log_dir / f"{role}-{uuid.uuid4().hex[:6]}.log"
-            worker = WorkerProcess(role, self.settings, log, port=free_port())
-            self.workers[role] = worker
-            worker.start(60)
+            self.workers[role] = self.worker(role, log)
+            self.workers[role].start(60)
 
     def stop(self, *roles):
         """End workers cleanly; each must end well."""
@@ -203,14 +205,17 @@ class Stand:
         self.until(lambda: self.sealed_to(partition) >= end, within_s, f"sealed to {end}")
         assert self.sealed_to(partition) == end
 
-    def seals(self, *names):
-        """Return the sums of these columns over all seals."""
+    def seals(self, *names, partition=0):
+        """Return the sums of these columns over all seals of a partition."""
         sums = ", ".join(f"sum({name})" for name in names)
-        return tuple(map(int, self.ask(f"SELECT {sums} FROM {{db}}.seals FINAL")[0]))
+        query = f"SELECT {sums} FROM {{db}}.seals FINAL WHERE partition = {partition}"
+        return tuple(map(int, self.ask(query)[0]))
 
-    def letters(self):
+    def letters(self, where="1"):
         """Return how many dead letters there are of each reason."""
-        rows = self.ask("SELECT reason, count() FROM {db}.v_dead_letters GROUP BY reason")
+        rows = self.ask(
+            f"SELECT reason, count() FROM {{db}}.v_dead_letters WHERE {where} GROUP BY reason"
+        )
         return {reason: int(count) for reason, count in rows}
 
     def reconcile(self, wait_s=30, **accepted):
