@@ -9,7 +9,7 @@ from pathlib import Path
 import clickhouse_connect
 import pytest
 
-from tokenline.settings import Settings
+from tests.servers import line_on
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("stand")
@@ -22,11 +22,11 @@ def line_settings(kafka, warehouse, tmp_path_factory):
 
     def line(**fields):
         mark = uuid.uuid4().hex[:10]
-        own = Settings(
-            kafka_bootstrap=kafka.bootstrap, clickhouse_url=warehouse, topic_prefix=f"t{mark}.",
-            clickhouse_database=f"t_{mark}", charging_health_port=0, landing_health_port=0,
-            session_timeout_ms=2000, idle_flush_ms=200, landing_max_wait_ms=200,
-            data_dir=tmp_path_factory.mktemp("data"), **fields,
+        own = line_on(
+            kafka, tmp_path_factory.mktemp("data"),
+            clickhouse_url=warehouse, topic_prefix=f"t{mark}.", clickhouse_database=f"t_{mark}",
+            charging_health_port=0, landing_health_port=0,
+            session_timeout_ms=2000, idle_flush_ms=200, landing_max_wait_ms=200, **fields,
         )  # fmt: skip
         made.append(own)
         return own

@@ -18,7 +18,7 @@ from tokenline.landing.reconcile import reconcile
 from tokenline.platform.processes import free_port
 from tokenline.platform.worker_process import WorkerProcess, ask_health
 from tokenline.wire.avro import Codec
-from tokenline.wire.kafka import account_key, partition_of
+from tokenline.wire.kafka import account_key, librdkafka_options, partition_of
 from tokenline.wire.registry import FileRegistry
 from tokenline.wire.topics import ensure_topics
 
@@ -92,8 +92,10 @@ class Stand:
         return Producer(self._client() | options)
 
     def _client(self):
+        own = librdkafka_options(self.settings)
+        del own["partitioner"]  # a foreign producer has its own default
         # Its own words are of no use: a broker that ends with the tests is no news.
-        return {"bootstrap.servers": self.settings.kafka_bootstrap, "log_level": 0}
+        return own | {"log_level": 0}
 
     def consumer(self, **options):
         """Return a consumer that sees what is not committed, as the workers do."""
