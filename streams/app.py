@@ -9,15 +9,16 @@ Nothing is built at import: `charging`, `landing` and `notify` are made when the
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import faust
 import structlog
 
+from streams.credentials import faust_credentials
 from streams.health import HealthServer
 from streams.line_app import LineApp
 from streams.servers import kafka
@@ -26,7 +27,6 @@ from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput, SettingsError, TokenlineError
 from tokenline.platform.stdio import never_fail
 from tokenline.settings import Settings
-from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,8 @@ log = structlog.get_logger(__name__)
 
 def build_app(role: Role, settings: Settings) -> LineApp:
     """Return the Faust app of a role, with its agents and its health pages."""
+    # A line for each connection, whose password travels as the operator has set it up.
+    logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)
     app = _patient_app(settings, role) if role == "notify" else _line_app(role, settings)
     hand_over_raw_records()
     register: Callable[..., Any]
@@ -83,7 +85,7 @@ def _line_app(name: str, settings: Settings, **options: Any) -> LineApp:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     common: dict[str, Any] = dict(  # noqa: C408  as the call it is
         broker=_brokers(settings),
-        broker_credentials=_credentials(settings),
+        broker_credentials=faust_credentials(settings),
         store="memory://",
         datadir=settings.data_dir / "faust",
         autodiscover=False,
@@ -140,19 +142,6 @@ def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> 
 
 def _brokers(settings: Settings) -> list[str]:
     return [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap.split(",")]
-
-
-def _credentials(settings: Settings) -> Any:
-    options = client_options(settings)
-    tls = options.get("ssl_context")
-    if settings.kafka_security.startswith("SASL"):
-        return faust.SASLCredentials(
-            mechanism=settings.kafka_sasl_mechanism,
-            username=settings.kafka_username,
-            password=settings.kafka_password,
-            ssl_context=tls,
-        )
-    return faust.SSLCredentials(context=tls) if tls else None
 
 
 def __getattr__(name: str) -> LineApp:

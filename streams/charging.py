@@ -1,7 +1,7 @@
 """Charge: hold the shared clients, open and stop lines as partitions come and go, route deliveries.
 
 fetch -> agent -> line of the partition (see `streams.line`) -> journal, decisions, windows
-commands -> feed --^
+commands, holds -> feed --^
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tokenline.clock import SystemClock
 from tokenline.metering.judge import Bounds
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.line import Line, read_line
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import (
     BALANCES,
@@ -40,6 +41,8 @@ from tokenline.wire.topics import (
     COMMANDS,
     DEAD_LETTERS,
     DECISIONS,
+    HOLDS,
+    LINE,
     REPLIES,
     STATE,
     USAGE,
@@ -65,7 +68,7 @@ class ChargingWorker:
     """Hold what all partitions of one process share."""
 
     TOPICS: ClassVar = (
-        *(USAGE, COMMANDS, STATE),
+        *(USAGE, COMMANDS, HOLDS, STATE, LINE),
         *(DECISIONS, CHARGED, WINDOWS, BALANCES, DEAD_LETTERS, REPLIES),
     )
 
@@ -76,7 +79,7 @@ class ChargingWorker:
     lines: dict[int, PartitionLine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        registry = open_registry(self.settings)
+        self.registry = registry = open_registry(self.settings)
         self.codec, self.columns = Codec(registry), ColumnCodec(registry)
         settings = self.settings
         self.bounds = Bounds(
@@ -86,10 +89,11 @@ class ChargingWorker:
             max_tokens=settings.max_tokens_per_event,
             max_charge_utok=settings.max_charge_utok_per_event,
         )
+        self.line = Line(line_id="")
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
         self.ends = LogEnds(settings, settings.topic(USAGE))
-        self.feed = CommandFeed(settings, self._deliver_commands, self._crowded)
+        self.feed = CommandFeed(settings, self._deliver_orders, self._crowded)
         self._stopping = False
         self._turn = asyncio.Lock()
         # The minute ends for all partitions at once; their totals go out one after the other.
@@ -150,12 +154,12 @@ class ChargingWorker:
         else:
             line.inbox.put(delivery)
 
-    def _deliver_commands(self, partition: int, records: Sequence[Any]) -> None:
-        self.deliver(partition, Delivery(COMMANDS, records))
+    def _deliver_orders(self, stem: str, partition: int, records: Sequence[Any]) -> None:
+        self.deliver(partition, Delivery(stem, records))
 
-    def _crowded(self, partition: int) -> bool:
+    def _crowded(self, partition: int, stem: str) -> bool:
         line = self.lines.get(partition)
-        return line is not None and line.inbox.crowded
+        return line is not None and line.inbox.crowded(stem)
 
     async def send_heartbeats(self) -> None:
         """Tell guards for ever how fresh decisions are; a partition that lags tells its lag."""
@@ -187,8 +191,14 @@ class ChargingWorker:
         return READY if owned else UNASSIGNED
 
     def servers(self) -> list[Server]:
-        """Return what this worker needs before it begins, beside Kafka: the schemas."""
-        return [Server("the schema registry", partial(asyncio.to_thread, warm_up, self))]
+        """Return what this worker needs before it begins, beside Kafka: the schemas, and which line it is."""
+        return [
+            Server("the schema registry", partial(asyncio.to_thread, warm_up, self)),
+            Server("the line's id", self._meet_line),
+        ]
+
+    async def _meet_line(self) -> None:
+        self.line = await read_line(self.settings, registry=self.registry)
 
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first usage offset not yet published, and its lag."""

@@ -19,12 +19,15 @@ from streams.readiness import READY, UNASSIGNED, Readiness
 from streams.servers import Server
 from streams.topics import raw_topic
 from tokenline.clock import SystemClock
+from tokenline.errors import WarehouseUnavailable
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
+from tokenline.landing.line import join_line, landed_before
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.topics import TopicLander, is_verdict
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.line import read_line
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import (
     BALANCES,
@@ -33,6 +36,7 @@ from tokenline.wire.topics import (
     CONTROL,
     DEAD_LETTERS,
     DECISIONS,
+    LINE,
     USAGE,
     WINDOWS,
 )
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
     from tokenline.landing.lander import Step
     from tokenline.settings import Settings
+    from tokenline.wire.line import Line
 
 GC_OBJECTS = 200_000
 Fatal = Callable[[BaseException], None]
@@ -99,11 +104,13 @@ class LandingWorker:
         DEAD_LETTERS,
         COMMANDS,
         CONTROL,
+        LINE,
     )
 
     def __init__(self, settings: Settings, fatal: Fatal, step: Step) -> None:
         self.progress = LandingProgress()
         self.metrics = LandingMetrics(self.progress)
+        self._settings = settings
         self._store = ClickHouseStore(settings)
         self._registry = open_registry(settings)
         self._tools = Tools(
@@ -118,6 +125,7 @@ class LandingWorker:
         self._usage: dict[int, UsageFlow] = {}
         self._tables: dict[str, TableFlow] = {}
         self._generation = -1
+        self._line: Line | None = None
 
     async def land_usage(self, app: LineApp, stream: Any) -> None:
         """Hand charged ranges to the flow of their partition."""
@@ -159,12 +167,21 @@ class LandingWorker:
             self.progress.acked.pop((tp.topic, tp.partition), None)
 
     async def start(self) -> None:
-        """Make the garbage collector patient; flows start with their first record.
+        """Compare Kafka's line with the warehouse's, and make the garbage collector patient.
 
+        A warehouse that is away is waited for and compared by the first flow that uses it. If it turns up
+        new then, and landing has landed before, this process ends: the next one begins from the beginning.
         A fetch makes tens of thousands of record objects that live for a moment and are in no
         cycle. Looking at them again and again takes as long as making them.
         """
         gc.set_threshold(GC_OBJECTS, 50, 100)
+        line = self._line or await self._meet_line()
+        self._store.hold_to(line)
+        try:
+            await join_line(self._settings, line)
+        except WarehouseUnavailable as error:
+            self.progress.last_error = str(error)
+            self._store.may_adopt = not await landed_before(self._settings)
 
     async def stop(self) -> None:
         """End all flows and let go of the warehouse."""
@@ -186,11 +203,16 @@ class LandingWorker:
         settings = self._tools.settings
         return [
             Server("the schema registry", partial(asyncio.to_thread, self._registry.ask)),
+            Server("the line's id", self._meet_line),
             Server(
                 f"the warehouse at {settings.clickhouse_url}",
                 partial(asyncio.to_thread, self._store.ask),
             ),
         ]
+
+    async def _meet_line(self) -> Line:
+        self._line = await read_line(self._settings, registry=self._registry)
+        return self._line
 
     def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first offset not landed, and what lies behind it."""

@@ -32,7 +32,7 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Flush, Step, UsageChunk
 from tokenline.errors import FencedOut, PoisonedInput
-from tokenline.wire.topics import COMMANDS, USAGE
+from tokenline.wire.topics import COMMANDS, HOLDS, USAGE
 
 if TYPE_CHECKING:
     from streams.charging import ChargingWorker
@@ -141,12 +141,12 @@ class PartitionLine:
         self._tasks.append(asyncio.create_task(self._guarded(self._note_told())))
         self._tasks.append(asyncio.create_task(self._guarded(self._publish_flushes())))
         await self._catch_up()
-        self._worker.feed.follow(self.partition, self.state.next_offsets[COMMANDS])
+        self._worker.feed.follow(self.partition, self.state.next_offsets)
         self.ready.set()
         self._tasks.append(asyncio.create_task(self._guarded(Ticker(self._worker, self).run())))
         while True:
             delivery = await self.inbox.get()
-            if delivery.stem == COMMANDS:
+            if delivery.stem != USAGE:
                 delivery = await self._with_company(delivery)
             async with self._folding:
                 await self._fold(delivery)
@@ -172,6 +172,7 @@ class PartitionLine:
         while True:
             self.state = PartitionState(self._worker.bounds)
             found = await self._recover()
+            self._join(found.state)
             self._writer = found.writer()
             if await self.log.open_epoch(self._writer.opening(uuid4().hex)):
                 break
@@ -192,6 +193,13 @@ class PartitionLine:
             rows=found.rows,
             seconds=round(clock.monotonic_s() - began, 3),
         )
+
+    def _join(self, state: PartitionState) -> None:
+        """Refuse a journal of another line, whose offsets mean nothing here; one without an id is ours."""
+        line = self._worker.line
+        what = f"the journal {self.log.topic}[{self.partition}]"
+        line.require(state.line_id, what, "its topics were put together from two lines")
+        state.line_id = line.line_id
 
     async def _recover(self) -> Recovered:
         recovery = Recovery(self.state)
@@ -216,16 +224,16 @@ class PartitionLine:
             if delivery.stem == USAGE:
                 steps = self._usage_steps(records, await self._decoded_beside(records))
             else:
-                steps = self._command_steps(records)
+                steps = self._command_steps(delivery.stem, records)
             while (step := await self._worker.take_turn(steps)) is not None:
                 await self._commits.put(await self._journal(step, records))
         await self._commits.put(delivery.done)
         self.commands_folded.set()
 
     async def _catch_up(self) -> None:
-        """Apply what waits on `commands` before any usage, and usage that is far behind with it.
+        """Apply what waits on `commands` and `holds` before any usage, and usage that is far behind with it.
 
-        Both topics are read side by side; after a time away usage could come first, and be refused for
+        The topics are read side by side; after a time away usage could come first, and be refused for
         an account that was applied long before it, or so late that its hold is forgotten. If this takes
         so long that usage is far behind again, it is done again for what came meanwhile.
         """
@@ -241,9 +249,15 @@ class PartitionLine:
         now_ms = self._worker.clock.wall_ms()
         async with (
             aclosing(self._waiting(COMMANDS)) as commands,
+            aclosing(self._waiting(HOLDS)) as holds,
             aclosing(self._waiting(USAGE)) as usage,
             aclosing(
-                by_turns(Waiting(commands), Waiting(usage), now_ms, self.state.books.linger_ms)
+                by_turns(
+                    {COMMANDS: Waiting(commands), HOLDS: Waiting(holds)},
+                    Waiting(usage),
+                    now_ms,
+                    self.state.books.linger_ms,
+                )
             ) as turns,
         ):
             async for stem, records in turns:
@@ -282,9 +296,10 @@ class PartitionLine:
         for part in by_minute(chunk):
             yield fold_usage(self.state, part)
 
-    def _command_steps(self, records: Sequence[Any]) -> Iterator[Step]:
-        commands, refused = decode_commands(self._worker.columns, self._worker.codec, records)
-        step = fold_commands(self.state, commands, records[-1].offset)
+    def _command_steps(self, stem: str, records: Sequence[Any]) -> Iterator[Step]:
+        worker = self._worker
+        commands, refused = decode_commands(worker.columns, worker.codec, records, stem)
+        step = fold_commands(self.state, commands, records[-1].offset, stem)
         step.refused = refused + step.refused
         yield step
 

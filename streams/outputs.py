@@ -268,11 +268,13 @@ class Outputs:
             "late_offsets": judged.late,
             "duplicate_offsets": judged.duplicate,
             "rejected_offsets": judged.rejected,
-            "commands_next": state.next_offsets[COMMANDS],
             "absent_offsets": judged.absent,
             "deleted_offsets": judged.deleted,
             "deleted_since": judged.deleted_since_ms,
             "deleted_until": judged.deleted_until_ms,
+            "commands_next": judged.commands_next,
+            "holds_next": judged.holds_next,
+            "order_turns": judged.turns,
         }
         return Message(
             CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields)

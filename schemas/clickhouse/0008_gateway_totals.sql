@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS {database}.gateway_totals{on_cluster} (
   emitted UInt64,
   acknowledged UInt64,
   as_of DateTime64(3, 'UTC'),
+  line_id String,
   version UInt64
 )
 ENGINE = {engine ReplacingMergeTree(version)}

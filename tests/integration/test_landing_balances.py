@@ -19,6 +19,7 @@ from tokenline.landing.progress import LandingProgress
 from tokenline.landing.queries import Asker
 from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
+from tokenline.wire import line as wire_line
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import FileRegistry
@@ -174,7 +175,11 @@ def test_reconcile_is_green_until_a_row_is_edited(charged_line, monkeypatch):
     async def no_usage(_):
         return {}
 
+    async def a_line(_):
+        return wire_line.Line(line_id="0" * 32)
+
     monkeypatch.setattr(reconcile, "usage_bounds", no_usage)
+    monkeypatch.setattr(reconcile, "read_line", a_line)
     report = reconcile.reconcile(charged_line.settings, 0)
     assert (report.ok, report.totals["charged_utok"]) == (True, 79), report.to_json()
 

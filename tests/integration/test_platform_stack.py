@@ -331,7 +331,12 @@ def test_up_ends_what_a_killed_stack_left_running_and_takes_its_ports(fake_dir):
 
 
 def test_the_file_holds_no_secret(tmp_path):
-    settings = Settings(kafka_password="hidden", schema_registry_password="hidden")
+    settings = Settings(
+        kafka_security="SASL_SSL",
+        kafka_username="u",
+        kafka_password="hidden",
+        schema_registry_password="hidden",
+    )
     seen = (stack_file.see("charging", os.getpid()),)
     stack_file.StackFile(seen, stack_file.storable(settings)).write(tmp_path)
     text = (tmp_path / stack_file.FILE).read_text()

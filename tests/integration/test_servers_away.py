@@ -15,10 +15,14 @@ import pytest
 from tokenline.landing import migrate
 from tokenline.platform import processes
 from tokenline.platform.kafka import EmbeddedKafka
+from tokenline.platform.kafka_config import ADMIN, SERVER, access_fields
 from tokenline.platform.prepare import prepare
+from tokenline.platform.secrets import make_secrets
 from tokenline.platform.warehouse_process import EmbeddedWarehouse
 from tokenline.platform.worker_process import WorkerProcess, ask_health
 from tokenline.settings import Settings
+from tokenline.wire.registry import FileRegistry
+from tokenline.wire.rights import ROLES
 
 WEBHOOKS = """[[endpoints]]
 name = "crm"
@@ -30,7 +34,7 @@ secret_env = ["CRM_HOOK_SECRET"]
 @pytest.fixture
 def servers(tmp_path):
     """A broker and a warehouse that are not started; both keep their ports."""
-    kafka = EmbeddedKafka(tmp_path / "kafka", processes.free_port())
+    kafka = EmbeddedKafka(tmp_path / "kafka", processes.free_port(), secrets_dir=tmp_path / "data")
     warehouse = EmbeddedWarehouse(tmp_path / "warehouse")
     yield kafka, warehouse
     warehouse.stop()
@@ -43,7 +47,9 @@ def away(servers, tmp_path, monkeypatch):
     monkeypatch.setenv("CRM_HOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     (tmp_path / "webhooks.toml").write_text(WEBHOOKS)
     kafka, warehouse = servers
+    passwords = make_secrets(tmp_path / "data", SERVER, (ADMIN, *ROLES))
     return Settings(
+        **access_fields(ADMIN, passwords),
         kafka_bootstrap=f"127.0.0.1:{kafka._asked_port}",
         clickhouse_url=warehouse.url,
         session_timeout_ms=2000,
@@ -109,7 +115,7 @@ def test_workers_that_begin_before_their_servers_wait_for_each_and_come_up(serve
     for worker in workers.values():
         await_why(worker, ["there is no topic tokenline.", "tokenline topics"])
     warehouse.start()
-    prepare(away, lambda _: None)
+    prepare(away, lambda _: None, rights=True)
     for worker in workers.values():
         worker.await_ready(40)
         assert lines_with(worker, "the server is there")
@@ -121,7 +127,7 @@ def test_landing_waits_for_the_warehouse_and_for_its_tables(servers, away, start
     kafka, warehouse = servers
     kafka.start()
     warehouse.start()
-    prepare(away, lambda _: None)
+    prepare(away, lambda _: None, rights=True)
     warehouse.stop()
     (worker,) = started(away, "landing").values()
     await_why(worker, ["waits for the warehouse at http://127.0.0.1"])
@@ -171,7 +177,7 @@ def test_an_address_without_a_port_ends_a_worker_with_a_line_that_names_the_vari
 
 
 class Registry(BaseHTTPRequestHandler):
-    """Issue ids, as a schema registry does."""
+    """Issue ids, as a schema registry does; below 100 are those with which the line was made."""
 
     texts: list[str]
 
@@ -183,7 +189,10 @@ class Registry(BaseHTTPRequestHandler):
 
     def do_GET(self):
         number = self.path.split("?")[0].rsplit("/", 1)[1]
-        self._answer({"schema": self.texts[int(number) - 101]} if number.isdigit() else [])
+        self._answer({"schema": self._text(int(number))} if number.isdigit() else [])
+
+    def _text(self, number):
+        return self.texts[number - 101] if number > 100 else FileRegistry().text(number)
 
     def _answer(self, body):
         data = json.dumps(body).encode()
@@ -200,7 +209,7 @@ class Registry(BaseHTTPRequestHandler):
 def test_workers_wait_for_the_schema_registry(servers, away, started):
     for server in servers:
         server.start()
-    prepare(away, lambda _: None)
+    prepare(away, lambda _: None, rights=True)
     port = processes.free_port()
     registered = away.model_copy(update={"schema_registry_url": f"http://127.0.0.1:{port}"})
     workers = started(registered, "charging", "landing", "notify")

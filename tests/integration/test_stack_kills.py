@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import clickhouse_connect
@@ -16,6 +17,7 @@ from tokenline.accounts.apply import apply_accounts
 from tokenline.demo.plans import sample_accounts
 from tokenline.landing.reconcile import reconcile
 from tokenline.platform import processes
+from tokenline.platform.kafka_config import as_role
 from tokenline.platform.stack import Stack
 from tokenline.platform.worker_process import ask_health
 from tokenline.settings import Settings
@@ -43,10 +45,11 @@ def stack(tmp_path):
 def load(stack, directory):
     """Emit events from a thread until the block is left; then all of them are acknowledged."""
     stop, names = threading.Event(), [one.id for one in sample_accounts(ACCOUNTS).accounts]
+    gateway = as_role(stack.settings, "gateway")
 
     async def emit():
         async with Emitter(
-            stack.settings, source="gw", gateway_id="gw-1", outbox_dir=directory, on_outage="spool"
+            gateway, source="gw", gateway_id="gw-1", outbox_dir=directory, on_outage="spool"
         ) as emitter:
             number = 0
             while not stop.is_set():
@@ -58,20 +61,21 @@ def load(stack, directory):
                 await asyncio.sleep(0.002)
             assert await emitter.flush(60_000)
 
-    thread = threading.Thread(target=asyncio.run, args=(emit(),))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        emitting = pool.submit(asyncio.run, emit())
+        try:
+            yield
+        finally:
+            stop.set()
+        emitting.result()
 
 
 def quarantined(stack):
     """Return what was put aside, for an error's text."""
     settings = stack.settings
     with clickhouse_connect.get_client(dsn=settings.clickhouse_url) as client:
-        asked = f"SELECT topic, partition, offset, reason, detail FROM {settings.clickhouse_database}.quarantine LIMIT 5"
+        quarantine = f"{settings.clickhouse_database}.quarantine"
+        asked = f"SELECT topic, partition, offset, reason, detail FROM {quarantine} LIMIT 5"
         return client.query(asked).result_rows
 
 

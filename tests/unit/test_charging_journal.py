@@ -122,7 +122,7 @@ def test_a_step_ends_with_the_head_and_the_head_says_where_it_read_to():
 
     assert kinds_of(journal.records[before:]) == ["rows", "seen", "part", "out", "head"]
     head = json.loads(journal.records[-1][1])
-    assert head["next_offsets"] == {"usage": 2, "commands": 1}
+    assert head["next_offsets"] == {"usage": 2, "commands": 1, "holds": 0}
 
 
 def test_nothing_is_written_of_seen_names_and_windows_when_nothing_was_counted():

@@ -13,6 +13,7 @@ import pytest
 
 from tokenline.errors import NotRunning, PlatformError
 from tokenline.platform import identity, processes, stack_file
+from tokenline.platform.secrets import make_secrets
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 # Holds a data directory, as a supervisor does, and says so.
@@ -68,6 +69,7 @@ def stepped_clock(monkeypatch):
 def test_a_step_of_the_clock_changes_nothing_for_status_quota_and_down(supervisor, tmp_path):
     """All of them said that the stack has ended, and `up` that it runs."""
     stack_file.StackFile((stack_file.see("charging", os.getpid()),), {}).write(tmp_path)
+    make_secrets(tmp_path, "kafka", ["operator"])
     own, charging = stack_file.status(tmp_path)
     assert (own.state, own.pid, charging.pid) == ("ready", supervisor.pid, os.getpid())
     assert stack_file.find_stack(tmp_path).partitions == 2

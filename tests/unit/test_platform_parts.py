@@ -4,13 +4,12 @@ import errno
 import os
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
 from tokenline.errors import NoJava, NotRunning, PlatformError
-from tokenline.platform import jars, kafka, processes, stack_file
-from tokenline.platform.kafka import random_id
+from tokenline.platform import jars, kafka_config, processes, secrets, stack_file
+from tokenline.platform.kafka_config import random_id
 from tokenline.platform.restarts import STEADY_S, Restarts
 from tokenline.platform.stack import up
 from tokenline.platform.worker_process import environment, in_words
@@ -130,18 +129,17 @@ def test_a_data_directory_that_is_a_file_is_told_in_a_line(tmp_path):
 
 def test_a_full_disk_leaves_the_broker_its_identity(tmp_path, monkeypatch):
     """The file was cut to nothing before it was written anew, and the broker never started again."""
-    before = kafka._Identity.load(tmp_path, 0)
-    before.write(tmp_path)
+    before = kafka_config.Identity.load(tmp_path, 0)
+    before.write(tmp_path, "password")
     kept = (tmp_path / "kafka.json").read_text()
 
-    def refuse(self, *_, **__):
-        self.touch()
+    def refuse(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", refuse)
-    again = kafka._Identity.load(tmp_path, 0)
-    again.write(tmp_path)
+    monkeypatch.setattr(secrets.os, "fdopen", refuse)
+    again = kafka_config.Identity.load(tmp_path, 0)
+    again.write(tmp_path, "password")
     assert vars(again) == vars(before)
     with pytest.raises(PlatformError, match=r"cannot write .*kafka\.json: No space left"):
-        kafka._Identity.load(tmp_path, before.port + 1)
+        kafka_config.Identity.load(tmp_path, before.port + 1)
     assert (tmp_path / "kafka.json").read_text() == kept

@@ -1,4 +1,4 @@
-"""Fold what waits on the commands topic into the state of its partition, in its order.
+"""Fold what waits on the topics of commands and holds into the state of its partition, in its order.
 
     account_command    limits set, the newest of an account wins      -> decision
     account_order      plan, buckets, life of an account              -> reply, ledger, decision, and
@@ -70,15 +70,19 @@ class _Touched:
     looked_at: set[int] = field(default_factory=set)
 
 
-def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int) -> Step:
-    """Apply commands up to `hi` and decide anew.
+def fold_commands(
+    state: PartitionState, commands: Sequence[Commanded], hi: int, topic: str = "commands"
+) -> Step:
+    """Apply what a topic, `commands` or `holds`, has up to `hi`, and decide anew.
 
     Only usage moves the minute in hand, and ticks that of decisions. Usage may be waiting that was appended
     hours before the command: it belongs into the minutes, rate windows and horizon of its own time.
     """
     newest_ms = max((command.appended_ms for command in commands), default=state.minute_ms)
     step = state.begin_step(state.minute_ms)
-    step.as_of_ms, step.cause = newest_ms, ("commands", hi)
+    step.as_of_ms, step.cause = newest_ms, (topic, hi)
+    if topic == "commands":
+        state.turns.before_commands(state.next_offsets)
     known, touched = len(state.cells), _Touched()
     for command in commands:
         try:
@@ -91,7 +95,7 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
     step.sent, state.sent = state.sent, []
     state.tally.add_burns(step.burns)
     _decide(state, step, touched)
-    state.next_offsets["commands"] = hi + 1
+    state.next_offsets[topic] = hi + 1
     return step
 
 

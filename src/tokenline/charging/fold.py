@@ -111,6 +111,9 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         deleted=chunk.deleted.ravel().tolist(),
         deleted_since_ms=known_ms if len(chunk.deleted) else 0,
         deleted_until_ms=chunk.deleted_until_ms if len(chunk.deleted) else 0,
+        commands_next=state.next_offsets["commands"],
+        holds_next=state.next_offsets["holds"],
+        turns=state.turns.take(state.next_offsets),
     )
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)

@@ -11,6 +11,7 @@ import polars as pl
 
 from tokenline.charging.step import Flush, Sent, Step
 from tokenline.charging.terms import begins_at, free_models_at, terms_at
+from tokenline.charging.turns import Turns
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
 from tokenline.quota.books import Books
@@ -48,19 +49,25 @@ class Totals:
 class PartitionState:
     """Hold accounts, seen identities, the open tally and how far each topic was read.
 
+    `line_id` is the line that its journal belongs to, empty before that is known.
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
     `minute_ms` is the append minute in hand, `clock_ms` the time of the balances; neither goes back.
     `ticked_ms` is the moment of the newest tick: usage appended earlier was here before it, as a rule;
     `tick_took` how many accounts the last one took.
     `closing_seq` is the step that closed a minute whose totals are not published yet, 0 when there is
-    none. `sent` gathers, within a step, what it asks of other accounts.
+    none. `sent` gathers, within a step, what it asks of other accounts, `turns` between two runs of usage
+    the order of commands and holds.
     """
 
     bounds: Bounds
+    line_id: str = ""
     epoch: int = 0
     seq: int = 0
     minute_ms: int = 0
-    next_offsets: dict[str, int] = field(default_factory=lambda: {"usage": 0, "commands": 0})
+    next_offsets: dict[str, int] = field(
+        default_factory=lambda: {"usage": 0, "commands": 0, "holds": 0}
+    )
+    turns: Turns = field(default_factory=Turns)
     flushed_minute_ms: int = 0
     flushed_offset: int = -1
     published_seq: int = 0
@@ -206,12 +213,14 @@ class PartitionState:
     def head(self) -> Mapping[str, object]:
         """Return the small facts of the state, for the journal and for status."""
         return {
+            "line_id": self.line_id,
             "epoch": self.epoch,
             "seq": self.seq,
             "minute_ms": self.minute_ms,
             "clock_ms": self.clock_ms,
             "ticked_ms": self.ticked_ms,
             "next_offsets": dict(self.next_offsets),
+            "turns": [self.turns.holds_from, *self.turns.pairs],
             "flushed_minute_ms": self.flushed_minute_ms,
             "flushed_offset": self.flushed_offset,
             "published_seq": self.published_seq,

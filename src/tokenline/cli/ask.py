@@ -193,7 +193,7 @@ def reconcile(
     from tokenline.landing.reconcile import reconcile as compare  # noqa: PLC0415
     from tokenline.landing.reconcile import render  # noqa: PLC0415
 
-    settings = line_settings(data)
+    settings = line_settings(data, "reader")
     with waiting("waiting until the line is quiet and comparing", quiet=as_json):
         accepted = Accepted(deleted=accept_deleted, quarantined=accept_quarantined)
         report = compare(settings, wait, accepted=accepted)

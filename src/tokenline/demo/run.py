@@ -23,6 +23,7 @@ from tokenline.demo.stories import STORIES, Stories, open_stories
 from tokenline.demo.view import Picture, stories_table, summary
 from tokenline.landing.queries import sql
 from tokenline.landing.reconcile import Report, reconcile, render
+from tokenline.platform.kafka_config import as_role
 from tokenline.platform.stack import Stack
 from tokenline.settings import Settings
 
@@ -117,7 +118,7 @@ def _play(options: DemoOptions, settings: Settings, console: Console) -> dict[st
         picture.update(crowd.counts())
     stories.look(clock.monotonic_s())
     console.print("  gateways are done; reconciling", style="dim")
-    report = reconcile(settings, RECONCILE_WAIT_S)
+    report = reconcile(as_role(settings, "reader"), RECONCILE_WAIT_S)
     result = _result(settings, report, crowd.finals()) | {"stories": stories.result()}
     console.print(stories_table(result["stories"]))
     console.print(summary({name: each for name, each in result.items() if name != "stories"}))

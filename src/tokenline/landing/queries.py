@@ -224,8 +224,21 @@ def unequal_accounts(asker: Asker) -> list[AccountSides]:
     return [_account_sides(row) for row in rows]
 
 
-def gateways(asker: Asker, topic: str) -> list[GatewaySides]:
-    """Return each life of a gateway that is in a landed record or in a control total."""
+def foreign_totals(asker: Asker, line_id: str) -> list[str]:
+    """Return, a line each, which control totals count for another line than this."""
+    rows = asker.rows(
+        "SELECT gateway_id, gateway_epoch, emitted, line_id FROM {db}.gateway_totals FINAL "
+        "WHERE line_id NOT IN ('', %(line)s) ORDER BY gateway_id, gateway_epoch",
+        {"line": line_id},
+    )
+    return [
+        f"the control total of {gateway}/{epoch} counts {emitted} events for line {other}"
+        for gateway, epoch, emitted, other in rows
+    ]
+
+
+def gateways(asker: Asker, topic: str, line_id: str) -> list[GatewaySides]:
+    """Return each life of a gateway that is in a landed record or in a control total of this line."""
     rows = asker.rows(
         """
         SELECT gateway_id, gateway_epoch, max(stated), max(emitted), max(acknowledged),
@@ -233,7 +246,7 @@ def gateways(asker: Asker, topic: str) -> list[GatewaySides]:
         FROM (
           SELECT gateway_id, gateway_epoch, 1 AS stated, emitted, acknowledged,
             0 AS records, 0 AS seqs, 0 AS highest
-          FROM {db}.gateway_totals FINAL
+          FROM {db}.gateway_totals FINAL WHERE line_id IN ('', %(line)s)
           UNION ALL
           SELECT gateway_id, gateway_epoch, 0, 0, 0,
             count(), uniqExact(gateway_seq), max(gateway_seq)
@@ -252,7 +265,7 @@ def gateways(asker: Asker, topic: str) -> list[GatewaySides]:
         )
         GROUP BY gateway_id, gateway_epoch
         """,
-        {"topic": topic},
+        {"topic": topic, "line": line_id},
     )
     return [
         GatewaySides(

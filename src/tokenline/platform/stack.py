@@ -9,8 +9,6 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -20,6 +18,7 @@ from tokenline.platform import processes
 from tokenline.platform.crew import READY_S, await_all, await_kept, make_workers, names_of
 from tokenline.platform.kafka import VARIABLE as KAFKA_VARIABLE
 from tokenline.platform.kafka import EmbeddedKafka
+from tokenline.platform.kafka_config import ADMIN, as_role
 from tokenline.platform.stack_file import (
     FILE,
     ComponentStatus,
@@ -32,6 +31,7 @@ from tokenline.platform.stack_file import (
     status,
     storable,
 )
+from tokenline.platform.stdio import unfailing
 from tokenline.platform.supervision import SERVER_READY_S, Keeper, Supervision
 from tokenline.platform.warehouse import VARIABLE as WAREHOUSE_VARIABLE
 from tokenline.platform.warehouse import is_loopback
@@ -59,12 +59,15 @@ SERVER_GRACE_S = 5.0
 class Stack:
     """Own the processes of one embedded line.
 
+    Once started, `settings` log in as an operator; `as_role` gives those of another role.
+
     Arguments:
         settings: ports, topics and behaviour; the servers' addresses must be loopback.
         data_dir: where everything is kept; a second stack on it is refused.
         free_ports: pick free ports instead of those in `settings`.
         charging_workers: processes of that role; only the first has the settings' health port.
         landing_workers: as `charging_workers`.
+        new_line: if Kafka was lost and made again, go on beside the old line's books (see `platform.books`).
         supervise: start again what dies, from a thread; else only `start_component` does.
         say: takes one line for people at each change.
         worker_program: what runs a worker; the role is appended.
@@ -78,6 +81,7 @@ class Stack:
         free_ports: bool = False,
         charging_workers: int = 1,
         landing_workers: int = 1,
+        new_line: bool = False,
         supervise: bool = True,
         say: Say = print,
         worker_program: Sequence[str] = PROGRAM,
@@ -88,8 +92,9 @@ class Stack:
         self._workers = {"charging": charging_workers, "landing": landing_workers}
         if settings.webhooks_file is not None:
             self._workers["notify"] = 1
+        self._new_line = new_line
         self._supervise = supervise
-        self._say = _unfailing(say)
+        self._say = unfailing(say)
         self._worker_program = tuple(worker_program)
         self._components: dict[str, Component] = {}
         self._supervision: Supervision | None = None
@@ -152,8 +157,8 @@ class Stack:
             self._supervision = None
         workers = [one for one in self._components.values() if isinstance(one, WorkerProcess)]
         servers = [one for one in self._components.values() if one not in workers]
-        _together([partial(one.stop, WORKER_GRACE_S) for one in workers])
-        _together([partial(one.stop, SERVER_GRACE_S) for one in servers])
+        processes.together([partial(one.stop, WORKER_GRACE_S) for one in workers])
+        processes.together([partial(one.stop, SERVER_GRACE_S) for one in servers])
         if self._components:
             self._say("stopped")
         self._components = {}
@@ -257,17 +262,16 @@ class Stack:
         warehouse_port = (
             0 if self._free_ports else _port(self.settings.clickhouse_url, WAREHOUSE_VARIABLE)
         )
-        kafka = EmbeddedKafka(self.data_dir / "kafka", kafka_port)
+        kafka = EmbeddedKafka(self.data_dir / "kafka", kafka_port, secrets_dir=self.data_dir)
         warehouse = EmbeddedWarehouse(self.data_dir / "warehouse", warehouse_port)
         self._components = {"kafka": kafka, "warehouse": warehouse}
         if not kafka.prepared:
             self._say("fetching Kafka, once for this user: 43 MB, about half a minute")
         self._say(f"starting broker and warehouse in {self.data_dir}")
-        _together([partial(one.start, SERVER_READY_S) for one in (kafka, warehouse)])
+        processes.together([partial(one.start, SERVER_READY_S) for one in (kafka, warehouse)])
         self.settings = self.settings.model_copy(
             update={
-                "kafka_bootstrap": kafka.bootstrap,
-                "kafka_security": "PLAINTEXT",
+                **kafka.access("operator"),
                 "clickhouse_url": warehouse.url,
                 "clickhouse_cluster": "",
                 "data_dir": self.data_dir,
@@ -278,9 +282,15 @@ class Stack:
 
     def _prepare(self) -> None:
         """Make topics and tables; servers that have only just begun to answer may need a moment more."""
-        from tokenline.platform.prepare import prepare_patiently  # noqa: PLC0415  loads the servers' clients
+        from tokenline.platform.books import in_its_database  # noqa: PLC0415  loads the servers' clients
+        from tokenline.platform.prepare import patiently, prepare  # noqa: PLC0415  as above
 
-        prepare_patiently(self.settings, self._say, self._asked_to_stop.is_set)
+        def step() -> None:
+            self.settings = in_its_database(settings, self._say, new_line=self._new_line)
+            prepare(as_role(self.settings, ADMIN), self._say, rights=True)
+
+        settings = self.settings
+        patiently(step, self._asked_to_stop.is_set)
 
     def _start_workers(self) -> dict[str, WorkerProcess]:
         workers = make_workers(
@@ -342,6 +352,7 @@ def up(
     free_ports: bool = False,
     charging_workers: int = 1,
     landing_workers: int = 1,
+    new_line: bool = False,
     say: Say = print,
 ) -> None:
     """Run the embedded line in the foreground until SIGINT or SIGTERM.
@@ -355,28 +366,9 @@ def up(
         free_ports=free_ports,
         charging_workers=charging_workers,
         landing_workers=landing_workers,
+        new_line=new_line,
         say=say,
     ).run()
-
-
-def _unfailing(say: Say) -> Say:
-    """Return what says the same and never fails: a full disk or a closed pipe ends no stack."""
-
-    def saying(line: str) -> None:
-        with suppress(OSError):
-            say(line)
-
-    return saying
-
-
-def _together(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run jobs at the same time, let all end, then raise the first error."""
-    if not jobs:
-        return
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        futures = [pool.submit(job) for job in jobs]
-    for future in futures:
-        future.result()
 
 
 def _require_room(data_dir: Path) -> None:

@@ -14,15 +14,33 @@ from typing import TYPE_CHECKING, Literal
 from tokenline.errors import NotRunning, PlatformError
 from tokenline.platform import identity, processes
 from tokenline.platform.identity import Process
-from tokenline.platform.kafka import broker_answers
+from tokenline.platform.kafka_config import ADMIN, SERVER, access_fields
+from tokenline.platform.kafka_link import broker_answers
+from tokenline.platform.secrets import read_secrets
 from tokenline.platform.worker_process import ask_health, in_words
-from tokenline.settings import Settings
+from tokenline.settings import Settings, variable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "stack.json"
-SECRETS = frozenset(("kafka_password", "schema_registry_password", "clickhouse_password"))
+SECRETS = frozenset(
+    (
+        *("kafka_security", "kafka_sasl_mechanism", "kafka_username", "kafka_password"),
+        *("kafka_password_file", "schema_registry_password", "clickhouse_password"),
+    )
+)
+# A gateway needs no more to reach the line.
+GATEWAY_SETTINGS = (
+    *(
+        "kafka_bootstrap",
+        "kafka_security",
+        "kafka_sasl_mechanism",
+        "kafka_username",
+        "kafka_password",
+    ),
+    *("topic_prefix", "partitions"),
+)
 State = Literal["ready", "not ready", "down"]
 
 
@@ -109,20 +127,32 @@ def see(name: str, pid: int | None, port: int = 0, note: str = "") -> Seen:
 
 
 def storable(settings: Settings) -> dict[str, str]:
-    """Return the settings as variables, without secrets."""
-    return settings.model_copy(update=dict.fromkeys(SECRETS, "")).to_env()
+    """Return the settings as variables, without secrets and without who logs in."""
+    kept = {name: Settings.model_fields[name].default for name in SECRETS}
+    return settings.model_copy(update=kept).to_env()
 
 
-def find_stack(data_dir: Path) -> Settings:
-    """Return settings that lead to the stack running in `data_dir`.
+def find_stack(data_dir: Path, role: str = "operator") -> Settings:
+    """Return settings that lead to the stack running in `data_dir`, and log in there as a role.
 
     Raises:
         NotRunning: there is none, or it is still starting.
+        PlatformError: the file of the passwords cannot be read.
     """
     file = StackFile.read(data_dir)
     if not file.started:
         raise NotRunning(f"the stack in {data_dir} is still starting; see tokenline status")
-    return Settings.from_env(file.settings)
+    passwords = read_secrets(data_dir).get(SERVER, {})
+    return Settings.from_env(file.settings).model_copy(update=access_fields(role, passwords))
+
+
+def gateway_environment(data_dir: Path) -> dict[str, str]:
+    """Return the variables with which a gateway on this machine reaches the stack; raises as `find_stack`.
+
+    What a gateway chooses itself (its id, its own data directory) is not among them.
+    """
+    settings = find_stack(data_dir, "gateway")
+    return {variable(name): str(getattr(settings, name)) for name in GATEWAY_SETTINGS}
 
 
 def logs_of(data_dir: Path) -> list[Path]:
@@ -179,10 +209,10 @@ def status(data_dir: Path) -> list[ComponentStatus]:
     file = StackFile.read(data_dir)
     found = supervisor(data_dir)
     own = ComponentStatus("supervisor", "ready", found.pid if found else None, 0, str(data_dir))
-    return [own, *map(_status, file.components)]
+    return [own, *(_status(data_dir, seen) for seen in file.components)]
 
 
-def _status(seen: Seen) -> ComponentStatus:
+def _status(data_dir: Path, seen: Seen) -> ComponentStatus:
     if not seen.pid:
         return ComponentStatus(
             seen.name, "not ready", None, seen.port, seen.note or "not started yet"
@@ -190,7 +220,7 @@ def _status(seen: Seen) -> ComponentStatus:
     if not seen.alive:
         detail = seen.note or "ended; see its log"
         return ComponentStatus(seen.name, "down", None, seen.port, detail)
-    ready, detail = _look(seen)
+    ready, detail = _look(data_dir, seen)
     state: State = "ready" if ready else "not ready"
     return ComponentStatus(seen.name, state, seen.pid, seen.port, _joined(detail, seen.note))
 
@@ -199,9 +229,11 @@ def _joined(*parts: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _look(seen: Seen) -> tuple[bool, str]:
+def _look(data_dir: Path, seen: Seen) -> tuple[bool, str]:
     if seen.name == "kafka":
-        return broker_answers(seen.port), f"{processes.LOOPBACK}:{seen.port}"
+        password = read_secrets(data_dir).get(SERVER, {}).get(ADMIN, "")
+        answers = broker_answers(seen.port, ADMIN, password)
+        return answers, f"{processes.LOOPBACK}:{seen.port}"
     if seen.name == "warehouse":
         url = f"http://{processes.LOOPBACK}:{seen.port}"
         return ask_health(seen.port, "/ping")[0] == 200, url

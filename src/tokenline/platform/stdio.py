@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
 
@@ -27,6 +30,16 @@ class _Forgiving(io.FileIO):
 def never_fail() -> None:
     """Let `print` and logs to stdout and stderr fail no more."""
     sys.stdout, sys.stderr = _open(1), _open(2)
+
+
+def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what says the same and never fails."""
+
+    def saying(line: str) -> None:
+        with suppress(OSError):
+            say(line)
+
+    return saying
 
 
 def _open(descriptor: int) -> io.TextIOWrapper:

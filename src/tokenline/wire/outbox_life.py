@@ -13,7 +13,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tokenline.errors import BrokenLog, SettingsError
+from tokenline.errors import BrokenLog, InvalidEvent, SettingsError
 from tokenline.event import new_event_id
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -28,6 +28,20 @@ class Life:
     gateway_epoch: str
     base: int
     boot: str
+
+
+def check_names(source: str, gateway_id: str, gateway_version: str) -> None:
+    """Refuse names that could not be a key, a directory or a field.
+
+    Raises:
+        InvalidEvent: the text says which.
+    """
+    probe = {"source": source, "gateway_id": gateway_id, "gateway_version": gateway_version}
+    for name, value in probe.items():
+        if not value.isprintable() or len(value) > 256 or (not value and name != "gateway_version"):
+            raise InvalidEvent(f"{name} must be 1 to 256 printable characters, not {value!r}")
+    if "/" in gateway_id or gateway_id.startswith("."):
+        raise InvalidEvent(f"gateway_id {gateway_id!r} must not have '/' nor begin with '.'")
 
 
 def read_life(directory: Path, gateway_id: str) -> Life | None:

@@ -27,6 +27,7 @@ HTTP_NOT_FOUND = 404
 TOPIC_OF = {
     "usage_event": "usage",
     "account_command": "commands",
+    "hold_order": "holds",
     "quota_decision": "decisions",
     "account_window": "windows",
     "balance_change": "balances",
@@ -35,11 +36,11 @@ TOPIC_OF = {
     "gateway_total": "control",
     "order_reply": "replies",
     "catalog_version": "catalog",
+    "line_identity": "line",
 }
 SHARED_TOPIC_OF = {
     "charging_heartbeat": "decisions",
     "account_order": "commands",
-    "hold_order": "commands",
     "clock_tick": "commands",
 }
 

@@ -3,7 +3,8 @@
 | stem | key | cleanup | who writes -> who reads |
 | --- | --- | --- | --- |
 | usage | tenant/account | delete | emitters -> charging, landing |
-| commands | tenant/account | delete | `accounts apply`, orders, gateways -> charging, landing |
+| commands | tenant/account | delete | operators, charging (transfers) -> charging, landing |
+| holds | tenant/account | delete | gateways -> charging |
 | decisions | tenant/account#epoch, by account | compact | charging -> guards, landing, notify |
 | replies | who asked | delete | charging -> who asked |
 | catalog | version, one partition | compact | `catalog apply` -> gateways |
@@ -13,9 +14,12 @@
 | charged | partition of usage | delete | charging -> landing |
 | dead-letters | key of the bad record | delete | charging, notify -> landing |
 | control | gateway_id/epoch, one partition | compact | emitters -> landing, reconcile |
+| line | `~line`, one partition | nothing is removed | `topics` -> all |
 
 All topics stamp the broker's append time: it is the line's clock, and no gateway can bend it.
 The keyed topics have equal partition counts, so partition p of each speaks of the same accounts.
+Orders and holds are two topics because Kafka gives rights by topic: a gateway may ask for a hold, and
+may not order tokens for itself.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
 from tokenline.errors import BrokerUnavailable, SettingsError
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import account_key, client_options
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 
 USAGE = "usage"
 COMMANDS = "commands"
+HOLDS = "holds"
 DECISIONS = "decisions"
 WINDOWS = "windows"
 BALANCES = "balances"
@@ -46,6 +52,10 @@ DEAD_LETTERS = "dead-letters"
 CONTROL = "control"
 REPLIES = "replies"
 CATALOG = "catalog"
+LINE = "line"
+
+# What landing follows beside usage.
+LANDED = (CHARGED, WINDOWS, BALANCES, DECISIONS, DEAD_LETTERS, COMMANDS, CONTROL)
 
 # No tenant begins with a tilde.
 HEARTBEAT_PREFIX = b"~heartbeat/"
@@ -92,6 +102,8 @@ TOPICS = (
     Topic(stem=CHARGED, configs=_kept(14)),
     # The last word on each account is in `state`; a month of commands is for people.
     Topic(stem=COMMANDS, configs=_kept(30)),
+    # Whoever charges a partition again needs them beside its usage.
+    Topic(stem=HOLDS, configs=_kept(14)),
     Topic(stem=WINDOWS, configs=_kept(14)),
     Topic(stem=BALANCES, configs=_kept(14)),
     # A letter holds its record in base64, and the largest record a topic takes is 1 MiB.
@@ -107,6 +119,12 @@ TOPICS = (
     # Who asked waits for seconds; an answer can be asked for again.
     Topic(stem=REPLIES, configs=_kept(1)),
     Topic(stem=CATALOG, keyed=False, configs=_COMPACT),
+    # Its first record counts, so that one must stay; compaction would keep the last.
+    Topic(
+        stem=LINE,
+        keyed=False,
+        configs={"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"},
+    ),
 )
 
 
@@ -150,22 +168,25 @@ def configs_of(topic: Topic, settings: Settings) -> dict[str, str]:
 async def ensure_topics(settings: Settings) -> list[str]:
     """Create the missing topics, check the others, and return the names of those created.
 
-    Safe to call from several processes at once; returns when every partition has a leader. It never
-    changes a topic that exists.
+    The line gets its id with them (see `wire.line`). Safe to call from several processes at once; returns
+    when every partition has a leader. It never changes a topic that exists.
 
     Raises:
         SettingsError: a topic has another partition count, or Kafka refuses to create one.
         BrokerUnavailable: Kafka did not answer.
     """
+    from tokenline.wire.line import make_line  # noqa: PLC0415  it needs the names above
+
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         await admin.start()
         created = await _create_missing(admin, settings)
         await _wait_ready(admin, settings)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
+        raise await fault_of(settings, error) from error
     finally:
         await admin.close()
+    await make_line(settings)
     return created
 
 
@@ -173,7 +194,7 @@ async def require_topics(settings: Settings, stems: Collection[str]) -> None:
     """Check that the topics of these stems are there and have leaders; makes none.
 
     Raises:
-        SettingsError: a topic has another partition count.
+        SettingsError: a topic has another partition count, or Kafka refuses the user.
         BrokerUnavailable: Kafka did not answer, or a topic is not there.
     """
     expected = _counts(settings, [topic for topic in TOPICS if topic.stem in stems])
@@ -187,7 +208,7 @@ async def require_topics(settings: Settings, stems: Collection[str]) -> None:
             )
         found = await _described(admin, expected)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
+        raise await fault_of(settings, error) from error
     finally:
         await admin.close()
     if leaderless := [name for name in expected if not _has_leaders(found.get(name, []))]:

@@ -30,6 +30,8 @@ class ControlTotals:
         self._source = source
         self._sent = (-1, -1)
         self.refused = 0
+        # The line that the life counts for; known once a broker answered.
+        self.line_id = ""
 
     async def publish(self) -> None:
         """Publish what changed, if a broker is there; also, once, of a life that a reboot ended."""
@@ -50,6 +52,7 @@ class ControlTotals:
             "emitted": emitted,
             "acknowledged": acknowledged,
             "as_of": self._clock.wall_ms(),
+            "line_id": self.line_id,
         }
         value = self._codec.encode("gateway_total", total)
         return await self._delivery.publish_control(total_key(gateway_id, epoch), value)
