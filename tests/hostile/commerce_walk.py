@@ -219,7 +219,7 @@ class Engine:
     def __init__(self) -> None:
         self.journal, self.books = Journal(), Books()
         self.line = PaperLine(self.journal, self.books)
-        self.offsets = {"usage": 0, "commands": 0}
+        self.offsets = dict.fromkeys(("usage", "commands", "holds"), 0)
         catalog = Catalog.model_validate(tomllib.loads(CATALOG))
         self.line.command([catalog_version(self.next("commands"), NOON - DAY, catalog)])
 
@@ -235,17 +235,18 @@ class Engine:
             offset = self.next("usage")
             self.line.charge([record(offset, step.at, event_id=f"e{offset}", **step.said)])
             return {"outcome": int(self.books.verdicts[offset] != "counted")}
-        offset = self.next("commands")
+        topic = "holds" if step.kind in {"hold", "settle"} else "commands"
+        offset = self.next(topic)
         if step.kind == "tick":
             self.line.command([tick(offset, step.at)])
             return {"outcome": 0}
-        if step.kind in ("hold", "settle"):
+        if topic == "holds":
             said = {"seq": int(step.kind == "settle"), "action": step.kind} | step.said
             self.line.command([hold_order(offset, step.at, **said)])
         else:
             kind = "show" if step.kind == "look" else step.kind
             self.line.command([order(offset, step.at, kind=kind, **step.said)])
-        return self.books.replies[offset]
+        return self.books.replies[topic, offset]
 
     def view(self, now: int) -> dict[str, Any]:
         shown = json.loads(self.do(Step("look", now))["detail"])
