@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tokenline.charging.partition import PartitionState
-    from tokenline.charging.step import Flush, Refused, Sent, Step
+    from tokenline.charging.step import Charges, Flush, Refused, Sent, Step
     from tokenline.quota.decided import Decided
     from tokenline.settings import Settings
     from tokenline.wire.avro import Codec
@@ -273,10 +273,23 @@ class Outputs:
             "deleted_offsets": judged.deleted,
             "deleted_since": judged.deleted_since_ms,
             "deleted_until": judged.deleted_until_ms,
+            "correction_offsets": judged.correction,
+            **_charges_of(judged.charges),
         }
         return Message(
-            CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields)
+            CHARGED, b"%d" % self._partition, self._columns.encode_flat("charged_range", fields)
         )
+
+
+def _charges_of(charges: Charges) -> dict[str, Any]:
+    """Return the fields that say who paid; empty lists where nothing was to be paid."""
+    fields: dict[str, Any] = {}
+    if charges.versions.any():
+        fields["catalog_versions"] = charges.version_runs
+    if charges.utok.any():
+        fields |= {"charges_utok": charges.utok, "paid_buckets": charges.buckets}
+        fields["splits"] = charges.splits.ravel()
+    return fields
 
 
 def _topic_of(message: Message) -> str:

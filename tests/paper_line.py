@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+
 from tests.strategies import BOUNDS, Record, chunk_of
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
@@ -22,6 +24,7 @@ from tokenline.charging.packs import Message, pack_names
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Commanded, Flush, Step
+from tokenline.quota.charge import NOTHING_PAID, SEVERAL_PAID
 
 WINDOW_KEY = ("slot", "subscriber_id", "provider", "model", "window_start")
 
@@ -66,6 +69,8 @@ class Books:
         self.windows: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
         self.months: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
         self.verdicts: dict[int, str] = {}
+        # Of each event that was counted or is late: its charge, its catalog and who paid how much.
+        self.paid: dict[int, tuple[int, int, dict[int, int]]] = {}
         self.decisions: dict[tuple[str, int], dict[str, Any]] = {}
         self.dead_letters: dict[int, str] = {}
         self.changes: dict[tuple[str, int], dict[str, Any]] = {}
@@ -92,11 +97,25 @@ class Books:
         else:
             for offset in range(said["lo"], said["hi"] + 1):
                 self._judge(offset, said)
+            self._pay(said)
 
     def _judge(self, offset: int, said: dict[str, Any]) -> None:
-        kinds = ("late", "duplicate", "rejected")
+        kinds = ("correction", "late", "duplicate", "rejected")
         verdict = next((kind for kind in kinds if offset in said[kind]), "counted")
         assert self.verdicts.setdefault(offset, verdict) == verdict
+
+    def _pay(self, said: dict[str, Any]) -> None:
+        """Note what each event was charged and who paid, as whoever follows the ranges reads it."""
+        charges, offsets = said["charges"], range(said["lo"], said["hi"] + 1)
+        kept = [offset for offset in offsets if self.verdicts[offset] in ("counted", "late")]
+        columns = [charges[name] for name in ("utok", "versions", "buckets")]
+        for offset, utok, version, bucket in zip(kept, *columns, strict=True):
+            parts = {bucket: utok} if bucket not in (SEVERAL_PAID, NOTHING_PAID) else {}
+            parts |= {number: part for at, number, part in charges["splits"] if at == offset}
+            assert sum(parts.values()) == utok
+            found = utok, version, parts
+            old = self.paid.setdefault(offset, found)
+            assert old == found
 
     def take_flush(self, flush: Flush, keys: Sequence[str]) -> None:
         """Read absolute totals."""
@@ -270,4 +289,11 @@ def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
     for sent in step.sent:
         yield Message("commands", b"k", json.dumps(sent.fields).encode())
     if step.judged is not None:
-        yield Message("charged", b"k", json.dumps(dataclasses.asdict(step.judged)).encode())
+        said = dataclasses.asdict(step.judged, dict_factory=_plain)
+        yield Message("charged", b"k", json.dumps(said).encode())
+
+
+def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fields
+    }

@@ -110,6 +110,8 @@ class ModelAccount:
     )
     bases: dict[int, Fraction] = field(default_factory=lambda: dict.fromkeys((0, -1, -2, -3), ZERO))
     stops: bool = True
+    # Which buckets paid the last usage, and how much.
+    paid: dict[int, Fraction] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.limits = ModelLimits(self)
@@ -297,15 +299,23 @@ class ModelAccount:
             taken = min(amount, self.rest(bucket))
             bucket.used += taken
             amount -= taken
+            self.pay(bucket.number, taken)
         if not self.stops:
             self.unpaid[0] += amount
+            self.pay(0, amount)
             return
         for bucket in self.payers(use, at):
             taken = min(amount, self.held(bucket.number) - bucket.claimed)
             bucket.claimed += taken
             self.unpaid[-3] += taken
             amount -= taken
+            self.pay(-3, taken)
         self.unpaid[-1] += amount
+        self.pay(-1, amount)
+
+    def pay(self, number: int, amount: Fraction) -> None:
+        if amount:
+            self.paid[number] = self.paid.get(number, ZERO) + amount
 
     def lose(self) -> None:
         """Write off what is claimed of more than is held."""
@@ -350,6 +360,7 @@ class ModelAccount:
             taken = min(amount, one.parts[number])
             one.parts[number] -= taken
             amount -= taken
+            self.pay(number, taken)
             if not late:
                 self.use_up(number, taken)
         one.parts = {number: part for number, part in one.parts.items() if part}

@@ -19,7 +19,7 @@ from tokenline.quota import orders
 from tokenline.quota.books import Balance, Books
 from tokenline.quota.buckets import Bucket, Scopes
 from tokenline.quota.cells import AccountCells, Cell
-from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.charge import NOTHING_PAID, SEVERAL_PAID, Rated, charge_chunk
 from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
@@ -155,6 +155,18 @@ def part_of(granted):
 
 def find_terms(plan, _):
     return PLANS.get(plan)
+
+
+def payers_of(paid, charges):
+    """Return of each event the buckets that paid, and how much."""
+    found = [
+        {} if bucket in (NOTHING_PAID, SEVERAL_PAID) else {bucket: charge}
+        for bucket, charge in zip(paid.buckets.tolist(), charges, strict=True)
+    ]
+    for event, bucket, amount in paid.splits.tolist():
+        assert paid.buckets[event] == SEVERAL_PAID
+        found[event][bucket] = amount
+    return found
 
 
 class EngineAndModel(RuleBasedStateMachine):
@@ -457,18 +469,21 @@ class EngineAndModel(RuleBasedStateMachine):
             session=named.__getitem__,
             tokens=np.array(tokens, np.int64),
         )
-        late = charge_chunk(self.books, rated)
-        wanted = 0
-        for now, (slot, amount, ago, use, session, _) in zip(came, events, strict=True):
+        paid = charge_chunk(self.books, rated)
+        wanted = [{} for _ in events]
+        for event, (now, said) in enumerate(zip(came, events, strict=True)):
+            slot, amount, ago, use, session, _ = said
             if slot in self.model:
                 account, charged = self.advance(slot, now), Fraction(amount, MILLION)
                 account.limits.count(use, amount // 7919, amount, now)
+                account.paid = {}
                 if session in account.holds:
-                    wanted += account.draw(account.holds[session], use, charged, now - ago, now)
+                    account.draw(account.holds[session], use, charged, now - ago, now)
                 else:
                     account.burn(use, charged, min(now - ago, now))
+                wanted[event] = {n: int(part * MILLION) for n, part in account.paid.items()}
         self.now = came[-1]
-        assert late == wanted
+        assert payers_of(paid, charges) == wanted
         self.note_changes()
 
     @rule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -226,6 +227,25 @@ def test_what_buckets_paid_is_what_the_windows_cost(pieces):
     ]
     assert reasons.count("unknown_model") == len(unheard)
     assert set(itertools.chain(reasons)) <= {"unknown_model"}
+
+
+@law
+@given(logs())
+def test_who_paid_each_event_adds_up_to_what_usage_took_from_each_bucket(pieces):
+    books, _state = run(pieces)
+    account_of = {
+        one.offset: one.key for piece in pieces for one in piece if isinstance(one, Record)
+    }
+    found: Counter[tuple[str, int]] = Counter()
+    for offset, (_, _, parts) in books.paid.items():
+        for number, amount in parts.items():
+            found[account_of[offset], number] += amount
+    wanted: Counter[tuple[str, int]] = Counter()
+    for (account, number, _), amount in books.burns.items():
+        wanted[account, number] += amount
+
+    assert +found == +wanted
+    assert sum(utok for utok, _, _ in books.paid.values()) == sum(wanted.values())
 
 
 @law

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from xxhash import xxh3_128_digest
 
 from tokenline.metering.judge import Judgement, arrow_int64s, int64_column
-from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.charge import Paid, Rated, charge_chunk
 from tokenline.quota.terms import Use
 from tokenline.rating import rate as rating
 
@@ -42,7 +42,7 @@ def rate_usage(
     rated = rating.rate(state.catalogs, batch, tokens, int64_column(batch, "occurred_at"))
     unknown = (rated.version > 0) & ~rated.known
     if unknown.any():
-        verdict[unknown & (verdict == Judgement.COUNTED)] = Judgement.UNKNOWN_MODEL
+        verdict[unknown & (verdict <= Judgement.CORRECTION)] = Judgement.UNKNOWN_MODEL
     return rated.charge_utok * (state.books.rows_of(slots) >= 0), rated.version
 
 
@@ -52,10 +52,10 @@ def charge_usage(
     batch: pa.RecordBatch,
     numbers: LineNumbers,
     appended_ms: Int64s,
-) -> None:
-    """Charge counted events to the accounts that have a balance, and enter it in the step."""
+) -> Paid:
+    """Charge counted events to the accounts that have a balance, enter it in the step, and say who paid."""
     if not len(state.books.balances):
-        return
+        return Paid.nothing(len(batch))
     held = batch.column("hold_id")
     texts = [batch.column(name) for name in ("provider", "model", "subscriber_id")]
     rated = Rated(
@@ -69,9 +69,10 @@ def charge_usage(
         session=lambda event: session_of(held[event].as_py()),
     )
     state.move_clock(step.as_of_ms)
-    charge_chunk(state.books, rated)
+    paid = charge_chunk(state.books, rated)
     step.changes, step.burns = state.books.take()
     state.tally.add_burns(step.burns)
+    return paid
 
 
 def _uses(texts: list[pa.Array], events: pa.Array) -> list[Use]:

@@ -4,8 +4,9 @@ r"""Fold a chunk of usage into the state of its partition.
     breaks a rule?   -> refused                      | dead letters
     account unknown? -> refused                      |
     model unknown?   -> refused                     /
-    late?            -> ledger only
     seen before?     -> duplicate, counted nowhere
+    corrects another? -> held back: landing looks for the other, and then orders it (`usage_orders`)
+    late?            -> ledger only
     else             -> counted: windows, cells, balances, decisions
 
 An offset without a record is judged too: absent, or deleted before it was read. So what was charged
@@ -23,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.charging.balances import charge_usage, rate_usage
-from tokenline.charging.step import Judged, Refused, Step, UsageChunk
+from tokenline.charging.copies import tell_copies
+from tokenline.charging.step import Charges, Judged, Refused, Step, UsageChunk
 from tokenline.metering.calendar import month_starts
-from tokenline.metering.identity import identities
 from tokenline.metering.judge import (
     DETAILS,
     Judgement,
     arrow_int64s,
+    hold_back,
     int64_column,
     judge,
     token_matrix,
@@ -37,6 +39,7 @@ from tokenline.metering.judge import (
 from tokenline.metering.spans import clipped, size_of, spans_of
 from tokenline.metering.tally import LineNumbers, lines_of
 from tokenline.quota.cells import Cell
+from tokenline.quota.charge import NOTHING_PAID, Paid
 from tokenline.quota.decide import decide
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.usage import Counted, add_usage
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
 
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
-UInt64s = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 IDENTITY_COLUMNS = (
     "tenant_id",
@@ -70,44 +73,57 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     step = state.begin_step(as_of_ms)
     step.as_of_ms, step.cause = as_of_ms, ("usage", chunk.hi)
     step.refused = list(chunk.refused)
-    late: list[int] = []
-    duplicate: list[int] = []
+    charges, verdict = Charges(), np.zeros(0, np.int8)
+    late = np.zeros(0, np.bool_)
     if len(chunk.offsets):
         tokens = token_matrix(chunk.batch)
-        verdict, slots, names = _judge(state, chunk, tokens)
-        charges, versions = rate_usage(state, chunk.batch, tokens, slots, verdict)
+        verdict, slots = _judge(state, chunk, tokens)
+        late = verdict == Judgement.LATE
+        hold_back(verdict, chunk.batch)
+        utok, versions = rate_usage(state, chunk.batch, tokens, slots, verdict)
         step.refused += _refusals(verdict, chunk)
-        late = chunk.offsets[verdict == Judgement.LATE].tolist()
-        duplicate = chunk.offsets[verdict == Judgement.DUPLICATE].tolist()
+        # By the minute, as the journal has it: a copy is known or not, whoever recovered in between.
+        state.seen.forget(step.minute_ms)
+        step.names = tell_copies(state.seen, chunk.batch, verdict)
+        if len(step.names):
+            state.seen.remember(step.names, step.minute_ms)
+        paid = Paid.nothing(len(verdict))
         fit = verdict == Judgement.COUNTED
         if fit.any():
             # Nearly always all of them are: then nothing is copied.
             at = slice(None) if fit.all() else np.flatnonzero(fit)
-            step.names = names[at]
-            state.seen.remember(step.names, as_of_ms)
             batch = chunk.batch if isinstance(at, slice) else chunk.batch.take(arrow_int64s(at))
             numbers = LineNumbers(
                 slots=slots[at],
                 offsets=chunk.offsets[at],
                 totals=tokens[at].sum(axis=1),
-                charge_utok=charges[at],
+                charge_utok=utok[at],
                 catalog_version=versions[at],
             )
             # A broker's clock that was set back takes no account back.
             appended_ms = np.maximum.accumulate(chunk.appended_ms)[at]
-            _count(state, step, batch, numbers, appended_ms)
+            paid = paid.with_those(at, _count(state, step, batch, numbers, appended_ms))
+        charges = _charges(chunk.offsets, verdict, utok, versions, paid)
+    late &= verdict <= Judgement.CORRECTION
+
+    def offsets_of(judged: Bools) -> list[int]:
+        found: list[int] = chunk.offsets[judged].tolist()
+        return found
+
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
         lo=chunk.lo,
         hi=chunk.hi,
         as_of_ms=as_of_ms,
-        late=late,
-        duplicate=duplicate,
+        late=offsets_of(late),
+        duplicate=offsets_of(verdict == Judgement.DUPLICATE),
         rejected=rejected,
         absent=chunk.absent.ravel().tolist(),
         deleted=chunk.deleted.ravel().tolist(),
         deleted_since_ms=known_ms if len(chunk.deleted) else 0,
         deleted_until_ms=chunk.deleted_until_ms if len(chunk.deleted) else 0,
+        correction=offsets_of(verdict == Judgement.CORRECTION),
+        charges=charges,
     )
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)
@@ -157,18 +173,12 @@ def _newest_ms(chunk: UsageChunk) -> int:
     return max([newest, *(refused.appended_ms for refused in chunk.refused)])
 
 
-def _judge(
-    state: PartitionState, chunk: UsageChunk, tokens: Int64s
-) -> tuple[Int8s, Int64s, UInt64s]:
-    """Judge every event, also by account and history; return judgements, slots and names."""
-    batch = chunk.batch
-    verdict = judge(batch, tokens, chunk.keys, chunk.appended_ms, state.bounds)
+def _judge(state: PartitionState, chunk: UsageChunk, tokens: Int64s) -> tuple[Int8s, Int64s]:
+    """Judge every event by itself and by its account; return judgements and slots."""
+    verdict = judge(chunk.batch, tokens, chunk.keys, chunk.appended_ms, state.bounds)
     slots = state.cells.slots(chunk.keys)
     verdict[(slots < 0) & (verdict <= Judgement.DUPLICATE)] = Judgement.UNKNOWN_ACCOUNT
-    names = identities(*(batch.column(name) for name in ("tenant_id", "source", "event_id")))
-    fit = np.flatnonzero(verdict == Judgement.COUNTED)
-    verdict[fit[state.seen.find(names[fit])]] = Judgement.DUPLICATE
-    return verdict, slots, names
+    return verdict, slots
 
 
 def _count(
@@ -177,8 +187,8 @@ def _count(
     batch: pa.RecordBatch,
     numbers: LineNumbers,
     appended_ms: Int64s,
-) -> None:
-    """Add events, all to be counted, to windows, cells and balances, and decide."""
+) -> Paid:
+    """Add events, all to be counted, to windows, cells and balances, decide, and say who paid."""
     cells, slots = state.cells, numbers.slots
     occurred_ms = int64_column(batch, "occurred_at")
     months_ms = month_starts(cells.zones, cells.matrix[slots, Cell.ZONE], occurred_ms)
@@ -189,10 +199,26 @@ def _count(
     )
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
-    charge_usage(state, step, batch, numbers, appended_ms)
+    paid = charge_usage(state, step, batch, numbers, appended_ms)
     decided = decide(cells, step.touched, step.minute_ms, state.epoch, books=state.books)
     step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     step.counted, step.tokens = len(slots), int(numbers.totals.sum())
+    return paid
+
+
+def _charges(
+    offsets: Int64s, verdict: Int8s, utok: Int64s, versions: Int64s, paid: Paid
+) -> Charges:
+    """Return what each event that was counted or is late was charged, and who paid."""
+    at = verdict <= Judgement.LATE
+    splits = paid.splits.copy()
+    splits[:, 0] = offsets[splits[:, 0]]
+    return Charges(
+        utok=np.where(paid.buckets == NOTHING_PAID, 0, utok)[at],
+        versions=versions[at],
+        buckets=paid.buckets[at],
+        splits=splits,
+    )
 
 
 def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:
@@ -217,7 +243,8 @@ def _add_totals(state: PartitionState, step: Step) -> None:
     assert judged is not None  # noqa: S101  # set just above
     state.totals.counted += step.counted
     state.totals.tokens += step.tokens
-    state.totals.late += len(judged.late)
+    state.totals.late += len(judged.late_usage)
     state.totals.duplicate += len(judged.duplicate)
     state.totals.rejected += len(judged.rejected)
     state.totals.deleted += size_of(spans_of(judged.deleted))
+    state.totals.corrections += len(judged.correction)

@@ -39,6 +39,7 @@ class Totals:
     rejected: int = 0
     tokens: int = 0
     deleted: int = 0
+    corrections: int = 0
 
 
 @dataclass(slots=True)

@@ -63,9 +63,8 @@ class Recovered:
 
     def writer(self) -> JournalWriter:
         """Return the writer of the epoch entered, which removes what is stale when it is covered."""
-        bounds = self.state.bounds
-        # The state remembers a name for a minute more than the horizon; its record outlives that.
-        remember_ms = bounds.horizon_ms + bounds.future_skew_ms + 120_000
+        # As long as the state may know a name: one recovered must know what any other does.
+        remember_ms = self.state.seen.longest_ms
         return JournalWriter(
             self.state.epoch, remember_ms, stale_keys=self.stale_keys, timed_keys=self.timed_keys
         )

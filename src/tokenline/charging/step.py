@@ -104,10 +104,36 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Charges:
+    """Say of the offsets that were counted or are late, in their order, what each was charged.
+
+    Columns of equal length: µtok, the version of the catalog, and the number of the bucket that paid
+    (see `quota.charge.Paid`). `splits` has a row of offset, bucket number and µtok for each part of what
+    several buckets paid.
+    """
+
+    utok: Int64s = field(default_factory=lambda: NO_SLOTS)
+    versions: Int64s = field(default_factory=lambda: NO_SLOTS)
+    buckets: Int64s = field(default_factory=lambda: NO_SLOTS)
+    splits: Int64s = field(default_factory=lambda: NO_BURNS)
+
+    @property
+    def version_runs(self) -> Int64s:
+        """Return the versions as pairs of one and how many in a row have it."""
+        if not len(self.versions):
+            return NO_SLOTS
+        starts = np.flatnonzero(np.concatenate(([True], self.versions[1:] != self.versions[:-1])))
+        return np.stack(
+            (self.versions[starts], np.diff(starts, append=len(self.versions))), 1
+        ).ravel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
     """Name the offsets of a run that were not counted; all others were.
 
-    `absent` and `deleted` are runs: first, last, first, last, …
+    A correction is held back; one that is late is among the late as well. `absent` and `deleted` are
+    runs: first, last, first, last, …
     """
 
     lo: int
@@ -120,6 +146,14 @@ class Judged:
     deleted: list[int] = field(default_factory=list)
     deleted_since_ms: int = 0
     deleted_until_ms: int = 0
+    correction: list[int] = field(default_factory=list)
+    charges: Charges = field(default_factory=Charges)
+
+    @property
+    def late_usage(self) -> list[int]:
+        """Return the offsets that are late and were charged at once."""
+        held = set(self.correction)
+        return [offset for offset in self.late if offset not in held]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,25 +33,30 @@ ID_COLUMNS = ("tenant_id", "source", "event_id", "account_id", "gateway_id", "pr
 
 
 class Judgement(IntEnum):
-    """Say what becomes of one event; all above DUPLICATE are dead letters."""
+    """Say what becomes of one event; all above DUPLICATE are dead letters.
+
+    What is counted or late is charged at once. A correction is held back until its original is found.
+    """
 
     COUNTED = 0
     LATE = 1
-    DUPLICATE = 2
-    EMPTY_ID = 3
-    NEGATIVE_COUNT = 4
-    ABSURD_COUNT = 5
-    FUTURE_TIME = 6
-    TOO_OLD = 7
-    KEY_MISMATCH = 8
-    UNKNOWN_ACCOUNT = 9
-    UNKNOWN_MODEL = 10
-    LONG_ID = 11
+    CORRECTION = 2
+    DUPLICATE = 3
+    EMPTY_ID = 4
+    NEGATIVE_COUNT = 5
+    ABSURD_COUNT = 6
+    FUTURE_TIME = 7
+    TOO_OLD = 8
+    KEY_MISMATCH = 9
+    UNKNOWN_ACCOUNT = 10
+    UNKNOWN_MODEL = 11
+    LONG_ID = 12
+    CORRECTION_OF_ITSELF = 13
 
 
 DETAILS = {
     Judgement.EMPTY_ID: f"one of {', '.join(ID_COLUMNS)} is empty",
-    Judgement.LONG_ID: f"one of {', '.join(ID_COLUMNS)}, subscriber_id has more than {MOST_ID_BYTES} bytes",
+    Judgement.LONG_ID: f"one of {', '.join(ID_COLUMNS)}, subscriber_id, corrects has more than {MOST_ID_BYTES} bytes",
     Judgement.NEGATIVE_COUNT: "a token count or other unit is below zero",
     Judgement.ABSURD_COUNT: "a token count or other unit is above max_tokens_per_event",
     Judgement.FUTURE_TIME: "occurred_at is further ahead of the broker's clock than future_skew_s",
@@ -59,6 +64,7 @@ DETAILS = {
     Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id, or tenant_id has a slash: "
     "another account may be meant",
     Judgement.UNKNOWN_MODEL: "the catalog in force when it occurred has no rate for the model",
+    Judgement.CORRECTION_OF_ITSELF: "corrects is its own event_id",
     Judgement.UNKNOWN_ACCOUNT: "no account of this name was applied before the event was charged",
 }
 
@@ -94,13 +100,24 @@ def judge(
     slashes = pc.match_substring(batch.column("tenant_id"), "/")
     if pc.any(slashes).as_py():
         verdict[np.array(slashes.to_pylist(), np.bool_)] = Judgement.KEY_MISMATCH
-    for name in (*ID_COLUMNS, "subscriber_id"):
+    for name in (*ID_COLUMNS, "subscriber_id", "corrects"):
         sizes = np.diff(_text_starts(batch.column(name)))
         if sizes.max(initial=0) > MOST_ID_BYTES:
             verdict[sizes > MOST_ID_BYTES] = Judgement.LONG_ID
         if name in ID_COLUMNS and not sizes.all():
             verdict[sizes == 0] = Judgement.EMPTY_ID
     return verdict
+
+
+def hold_back(verdict: Int8s, batch: pa.RecordBatch) -> None:
+    """Judge good events that correct another to be corrections, whatever their age."""
+    corrects = batch.column("corrects")
+    said = np.diff(_text_starts(corrects)) > 0
+    if said.any():
+        said &= verdict <= Judgement.LATE
+        verdict[said] = Judgement.CORRECTION
+        itself = pc.equal(corrects, batch.column("event_id")).to_numpy(zero_copy_only=False)
+        verdict[said & itself] = Judgement.CORRECTION_OF_ITSELF
 
 
 def _judge_times(verdict: Int8s, age_ms: Int64s, bounds: Bounds) -> None:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from tokenline.metering.calendar import MINUTE_MS, cycle_after
 from tokenline.quota.answers import Answers
 from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
+from tokenline.quota.burns import Burns
 from tokenline.quota.cells import AccountCells, Cell
-from tokenline.quota.entries import NO_CAUSE, Burns, Cause, Change, ChangeKind
+from tokenline.quota.entries import NO_CAUSE, Cause, Change, ChangeKind
 from tokenline.quota.hold_rows import Holds
 from tokenline.quota.limits import Limits
 from tokenline.quota.subscribers import Subscribers, Told

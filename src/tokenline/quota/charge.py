@@ -9,7 +9,7 @@ balances as `orders.charge`, the plain rule (`tests/laws/test_balance_laws.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ from tokenline.quota.cycle import advance, refresh
 from tokenline.quota.holds import draw
 from tokenline.quota.limits import SLICES
 from tokenline.quota.paying import burn
-from tokenline.quota.pseudo import Pseudo, pseudo_columns
+from tokenline.quota.pseudo import pseudo_columns, pseudo_numbers
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import Use
 
@@ -37,6 +37,10 @@ Bools = npt.NDArray[np.bool_]
 
 # No window of a limit ends or begins within it.
 SLICE_MS = MINUTE_MS // SLICES
+# In the place of a bucket's number: several buckets paid, or there was nothing to pay.
+SEVERAL_PAID, NOTHING_PAID = -9, -10
+Parts = list[tuple[int, int]]  # bucket number and µtok of each
+NO_SPLITS: Int64s = np.zeros((0, 3), np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +61,37 @@ class Rated:
     session: Callable[[int], Session]
 
 
-def charge_chunk(books: Books, rated: Rated) -> int:
-    """Charge the events of accounts that have a balance; return how many named an ended session."""
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """Say of each event which bucket paid its charge: by number, or SEVERAL_PAID, or NOTHING_PAID.
+
+    `splits` has the parts of those that several paid, a row each of event, bucket number and µtok.
+    """
+
+    buckets: Int64s
+    splits: Int64s = field(default_factory=lambda: NO_SPLITS)
+
+    @classmethod
+    def nothing(cls, count: int) -> Paid:
+        """Return that there was nothing to pay."""
+        return cls(np.full(count, NOTHING_PAID, np.int64))
+
+    def with_those(self, at: Int64s | slice, some: Paid) -> Paid:
+        """Return this with what is known of the events at these places."""
+        self.buckets[at] = some.buckets
+        splits = some.splits if isinstance(at, slice) else some.splits.copy()
+        if not isinstance(at, slice):
+            splits[:, 0] = at[splits[:, 0]]
+        return Paid(self.buckets, splits)
+
+
+def charge_chunk(books: Books, rated: Rated) -> Paid:
+    """Charge the events of accounts that have a balance; return who paid each."""
     rows = books.rows_of(rated.slots)
+    paid = Paid.nothing(len(rows))
     mine = np.flatnonzero(rows >= 0)
     if not mine.size:
-        return 0
+        return paid
     order = mine[np.argsort(rows[mine], kind="stable")]
     ordered = rows[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
@@ -70,19 +99,30 @@ def charge_chunk(books: Books, rated: Rated) -> int:
     accounts, last_ms = ordered[starts], rated.appended_ms[order[ends - 1]]
     quick = _quick(books, rated, order, starts, accounts, last_ms)
     sums = np.add.reduceat(rated.charges_utok[order], starts)
+    heads = np.where(quick, _heads(books, accounts), NOTHING_PAID)
     _charge_heads(books, accounts[quick], sums[quick], last_ms[quick])
+    paid.buckets[order] = np.repeat(heads, ends - starts)
+    paid.buckets[rated.charges_utok == 0] = NOTHING_PAID
     each = order[np.repeat(~quick, ends - starts)]
     uses = dict(zip(each.tolist(), rated.uses(each), strict=True)) if each.size else {}
     limited = books.balances.matrix[ordered, Balance.LIMITED] != 0
-    late = 0
+    parts: dict[int, Parts] = {}
     for at in np.flatnonzero(~quick).tolist():
         here, row = slice(starts[at], ends[at]), int(accounts[at])
         # A hold that expires within the chunk counts between two events.
         alone = bool(limited[here][0]) and books.get(row, Balance.DUE_AT) <= last_ms[at]
         limited[here] &= not alone
-        late += _charge_each(books, row, rated, order[here].tolist(), uses, counts=alone)
+        parts |= _charge_each(books, row, rated, order[here].tolist(), uses, counts=alone)
     _count(books, rated, np.sort(order[limited]))
-    return late
+    return _with_parts(paid, parts)
+
+
+def _with_parts(paid: Paid, parts: dict[int, Parts]) -> Paid:
+    """Enter what was paid event by event: buckets and amounts."""
+    for event, found in parts.items():
+        paid.buckets[event] = found[0][0] if len(found) == 1 else SEVERAL_PAID
+    splits = [(event, *part) for event, found in parts.items() if len(found) > 1 for part in found]
+    return Paid(paid.buckets, np.array(sorted(splits), np.int64)) if splits else paid
 
 
 def _count(books: Books, rated: Rated, events: Int64s) -> None:
@@ -116,6 +156,17 @@ def _quick(
     return quick
 
 
+def _heads(books: Books, accounts: Int64s) -> Int64s:
+    """Return the number of what is in front of each account: a bucket's, or that of a counter."""
+    balances, buckets = books.balances.matrix, books.buckets.matrix
+    heads = balances[accounts, Balance.HEAD]
+    numbers: Int64s = buckets[heads, Bucket.NUMBER]
+    unpaid = heads == NONE
+    if unpaid.any():
+        numbers[unpaid] = pseudo_numbers(balances[accounts[unpaid], Balance.STOPS])
+    return numbers
+
+
 def _charge_heads(books: Books, accounts: Int64s, sums: Int64s, last_ms: Int64s) -> None:
     """Charge accounts whose head pays for all; of most of them it is a bucket."""
     balances, buckets = books.balances.matrix, books.buckets.matrix
@@ -137,9 +188,9 @@ def _charge_heads(books: Books, accounts: Int64s, sums: Int64s, last_ms: Int64s)
 def _charge_unpaid(books: Books, accounts: Int64s, sums: Int64s) -> None:
     """Charge accounts for which no bucket pays and nobody holds what could be claimed."""
     balances = books.balances.matrix
-    columns = pseudo_columns(balances[accounts, Balance.STOPS])
-    balances[accounts, columns] += sums
-    numbers = np.where(columns == Balance.OVERAGE, +Pseudo.OVERAGE, +Pseudo.WRITTEN_OFF)
+    stops = balances[accounts, Balance.STOPS]
+    balances[accounts, pseudo_columns(stops)] += sums
+    numbers = pseudo_numbers(stops)
     books.note_burns(balances[accounts, Balance.OWNER], numbers, sums)
     books.note_alarms(accounts)
 
@@ -152,35 +203,37 @@ def _charge_each(
     uses: dict[int, Use],
     *,
     counts: bool,
-) -> int:
-    """Charge one account's events in their order; return how many named a session that had ended.
+) -> dict[int, Parts]:
+    """Charge one account's events in their order; return for those that paid which buckets, and how much.
 
     With `counts` each is counted into limits as well, before what becomes due behind it.
     """
-    late, now_ms = 0, 0
+    parts, now_ms = {}, 0
     for event in events:
         now_ms = max(int(rated.appended_ms[event]), books.get(row, Balance.LOOKED_AT))
         advance(books, row, now_ms)
         if counts:
             tokens, amount = int(rated.tokens[event]), int(rated.charges_utok[event])
             count_one(books, row, uses[event], tokens, amount, now_ms)
-        late += _charge_one(books, row, rated, event, uses[event], now_ms)
+        before = len(books.burns.singles)
+        _charge_one(books, row, rated, event, uses[event], now_ms)
+        if found := books.burns.since(before):
+            parts[event] = found
     refresh(books, row, now_ms)
-    return late
+    return parts
 
 
-def _charge_one(books: Books, row: int, rated: Rated, event: int, use: Use, now_ms: int) -> bool:
-    """Charge one event; say whether it named a session that had ended."""
+def _charge_one(books: Books, row: int, rated: Rated, event: int, use: Use, now_ms: int) -> None:
+    """Charge one event, to what its session holds first, if it names one."""
     amount, occurred_ms = int(rated.charges_utok[event]), int(rated.occurred_ms[event])
     hold = None
     if rated.named[event]:
         hold = books.holds.find(books.get(row, Balance.OWNER), rated.session(event))
     if hold is None:
         burn(books, row, use, amount, min(occurred_ms, now_ms))
-        return False
+        return
     named = len(hold.parts)
-    late = draw(books, row, hold, use, amount, occurred_ms, now_ms)
+    draw(books, row, hold, use, amount, occurred_ms, now_ms)
     if len(hold.parts) < named:
         # A bucket that is over and waited for this hold closes now.
         refresh(books, row, now_ms)
-    return late
