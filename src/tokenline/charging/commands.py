@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 Int64s = npt.NDArray[np.int64]
 
+# So long after an event was appended its correction may be carried out at the latest: usage is kept a week
+# less (`wire.topics`), and until then landing may be away.
+CORRECTED_WITHIN_MS = 21 * 86_400_000
 LIMIT_FIELDS = {
     "month_tokens": Cell.MONTH_TOKENS_LIMIT,
     "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
@@ -145,7 +148,7 @@ def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
     except BadData as error:
         reason = Reason.BAD_CATALOG
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=str(error))
-    state.catalogs.prune(now_ms - 2 * state.bounds.horizon_ms)
+    state.catalogs.prune(now_ms - state.bounds.max_age_ms - CORRECTED_WITHIN_MS)
     return OrderAnswer(at_ms=now_ms)
 
 
