@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
     from tokenline.charging.journal import Record
     from tokenline.charging.partition import PartitionState
-    from tokenline.charging.step import Flush, Step
+    from tokenline.charging.step import Flush, Int64s, Step
     from tokenline.wire.avro import Codec
     from tokenline.wire.columns import ColumnCodec
 
 FLUSH_ROWS = 1_000  # about 2 ms of the loop
+ENTRY_PREFIX = {"usage": "usage", "late_usage": "late"}
 NAMES = {WINDOWS: "account_window", BALANCES: "balance_change"}
 
 
@@ -47,7 +48,8 @@ def totals_of(
     frames = (
         (WINDOWS, _window_frame(state, flush.windows, "minute", minute_ms, partition)),
         (WINDOWS, _window_frame(state, flush.months, "month", 0, partition)),
-        (BALANCES, _burn_frame(state, flush, partition)),
+        (BALANCES, _burn_frame(state, flush.burns, "usage", minute_ms, partition)),
+        (BALANCES, _burn_frame(state, flush.late, "late_usage", minute_ms, partition)),
     )
     return [_as_rows(columns, stem, frame) for stem, frame in frames if not frame.is_empty()]
 
@@ -138,15 +140,16 @@ def _window_frame(
     )
 
 
-def _burn_frame(state: PartitionState, flush: Flush, partition: int) -> pl.DataFrame:
+def _burn_frame(
+    state: PartitionState, burns: Int64s, kind: str, minute_ms: int, partition: int
+) -> pl.DataFrame:
     """Return what usage took from each bucket in the minute, an entry each.
 
     Its version is the amount: within a minute it only grows, whoever sums it.
     """
-    burns = flush.burns
-    if not burns.any():
-        return pl.DataFrame()
     burns = burns[burns[:, 2] > 0]
+    if not len(burns):
+        return pl.DataFrame()
     return pl.DataFrame(
         [
             *_names(state, burns[:, 0].tolist()),
@@ -155,11 +158,11 @@ def _burn_frame(state: PartitionState, flush: Flush, partition: int) -> pl.DataF
             pl.Series("version", burns[:, 2]),
         ]
     ).with_columns(
-        pl.lit(f"usage/{flush.segment_start_ms}").alias("entry"),
-        pl.lit("usage").alias("kind"),
+        pl.lit(f"{ENTRY_PREFIX[kind]}/{minute_ms}").alias("entry"),
+        pl.lit(kind).alias("kind"),
         # The bucket may be gone when the minute is told again: its grant says where it came from.
         *(pl.lit("").alias(name) for name in ("source", "command_id", "counterpart")),
         *(pl.lit(0, pl.Int64).alias(name) for name in ("giver_entry", "catalog_version")),
-        pl.lit(flush.segment_start_ms, pl.Int64).cast(pl.Datetime("ms")).alias("at"),
+        pl.lit(minute_ms, pl.Int64).cast(pl.Datetime("ms")).alias("at"),
         pl.lit(partition, pl.Int32).alias("partition"),
     )

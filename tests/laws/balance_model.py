@@ -348,7 +348,25 @@ class ModelAccount:
                 missing -= taken
         return found if self.stops or not missing else found | {0: missing}
 
-    def draw(self, one: ModelHold, use: Any, amount: Fraction, occurred: int, now: int) -> bool:
+    def burn_late(self, use: Any, amount: Fraction, at: int, now: int) -> None:
+        """Charge usage that is told late: of a cycle whose buckets are closed to none of them."""
+        before = cycle(self.zone, self.day, self.start - 1)[0]
+        open_since = before if now < self.start + self.linger else self.start
+        if at < open_since:
+            self.unpaid[-2] += amount
+            self.pay(-2, amount)
+        else:
+            self.burn(use, amount, at)
+
+    def draw(
+        self,
+        one: ModelHold,
+        use: Any,
+        amount: Fraction,
+        occurred: int,
+        now: int,
+        aged: bool = False,
+    ) -> bool:
         late = not one.holds
         one.used += amount
         if late:
@@ -368,7 +386,10 @@ class ModelAccount:
             # What was charged at the end for what is paid elsewhere now comes back.
             self.give_back(one, sum(one.parts.values(), ZERO) - amount)
         self.lose()
-        self.burn(use, amount, min(occurred, now))
+        if aged:
+            self.burn_late(use, amount, occurred, now)
+        else:
+            self.burn(use, amount, min(occurred, now))
         if one.status == "settled" and not one.owed:
             self.shrink(one, ZERO)
             one.status, one.kept = "closed", one.expires

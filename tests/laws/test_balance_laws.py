@@ -140,7 +140,8 @@ sessions = st.tuples(st.integers(0, 2), st.just(7))
 chunk_events = st.tuples(
     slots,
     st.integers(0, 3 * MILLION),
-    st.sampled_from([0, 0, 0, -5_000, 1, HOUR - 1]),
+    # Above an hour it is late.
+    st.sampled_from([0, 0, 0, -5_000, 1, HOUR - 1, HOUR + 1, 3 * HOUR, 20 * DAY, 40 * DAY]),
     uses,
     st.one_of(st.none(), st.none(), st.none(), sessions),
     # How long after the one before it was appended.
@@ -212,7 +213,7 @@ class EngineAndModel(RuleBasedStateMachine):
         for one in changes:
             key = one.slot, one.bucket
             self.ledger[key] = self.ledger.get(key, 0) + one.amount_utok
-        for slot, bucket, amount in burns.tolist():
+        for slot, bucket, amount in [*burns.tolist(), *self.books.take_late().tolist()]:
             self.ledger[slot, bucket] = self.ledger.get((slot, bucket), 0) - amount
         numbers = [one.number for one in changes]
         assert all(one.amount_utok for one in changes)
@@ -465,6 +466,7 @@ class EngineAndModel(RuleBasedStateMachine):
             occurred_ms=np.array(came) - np.array(agos, np.int64),
             appended_ms=np.array(came),
             named=np.array([session is not None for session in named]),
+            late=np.array([ago > HOUR for ago in agos]),
             uses=lambda events: [used[event] for event in events],
             session=named.__getitem__,
             tokens=np.array(tokens, np.int64),
@@ -475,10 +477,14 @@ class EngineAndModel(RuleBasedStateMachine):
             slot, amount, ago, use, session, _ = said
             if slot in self.model:
                 account, charged = self.advance(slot, now), Fraction(amount, MILLION)
-                account.limits.count(use, amount // 7919, amount, now)
+                aged = ago > HOUR
+                if not aged:
+                    account.limits.count(use, amount // 7919, amount, now)
                 account.paid = {}
                 if session in account.holds:
-                    account.draw(account.holds[session], use, charged, now - ago, now)
+                    account.draw(account.holds[session], use, charged, now - ago, now, aged)
+                elif aged:
+                    account.burn_late(use, charged, now - ago, now)
                 else:
                     account.burn(use, charged, min(now - ago, now))
                 wanted[event] = {n: int(part * MILLION) for n, part in account.paid.items()}

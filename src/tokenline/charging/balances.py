@@ -51,9 +51,10 @@ def charge_usage(
     step: Step,
     batch: pa.RecordBatch,
     numbers: LineNumbers,
+    late: npt.NDArray[np.bool_],
     appended_ms: Int64s,
 ) -> Paid:
-    """Charge counted events to the accounts that have a balance, enter it in the step, and say who paid."""
+    """Charge events to the accounts that have a balance, enter it in the step, and say who paid."""
     if not len(state.books.balances):
         return Paid.nothing(len(batch))
     held = batch.column("hold_id")
@@ -65,6 +66,7 @@ def charge_usage(
         occurred_ms=int64_column(batch, "occurred_at"),
         appended_ms=appended_ms,
         named=_not_empty(held),
+        late=late,
         uses=lambda events: _uses(texts, arrow_int64s(events)),
         session=lambda event: session_of(held[event].as_py()),
     )
@@ -72,6 +74,8 @@ def charge_usage(
     paid = charge_chunk(state.books, rated)
     step.changes, step.burns = state.books.take()
     state.tally.add_burns(step.burns)
+    step.late = state.books.take_late()
+    state.tally.add_late(step.late)
     return paid
 
 

@@ -6,7 +6,7 @@ r"""Fold a chunk of usage into the state of its partition.
     model unknown?   -> refused                     /
     seen before?     -> duplicate, counted nowhere
     corrects another? -> held back: landing looks for the other, and then orders it (`usage_orders`)
-    late?            -> ledger only
+    late?            -> charged, in no window, limit or counter of the present
     else             -> counted: windows, cells, balances, decisions
 
 An offset without a record is judged too: absent, or deleted before it was read. So what was charged
@@ -42,7 +42,7 @@ from tokenline.quota.cells import Cell
 from tokenline.quota.charge import NOTHING_PAID, Paid
 from tokenline.quota.decide import decide
 from tokenline.quota.limit_decisions import limit_decisions
-from tokenline.quota.usage import Counted, add_usage
+from tokenline.quota.usage import Counted, add_usage, roll_rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         if len(step.names):
             state.seen.remember(step.names, step.minute_ms)
         paid = Paid.nothing(len(verdict))
-        fit = verdict == Judgement.COUNTED
+        fit = verdict <= Judgement.LATE
         if fit.any():
             # Nearly always all of them are: then nothing is copied.
             at = slice(None) if fit.all() else np.flatnonzero(fit)
@@ -102,7 +102,8 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
             )
             # A broker's clock that was set back takes no account back.
             appended_ms = np.maximum.accumulate(chunk.appended_ms)[at]
-            paid = paid.with_those(at, _count(state, step, batch, numbers, appended_ms))
+            aged = late[at]
+            paid = paid.with_those(at, _charge(state, step, batch, numbers, aged, appended_ms))
         charges = _charges(chunk.offsets, verdict, utok, versions, paid)
     late &= verdict <= Judgement.CORRECTION
 
@@ -181,14 +182,31 @@ def _judge(state: PartitionState, chunk: UsageChunk, tokens: Int64s) -> tuple[In
     return verdict, slots
 
 
-def _count(
+def _charge(
     state: PartitionState,
     step: Step,
     batch: pa.RecordBatch,
     numbers: LineNumbers,
+    late: Bools,
     appended_ms: Int64s,
 ) -> Paid:
-    """Add events, all to be counted, to windows, cells and balances, decide, and say who paid."""
+    """Count what is on time, charge all, decide, and say who paid."""
+    if not late.any():
+        _count(state, step, batch, numbers)
+    else:
+        if (some := np.flatnonzero(~late)).size:
+            _count(state, step, batch.take(arrow_int64s(some)), numbers.take(some))
+        charged = np.unique(numbers.slots[late & (numbers.charge_utok > 0)])
+        roll_rates(state.cells, np.setdiff1d(charged, step.touched), step.minute_ms)
+        step.touched = np.union1d(step.touched, charged)
+    paid = charge_usage(state, step, batch, numbers, late, appended_ms)
+    decided = decide(state.cells, step.touched, step.minute_ms, state.epoch, books=state.books)
+    step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
+    return paid
+
+
+def _count(state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: LineNumbers) -> None:
+    """Add events, all of them on time, to windows and cells."""
     cells, slots = state.cells, numbers.slots
     occurred_ms = int64_column(batch, "occurred_at")
     months_ms = month_starts(cells.zones, cells.matrix[slots, Cell.ZONE], occurred_ms)
@@ -199,11 +217,7 @@ def _count(
     )
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
-    paid = charge_usage(state, step, batch, numbers, appended_ms)
-    decided = decide(cells, step.touched, step.minute_ms, state.epoch, books=state.books)
-    step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     step.counted, step.tokens = len(slots), int(numbers.totals.sum())
-    return paid
 
 
 def _charges(

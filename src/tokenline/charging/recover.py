@@ -167,6 +167,7 @@ class Recovery:
         self._tables = [_TableRows(table.width) for table in state.books.tables]
         self._parts: dict[int, list[pa.RecordBatch]] = {}
         self._burns: dict[int, list[Int64s]] = {}
+        self._late: dict[int, list[Int64s]] = {}
         self._survivors: dict[bytes, tuple[int, bytes]] = {}
         self._out: deque[tuple[int, bytes]] = deque()
         self._newest = 0
@@ -232,7 +233,7 @@ class Recovery:
             self._take_live(key, value)
         _fill_cells(state, self._rows)
         state.books.adopt()
-        _fill_tallies(found, self._parts, self._burns)
+        _fill_tallies(found, self._parts, self._burns, self._late)
         state.mark_months_since(state.flushed_offset)
         found.out.sort(key=itemgetter(0))
         state.epoch = max((epoch_of(key) for key, _ in live), default=0) + 1
@@ -248,9 +249,10 @@ class Recovery:
             minute_ms, lines = unpack_part(value)
             self._parts.setdefault(minute_ms, []).append(lines)
             found.timed_keys.setdefault(minute_ms, []).append(key)
-        elif kind == b"burn":
+        elif kind in (b"burn", b"late"):
             minute_ms, burns = unpack_burns(value)
-            self._burns.setdefault(minute_ms, []).append(burns)
+            taken = self._burns if kind == b"burn" else self._late
+            taken.setdefault(minute_ms, []).append(burns)
             found.timed_keys.setdefault(minute_ms, []).append(key)
         elif kind == b"names":
             unpack_names(value, found.state)
@@ -304,10 +306,13 @@ def _fill_cells(state: PartitionState, rows: _Rows) -> None:
 
 
 def _fill_tallies(
-    found: Recovered, parts: dict[int, list[pa.RecordBatch]], burns: dict[int, list[Int64s]]
+    found: Recovered,
+    parts: dict[int, list[pa.RecordBatch]],
+    burns: dict[int, list[Int64s]],
+    late: dict[int, list[Int64s]],
 ) -> None:
     state = found.state
-    for minute_ms in sorted(parts.keys() | burns.keys()):
+    for minute_ms in sorted(parts.keys() | burns.keys() | late.keys()):
         if minute_ms <= state.flushed_minute_ms:
             continue
         tally = Tally(minute_ms)
@@ -315,6 +320,8 @@ def _fill_tallies(
             tally.add(lines)
         for rows in burns.get(minute_ms, []):
             tally.add_burns(rows)
+        for rows in late.get(minute_ms, []):
+            tally.add_late(rows)
         if minute_ms == state.minute_ms:
             state.tally = tally
         else:

@@ -179,6 +179,11 @@ class Flush:
         return self.tally.burns()
 
     @property
+    def late(self) -> Int64s:
+        """Return the same of late usage."""
+        return self.tally.late()
+
+    @property
     def windows(self) -> pl.DataFrame:
         """Return the totals of every window touched, one row each; sums what is not summed yet."""
         return self.tally.rows()
@@ -195,6 +200,7 @@ class Step:
     names: UInt64s = field(default_factory=lambda: NO_NAMES)
     lines: pa.RecordBatch | None = None
     burns: Int64s = field(default_factory=lambda: NO_BURNS)
+    late: Int64s = field(default_factory=lambda: NO_BURNS)
     replies: list[Replied] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)

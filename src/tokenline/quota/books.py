@@ -136,6 +136,8 @@ class Books:
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
         self.changes: list[Change] = []
         self.burns = Burns()
+        # The same of usage that was told late: it is in no window, and has entries of its own.
+        self.late = Burns()
         # Rows of accounts that used so much unpaid that somebody must know.
         self.alarmed: set[int] = set()
         self._cause = NO_CAUSE
@@ -314,12 +316,17 @@ class Books:
 
     def note_burns(self, slots: Int64s, numbers: Int64s, amounts_utok: Int64s) -> None:
         """Note what usage took from many buckets."""
-        self.burns.arrays.append(np.stack((slots, numbers, amounts_utok), axis=1))
+        self.burns.note(slots, numbers, amounts_utok)
 
     def take(self) -> tuple[list[Change], Int64s]:
         """Return what was entered and, as rows of `Burns`, what was burnt since the last call."""
         taken = self.changes, self.burns.rows()
         self.changes, self.burns = [], Burns()
+        return taken
+
+    def take_late(self) -> Int64s:
+        """Return what late usage burnt since the last call."""
+        taken, self.late = self.late.rows(), Burns()
         return taken
 
     def adopt(self) -> None:

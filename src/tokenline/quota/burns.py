@@ -17,6 +17,15 @@ class Burns:
     arrays: list[Int64s] = field(default_factory=list)
     singles: list[tuple[int, int, int]] = field(default_factory=list)
 
+    def note(self, slots: Int64s, numbers: Int64s, amounts_utok: Int64s) -> None:
+        """Note what usage took from many buckets."""
+        self.arrays.append(np.stack((slots, numbers, amounts_utok), axis=1))
+
+    def move(self, before: int, to: Burns) -> None:
+        """Note what was noted one by one behind the first `before` in `to` instead."""
+        to.singles += self.singles[before:]
+        del self.singles[before:]
+
     def since(self, before: int) -> list[tuple[int, int]]:
         """Return what was noted one by one behind the first `before`: each bucket's number and µtok, once."""
         sums: dict[int, int] = {}

@@ -9,7 +9,7 @@ balances as `orders.charge`, the plain rule (`tests/laws/test_balance_laws.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +21,10 @@ from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_events, count_one
 from tokenline.quota.cycle import advance, refresh
 from tokenline.quota.holds import draw
+from tokenline.quota.late import burn_late, charge_adjustments, parted
 from tokenline.quota.limits import SLICES
-from tokenline.quota.paying import burn
-from tokenline.quota.pseudo import pseudo_columns, pseudo_numbers
+from tokenline.quota.paying import burn_now
+from tokenline.quota.pseudo import Pseudo, pseudo_columns, pseudo_numbers
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import Use
 
@@ -47,6 +48,8 @@ NO_SPLITS: Int64s = np.zeros((0, 3), np.int64)
 class Rated:
     """Hold rated events of one append minute as columns of equal length, in offset order.
 
+    What is `late` counts in no limit, and pays as `quota.late` says.
+
     `appended_ms` never goes back. `named` says which name a session; `session` is asked only for those
     that are looked at one by one, `uses` for them and for those that limits count.
     """
@@ -56,6 +59,7 @@ class Rated:
     occurred_ms: Int64s
     appended_ms: Int64s
     named: Bools
+    late: Bools
     tokens: Int64s
     uses: Callable[[Int64s], list[Use]]
     session: Callable[[int], Session]
@@ -97,24 +101,79 @@ def charge_chunk(books: Books, rated: Rated) -> Paid:
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     ends = np.append(starts[1:], len(order))
     accounts, last_ms = ordered[starts], rated.appended_ms[order[ends - 1]]
-    quick = _quick(books, rated, order, starts, accounts, last_ms)
-    sums = np.add.reduceat(rated.charges_utok[order], starts)
+    aged = _aged(books, rated, order, ordered) if rated.late.any() else None
+    quick = _quick(books, rated if aged is None else aged.plain, order, starts, accounts, last_ms)
+    quick &= aged is None or _summable(aged.adjustments_utok[order], starts)
     heads = np.where(quick, _heads(books, accounts), NOTHING_PAID)
-    _charge_heads(books, accounts[quick], sums[quick], last_ms[quick])
     paid.buckets[order] = np.repeat(heads, ends - starts)
+    if aged is None:
+        sums = np.add.reduceat(rated.charges_utok[order], starts)
+        _charge_heads(books, accounts[quick], sums[quick], last_ms[quick])
+        books.note_burns(rated.slots[order[starts[quick]]], heads[quick], sums[quick])
+    else:
+        _charge_aged(books, aged, order, starts, quick, last_ms)
+        paid.buckets[aged.closed & (paid.buckets != NOTHING_PAID)] = Pseudo.LATE_ADJUSTMENT
     paid.buckets[rated.charges_utok == 0] = NOTHING_PAID
     each = order[np.repeat(~quick, ends - starts)]
     uses = dict(zip(each.tolist(), rated.uses(each), strict=True)) if each.size else {}
-    limited = books.balances.matrix[ordered, Balance.LIMITED] != 0
+    limited = (books.balances.matrix[ordered, Balance.LIMITED] != 0) & ~rated.late[order]
     parts: dict[int, Parts] = {}
     for at in np.flatnonzero(~quick).tolist():
         here, row = slice(starts[at], ends[at]), int(accounts[at])
         # A hold that expires within the chunk counts between two events.
-        alone = bool(limited[here][0]) and books.get(row, Balance.DUE_AT) <= last_ms[at]
+        alone = bool(limited[here].any()) and books.get(row, Balance.DUE_AT) <= last_ms[at]
         limited[here] &= not alone
         parts |= _charge_each(books, row, rated, order[here].tolist(), uses, counts=alone)
     _count(books, rated, np.sort(order[limited]))
     return _with_parts(paid, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Aged:
+    """Part late usage from other: which events belong to a closed cycle, and what all others are.
+
+    In `plain` those are worth nothing, and what only a closer look can tell names a session.
+    """
+
+    closed: Bools
+    plain: Rated
+    adjustments_utok: Int64s
+
+
+def _aged(books: Books, rated: Rated, order: Int64s, ordered: Int64s) -> _Aged:
+    closed, alone = np.zeros_like(rated.late), rated.named.copy()
+    moments = rated.occurred_ms[order], rated.appended_ms[order]
+    closed[order], unsure = parted(books, ordered, rated.late[order], *moments)
+    # A gateway that was away for a day names sessions that are long forgotten.
+    for event in np.flatnonzero(rated.late & rated.named).tolist():
+        alone[event] = books.holds.knows(int(rated.slots[event]), rated.session(event))
+    alone[order] |= unsure
+    plain = replace(
+        rated,
+        charges_utok=np.where(closed, 0, rated.charges_utok),
+        occurred_ms=np.where(closed, rated.appended_ms, rated.occurred_ms),
+        named=alone,
+    )
+    return _Aged(closed, plain, np.where(closed, rated.charges_utok, 0))
+
+
+def _charge_aged(
+    books: Books, aged: _Aged, order: Int64s, starts: Int64s, quick: Bools, last_ms: Int64s
+) -> None:
+    """Charge the quick accounts of a chunk with late usage: entries tell it from other usage."""
+    plain = aged.plain
+    owners = plain.slots[order[starts[quick]]]
+    accounts = books.rows_of(owners)
+    heads = _heads(books, accounts)
+    charges = plain.charges_utok[order]
+    sums, late, adjustments = (
+        np.add.reduceat(amounts, starts)[quick]
+        for amounts in (charges, charges * plain.late[order], aged.adjustments_utok[order])
+    )
+    _charge_heads(books, accounts, sums, last_ms[quick])
+    books.note_burns(owners, heads, sums - late)
+    books.late.note(owners, heads, late)
+    charge_adjustments(books, accounts, adjustments)
 
 
 def _with_parts(paid: Paid, parts: dict[int, Parts]) -> Paid:
@@ -148,22 +207,28 @@ def _quick(
     sums = np.add.reduceat(rated.charges_utok[order], starts)
     # Less, not equal: a bucket that is empty is no longer in front, and that is for `refresh` to find.
     quick &= sums < balances[:, Balance.HEAD_LEFT]
-    # A sum that may have wrapped is worth nothing.
-    counts = np.diff(np.append(starts, len(order)))
-    highest = np.maximum.reduceat(rated.charges_utok[order], starts)
-    quick &= highest < MOST_UTOK // counts
+    quick &= _summable(rated.charges_utok[order], starts)
     quick &= ~np.logical_or.reduceat(rated.named[order], starts)
     return quick
+
+
+def _summable(amounts_utok: Int64s, starts: Int64s) -> Bools:
+    """Say which sums cannot have wrapped: one that may have is worth nothing."""
+    counts = np.diff(starts, append=len(amounts_utok))
+    found: Bools = np.maximum.reduceat(amounts_utok, starts) < MOST_UTOK // counts
+    return found
 
 
 def _heads(books: Books, accounts: Int64s) -> Int64s:
     """Return the number of what is in front of each account: a bucket's, or that of a counter."""
     balances, buckets = books.balances.matrix, books.buckets.matrix
     heads = balances[accounts, Balance.HEAD]
-    numbers: Int64s = buckets[heads, Bucket.NUMBER]
     unpaid = heads == NONE
-    if unpaid.any():
-        numbers[unpaid] = pseudo_numbers(balances[accounts[unpaid], Balance.STOPS])
+    if not unpaid.any():
+        covered: Int64s = buckets[heads, Bucket.NUMBER]
+        return covered
+    numbers = pseudo_numbers(balances[accounts, Balance.STOPS])
+    numbers[~unpaid] = buckets[heads[~unpaid], Bucket.NUMBER]
     return numbers
 
 
@@ -182,16 +247,12 @@ def _charge_heads(books: Books, accounts: Int64s, sums: Int64s, last_ms: Int64s)
     balances[accounts, Balance.HEAD_LEFT] -= sums
     balances[accounts, Balance.LEFT] -= sums
     books.buckets.touch_all(heads)
-    books.note_burns(balances[accounts, Balance.OWNER], buckets[heads, Bucket.NUMBER], sums)
 
 
 def _charge_unpaid(books: Books, accounts: Int64s, sums: Int64s) -> None:
     """Charge accounts for which no bucket pays and nobody holds what could be claimed."""
     balances = books.balances.matrix
-    stops = balances[accounts, Balance.STOPS]
-    balances[accounts, pseudo_columns(stops)] += sums
-    numbers = pseudo_numbers(stops)
-    books.note_burns(balances[accounts, Balance.OWNER], numbers, sums)
+    balances[accounts, pseudo_columns(balances[accounts, Balance.STOPS])] += sums
     books.note_alarms(accounts)
 
 
@@ -212,13 +273,16 @@ def _charge_each(
     for event in events:
         now_ms = max(int(rated.appended_ms[event]), books.get(row, Balance.LOOKED_AT))
         advance(books, row, now_ms)
-        if counts:
+        late = bool(rated.late[event])
+        if counts and not late:
             tokens, amount = int(rated.tokens[event]), int(rated.charges_utok[event])
             count_one(books, row, uses[event], tokens, amount, now_ms)
         before = len(books.burns.singles)
         _charge_one(books, row, rated, event, uses[event], now_ms)
         if found := books.burns.since(before):
             parts[event] = found
+        if late:
+            books.burns.move(before, books.late)
     refresh(books, row, now_ms)
     return parts
 
@@ -226,14 +290,14 @@ def _charge_each(
 def _charge_one(books: Books, row: int, rated: Rated, event: int, use: Use, now_ms: int) -> None:
     """Charge one event, to what its session holds first, if it names one."""
     amount, occurred_ms = int(rated.charges_utok[event]), int(rated.occurred_ms[event])
-    hold = None
+    hold, pay = None, burn_late if rated.late[event] else burn_now
     if rated.named[event]:
         hold = books.holds.find(books.get(row, Balance.OWNER), rated.session(event))
     if hold is None:
-        burn(books, row, use, amount, min(occurred_ms, now_ms))
+        pay(books, row, use, amount, occurred_ms, now_ms)
         return
     named = len(hold.parts)
-    draw(books, row, hold, use, amount, occurred_ms, now_ms)
+    draw(books, row, hold, use, amount, occurred_ms, now_ms, pay)
     if len(hold.parts) < named:
         # A bucket that is over and waited for this hold closes now.
         refresh(books, row, now_ms)
