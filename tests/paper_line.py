@@ -75,6 +75,7 @@ class Books:
         self.dead_letters: dict[int, str] = {}
         self.changes: dict[tuple[str, int], dict[str, Any]] = {}
         self.burns: dict[tuple[str, int, int], int] = {}
+        self.late: dict[tuple[str, int, int], int] = {}
         self.replies: dict[int, dict[str, Any]] = {}
         self.sent: dict[str, dict[str, Any]] = {}
 
@@ -122,9 +123,10 @@ class Books:
         for row in flush.windows.iter_rows(named=True):
             key = (keys[row["slot"]], *(row[name] for name in WINDOW_KEY[1:]))
             _replace(self.windows, (*key, flush.segment_start_ms), row)
-        for slot, bucket, amount in flush.burns.tolist():
-            name = keys[slot], bucket, flush.segment_start_ms
-            self.burns[name] = max(amount, self.burns.get(name, 0))
+        for entries, burns in ((self.burns, flush.burns), (self.late, flush.late)):
+            for slot, bucket, amount in burns.tolist():
+                name = keys[slot], bucket, flush.segment_start_ms
+                entries[name] = max(amount, entries.get(name, 0))
         for row in flush.months.iter_rows(named=True):
             _replace(self.months, (keys[row["slot"]], row["window_start"]), row)
 
@@ -145,8 +147,9 @@ class Books:
         sums: Counter[tuple[str, int]] = Counter()
         for (account, _), said in self.changes.items():
             sums[account, said["bucket"]] += said["amount_utok"]
-        for (account, bucket, _), amount in self.burns.items():
-            sums[account, bucket] -= amount
+        for entries in (self.burns, self.late):
+            for (account, bucket, _), amount in entries.items():
+                sums[account, bucket] -= amount
         return {name: amount for name, amount in sums.items() if amount}
 
     def offsets(self, verdict: str) -> set[int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.orders import CATALOG, catalog_version, hold_order, order
 from tests.paper_line import Books, Journal, PaperLine, facts
-from tests.strategies import BOUNDS, DAY, MINUTE, NOON, Record, chunk_of, event, key_of
+from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, Record, chunk_of, event, key_of
 from tokenline.charging import journal as journal_module
 from tokenline.charging.fold import by_minute
 from tokenline.charging.replay import ChargedRange, replay
@@ -72,7 +72,8 @@ def used(draw, offset, now_ms):
         model=draw(models),
         subscriber_id=draw(subscribers),
         hold_id=draw(st.sampled_from(["", "", "s1", "s2"])),
-        occurred_at=now_ms - draw(st.sampled_from([0, 300])),
+        # On time, late within the cycle, and of one that is closed.
+        occurred_at=now_ms - draw(st.sampled_from([0, 0, 300, 2 * HOUR, 3 * DAY])),
         input_tokens=draw(st.integers(0, 40)),
         output_tokens=draw(st.integers(0, 40)),
     )
@@ -173,6 +174,8 @@ def test_crashes_change_no_balance_no_reply_and_no_entry(pieces, plan, in_flight
     assert other_books.replies == books.replies
     assert other_books.changes == books.changes
     assert other_books.burns == books.burns
+    assert other_books.late == books.late
+    assert other_books.paid == books.paid
 
 
 @law
@@ -236,16 +239,18 @@ def test_who_paid_each_event_adds_up_to_what_usage_took_from_each_bucket(pieces)
     account_of = {
         one.offset: one.key for piece in pieces for one in piece if isinstance(one, Record)
     }
-    found: Counter[tuple[str, int]] = Counter()
-    for offset, (_, _, parts) in books.paid.items():
-        for number, amount in parts.items():
-            found[account_of[offset], number] += amount
-    wanted: Counter[tuple[str, int]] = Counter()
-    for (account, number, _), amount in books.burns.items():
-        wanted[account, number] += amount
+    for verdict, entries in (("counted", books.burns), ("late", books.late)):
+        offsets = books.offsets(verdict)
+        found: Counter[tuple[str, int]] = Counter()
+        for offset in offsets:
+            for number, amount in books.paid[offset][2].items():
+                found[account_of[offset], number] += amount
+        wanted: Counter[tuple[str, int]] = Counter()
+        for (account, number, _), amount in entries.items():
+            wanted[account, number] += amount
 
-    assert +found == +wanted
-    assert sum(utok for utok, _, _ in books.paid.values()) == sum(wanted.values())
+        assert +found == +wanted
+        assert sum(books.paid[offset][0] for offset in offsets) == sum(wanted.values())
 
 
 @law

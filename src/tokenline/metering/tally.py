@@ -89,7 +89,8 @@ class Tally:
     def snapshot(self) -> Tally:
         """Return a tally of what was added so far, to which nothing will be added."""
         taken = Tally(self.segment_start_ms)
-        taken._merged = self.rows()
+        self._merge()
+        taken._merged = self._merged
         taken.add_burns(self.burns())
         taken.add_late(self.late())
         taken.dirty = False
