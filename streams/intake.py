@@ -17,7 +17,7 @@ from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import UNUSABLE, unusable_names
 
-ORDERS = ("account_order", "hold_order")
+ORDERS = ("account_order", "hold_order", "usage_order")
 COMMAND_NAMES = ("account_command", "catalog_version", *ORDERS)
 
 # Fields of a record, taken by C code: there are ten thousand in a chunk.

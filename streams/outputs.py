@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaProducer
 
 from streams.replies import MOST_DETAIL_CHARS, refusals_of, replies_of
-from streams.totals import changes_of, encode_totals, split_key, totals_of
+from streams.totals import (
+    changes_of,
+    encode_totals,
+    split_key,
+    totals_of,
+    window_changes_of,
+)
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
 from tokenline.charging.terms import told_terms
@@ -93,6 +99,7 @@ class Outputs:
             for refused in step.refused
         ]
         found += changes_of(self._codec, state, step, self._partition)
+        found += window_changes_of(self._codec, state, step, self._partition)
         found += replies_of(self._codec, step.replies)
         found += [self._sent(sent) for sent in step.sent]
         found += refusals_of(self._codec, step.refused)

@@ -13,6 +13,7 @@ import polars as pl
 
 from tokenline.charging.packs import Message
 from tokenline.event import TOKEN_KINDS
+from tokenline.metering.calendar import MINUTE_MS
 from tokenline.quota.terms import Source
 from tokenline.wire.kafka import account_key
 from tokenline.wire.topics import BALANCES, WINDOWS
@@ -92,6 +93,36 @@ def changes_of(
         )
 
 
+def window_changes_of(
+    codec: Codec, state: PartitionState, step: Step, partition: int
+) -> Iterator[Message]:
+    """Yield a message for each window that an order of the step changed; its cause names it."""
+    for change in step.window_changes:
+        tenant, account = split_key(state.cells.keys[change.slot])
+        fields = {
+            "tenant_id": tenant,
+            "account_id": account,
+            "subscriber_id": change.subscriber,
+            "provider": change.provider,
+            "model": change.model,
+            "grain": change.grain,
+            "window_start": change.window_start_ms,
+            "segment_start": 0
+            if change.grain == "month"
+            else step.as_of_ms // MINUTE_MS * MINUTE_MS,
+            "partition": partition,
+            "events": change.events,
+            "total_tokens": change.total_tokens,
+            "version": step.cause[1],
+            "charge_utok": change.charge_utok,
+            "catalog_version": change.catalog_version,
+            "cause": change.cause,
+            **dict(zip(TOKEN_KINDS, change.counts, strict=True)),
+        }
+        key = account_key(tenant, account)
+        yield Message(WINDOWS, key, codec.encode("account_window", fields))
+
+
 def _catalog_version(state: PartitionState, at_ms: int) -> int:
     catalog = state.catalogs.at(at_ms)
     return 0 if catalog is None else catalog.version
@@ -124,7 +155,7 @@ def _window_frame(
         return rows
     blank = [
         pl.lit("").alias(name)
-        for name in ("subscriber_id", "provider", "model")
+        for name in ("subscriber_id", "provider", "model", "cause")
         if name not in rows.columns
     ]
     numbers = (*TOKEN_KINDS, "charge_utok", "catalog_version")

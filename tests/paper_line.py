@@ -256,7 +256,7 @@ class PaperLine:
 def facts(state: PartitionState) -> dict[str, Any]:
     """Return all that a recovery must bring back, in a form that compares."""
     head = dict(state.head())
-    for progress in ("epoch", "published_seq", "flushed_minute_ms", "flushed_offset"):
+    for progress in ("epoch", "published_seq", "flushed_minute_ms", "flushed"):
         head.pop(progress)
     cells = {key: state.cells.matrix[slot].tolist() for slot, key in enumerate(state.cells.keys)}
     tally = state.tally

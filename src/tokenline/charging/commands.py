@@ -4,6 +4,7 @@
     account_order      plan, buckets, life of an account              -> reply, ledger, decision, and
                                                                          what a transfer moves: orders
     hold_order         a session asks, reports or settles             -> reply, decision if it changes
+    usage_order        a late copy, a correction: landing found it    -> ledger, windows, decision
     catalog_version    what is sold and what a token costs            -> rates usage from its moment on
 
 A command that cannot be read as one is a dead letter and changes nothing; one that the rules do not
@@ -25,6 +26,7 @@ from tokenline.charging.carry import (
     key_of_order,
 )
 from tokenline.charging.step import Commanded, Refused, Replied, Step
+from tokenline.charging.usage_orders import carry_out_usage_order
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
 from tokenline.quota.answers import OrderAnswer
@@ -108,6 +110,8 @@ def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touc
         _ask(state, step, command, touched)
     elif command.name == "catalog_version":
         step.replies.append(Replied(command, _take_catalog(state, command)))
+    elif command.name == "usage_order":
+        touched.looked_at.add(carry_out_usage_order(state, step, command))
     else:
         raise BadData(f"{command.name} does not belong on the commands topic")
 

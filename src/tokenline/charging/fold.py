@@ -213,7 +213,10 @@ def _count(state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: Li
     step.lines = lines_of(batch, numbers)
     state.tally.add(step.lines)
     counted = Counted(
-        slots=slots, tokens=numbers.totals, months_ms=months_ms, offsets=numbers.offsets
+        slots=slots,
+        tokens=numbers.totals,
+        months_ms=months_ms,
+        versions=numbers.offsets + state.next_offsets["commands"],
     )
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)

@@ -49,7 +49,8 @@ class PartitionState:
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
     `minute_ms` is the append minute in hand, `clock_ms` the time of the balances; neither goes back.
     `closing_seq` is the step that closed a minute whose totals are not published yet, 0 when there is
-    none. `sent` gathers, within a step, what it asks of other accounts.
+    none. `orders_next` is the first place of an order of landing that was not carried out (see
+    `usage_orders`). `sent` gathers, within a step, what it asks of other accounts.
     """
 
     bounds: Bounds
@@ -58,7 +59,8 @@ class PartitionState:
     minute_ms: int = 0
     next_offsets: dict[str, int] = field(default_factory=lambda: {"usage": 0, "commands": 0})
     flushed_minute_ms: int = 0
-    flushed_offset: int = -1
+    flushed: int = -1
+    orders_next: int = 0
     published_seq: int = 0
     closing_seq: int = 0
     clock_ms: int = 0
@@ -92,6 +94,15 @@ class PartitionState:
         self.clock_ms = max(self.clock_ms, now_ms)
         return self.clock_ms
 
+    @property
+    def position(self) -> int:
+        """Return how far both topics were applied, as one number that grows with each record of either.
+
+        What changes a month by usage has the sum of its offset and of the next command's, what changes it by
+        a command the sum of its offset and of the next usage: whichever came later has more.
+        """
+        return sum(self.next_offsets.values()) - 1
+
     def begin_step(self, now_ms: int) -> Step:
         """Start a step at `now_ms`; closes the minute in hand when `now_ms` is past it."""
         self.seq += 1
@@ -124,7 +135,7 @@ class PartitionState:
 
     def note_flushed(self, flush: Flush) -> None:
         """Note that the totals of `flush` are published: a recovery need not sum them again."""
-        self.flushed_offset = max(self.flushed_offset, flush.through_offset)
+        self.flushed = max(self.flushed, flush.through)
         if flush.closed:
             self.flushed_minute_ms = max(self.flushed_minute_ms, flush.segment_start_ms)
             # Else the next minute ended while this one was on its way.
@@ -138,7 +149,7 @@ class PartitionState:
         return Flush(
             seq=self.seq,
             segment_start_ms=tally.segment_start_ms,
-            through_offset=self.next_offsets["usage"] - 1,
+            through=self.position,
             closed=closed,
             tally=tally,
             months=self._month_rows(),
@@ -148,11 +159,11 @@ class PartitionState:
         """Note that the month cells of `slots` changed."""
         self._dirty_months.append(slots)
 
-    def mark_months_since(self, offset: int) -> None:
-        """Note every account whose month changed after `offset`; used after a recovery."""
+    def mark_months_since(self, position: int) -> None:
+        """Note every account whose month changed after a position; used after a recovery."""
         rows = self.cells.matrix
         newest = np.maximum(rows[:, Cell.MONTH_VERSION], rows[:, Cell.LAST_MONTH_VERSION])
-        self.mark_months(np.flatnonzero(newest > offset))
+        self.mark_months(np.flatnonzero(newest > position))
 
     def head(self) -> Mapping[str, object]:
         """Return the small facts of the state, for the journal and for status."""
@@ -163,7 +174,8 @@ class PartitionState:
             "clock_ms": self.clock_ms,
             "next_offsets": dict(self.next_offsets),
             "flushed_minute_ms": self.flushed_minute_ms,
-            "flushed_offset": self.flushed_offset,
+            "flushed": self.flushed,
+            "orders_next": self.orders_next,
             "published_seq": self.published_seq,
             "zones": list(self.cells.zones),
             "accounts": len(self.cells),

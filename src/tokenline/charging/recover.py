@@ -234,7 +234,7 @@ class Recovery:
         _fill_cells(state, self._rows)
         state.books.adopt()
         _fill_tallies(found, self._parts, self._burns, self._late)
-        state.mark_months_since(state.flushed_offset)
+        state.mark_months_since(state.flushed)
         found.out.sort(key=itemgetter(0))
         state.epoch = max((epoch_of(key) for key, _ in live), default=0) + 1
         return found
@@ -289,7 +289,8 @@ def _take_head(state: PartitionState, head: Mapping[str, object]) -> None:
     state.minute_ms = int(str(head["minute_ms"]))
     state.clock_ms = int(str(head.get("clock_ms", 0)))
     state.flushed_minute_ms = int(str(head["flushed_minute_ms"]))
-    state.flushed_offset = int(str(head["flushed_offset"]))
+    state.flushed = int(str(head["flushed"]))
+    state.orders_next = int(str(head["orders_next"]))
     state.published_seq = int(str(head["published_seq"]))
     offsets, totals, zones = head["next_offsets"], head["totals"], head["zones"]
     assert isinstance(offsets, dict) and isinstance(totals, dict) and isinstance(zones, list)  # noqa: S101, PT018
@@ -328,7 +329,7 @@ def _fill_tallies(
             flush = Flush(
                 seq=0,
                 segment_start_ms=minute_ms,
-                through_offset=state.flushed_offset,
+                through=state.flushed,
                 closed=True,
                 tally=tally,
             )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from tokenline.charging.usage_orders import WindowChange
     from tokenline.metering.tally import Tally
     from tokenline.quota.answers import OrderAnswer
     from tokenline.quota.decided import Decided
@@ -160,7 +161,7 @@ class Judged:
 class Flush:
     """Hold absolute totals to be published: windows of one append minute, months of accounts.
 
-    They include every event up to `through_offset` of the usage topic. Nothing is added to `tally`
+    They include all up to the position `through`, see `PartitionState.position`. Nothing is added to `tally`
     any more, so another thread may sum it while the next minute is counted. `closed` says that the
     minute is over; else its totals will be published again, larger. `seq` is the newest step when
     it was taken, 0 in a recovery.
@@ -168,7 +169,7 @@ class Flush:
 
     seq: int
     segment_start_ms: int
-    through_offset: int
+    through: int
     closed: bool
     tally: Tally
     months: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -204,6 +205,7 @@ class Step:
     replies: list[Replied] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    window_changes: list[WindowChange] = field(default_factory=list)
     decisions: list[Decided] = field(default_factory=list)
     judged: Judged | None = None
     refused: list[Refused] = field(default_factory=list)

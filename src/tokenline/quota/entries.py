@@ -24,6 +24,9 @@ class ChangeKind(IntEnum):
     TRANSFER_RETURN = 12
     CLAIM_PAID = 13
     CLAIM_LOST = 14
+    VOID = 15
+    CORRECTION_OUT = 16
+    CORRECTION_IN = 17
 
 
 @dataclass(frozen=True, slots=True)
