@@ -93,11 +93,12 @@ class Verdict(IntEnum):
 
     COUNTED = 0
     LATE = 1
-    DUPLICATE = 2
-    REJECTED = 3
-    ABSENT = 4
-    DELETED = 5
-    UNJUDGED = 6
+    CORRECTION = 2
+    DUPLICATE = 3
+    REJECTED = 4
+    ABSENT = 5
+    DELETED = 6
+    UNJUDGED = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
