@@ -18,9 +18,11 @@ from streams.transport import LineApp, position_of
 from tokenline.clock import SystemClock
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
+from tokenline.landing.kafka_teller import KafkaTeller
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.topics import TopicLander
+from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import (
@@ -85,10 +87,13 @@ class LandingWorker:
         self.progress = LandingProgress()
         self.metrics = LandingMetrics(self.progress)
         self._store = ClickHouseStore(settings)
+        registry = open_registry(settings)
+        self._teller = KafkaTeller(settings, Codec(registry))
         self._tools = Tools(
             settings=settings,
             store=self._store,
-            codec=ColumnCodec(open_registry(settings)),
+            codec=ColumnCodec(registry),
+            teller=self._teller,
             clock=SystemClock(),
             progress=self.progress,
             fatal=fatal,
@@ -141,11 +146,13 @@ class LandingWorker:
         cycle. Looking at them again and again takes as long as making them.
         """
         gc.set_threshold(GC_OBJECTS, 50, 100)
+        self._teller.start()
 
     async def stop(self) -> None:
         """End all flows and let go of the warehouse."""
         await self.drop_usage()
         await _stop(self._tables.values())
+        await self._teller.stop()
         self._store.close()
 
     async def watch(self) -> None:
@@ -176,7 +183,7 @@ def register(
     """Add the landing agents to `app`.
 
     `step` is called with the name of each finished step of a usage batch (read, ledger, duplicates,
-    seal, ack); tests end the process there.
+    orders, seal, ack); tests end the process there.
     """
     worker = LandingWorker(settings, fatal, step)
     rows = TopicLander(worker._store, worker._tools.codec, worker.progress, settings.partitions)

@@ -262,7 +262,7 @@ def facts(state: PartitionState) -> dict[str, Any]:
     tally = state.tally
     rows = tally.rows()
     windows = sorted(map(str, rows.sort(WINDOW_KEY).rows())) if len(rows) else []
-    tables = [table.matrix.tolist() for table in state.books.tables]
+    tables = {name: table.matrix.tolist() for name, table in state.books.named_tables.items()}
     names = json.loads(pack_names(state)), tally.burns().tolist()
     return {
         "head": head,

@@ -26,6 +26,7 @@ from tokenline.metering.calendar import MINUTE_MS, spans_at
 from tokenline.quota.books import Balance
 from tokenline.quota.cells import MONTHS, Cell, same_month
 from tokenline.quota.entries import ChangeKind
+from tokenline.quota.settled import Charged
 from tokenline.quota.table import NONE
 from tokenline.quota.taking_back import charge_instead, give_back, ordered
 from tokenline.quota.terms import Use
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tokenline.charging.partition import PartitionState
     from tokenline.charging.step import Commanded, Step
 
+UNKNOWN = -1  # charge of a correction, where landing does not know it yet
 PARTS_MAX = 1024  # orders that one record of usage may cause
 # Which of original and replacement an order names.
 _SIDES = {"void": ((True, False),), "correct": ((True, True), (False, True))}
@@ -96,22 +98,31 @@ def carry_out_usage_order(state: PartitionState, step: Step, command: Commanded)
     slot = _check(state, key, kind, original, replacement, int(fields["cause_offset"]))
     if place < state.orders_next:
         return NONE
+    taken = _charged(state, slot, original)
     state.orders_next = place + 1
     now_ms = state.move_clock(command.appended_ms)
     charge_utok, version = _price(state, slot, replacement) if kind == "correct" else (0, 0)
     row = state.books.row(slot)
+    parts: list[tuple[int, int]] = []
     if row != NONE:
         now_ms = max(command.appended_ms, state.books.get(row, Balance.LOOKED_AT))
         with ordered(state.books, row, str(fields["command_id"]), now_ms):
-            _change_balance(state, row, kind, original, replacement, charge_utok, now_ms)
+            # Like usage of the moment that it replaces.
+            moment = original if original["present"] else replacement
+            back = ChangeKind.VOID if kind == "void" else ChangeKind.CORRECTION_OUT
+            give_back(state.books, row, back, taken.parts, taken.at_ms, now_ms)
+            if charge_utok:
+                since_ms = int(moment["occurred_at"])
+                parts = charge_instead(
+                    state.books, row, replacement.use, charge_utok, since_ms, now_ms
+                )
     order = _Order(state, step, slot, str(fields["command_id"]), command.offset)
     # Of a late copy that is taken back the entries say enough: it is in no window.
     if original["present"] and not (kind == "void" and original["late"]):
-        order.change_windows(
-            original, -1, int(original["charge_utok"]), int(original["catalog_version"])
-        )
+        order.change_windows(original, -1, taken.charge_utok, taken.catalog_version)
     if kind == "correct":
         order.change_windows(replacement, 1, charge_utok, version)
+        state.books.settled.remember(slot, place, Charged(charge_utok, version, now_ms, parts))
     return slot
 
 
@@ -144,6 +155,8 @@ def _check(
     if cause >= state.next_offsets["usage"]:
         raise BadData(f"{key}: usage {cause} was not charged yet, so nothing of it can be ordered")
     paid = list(map(int, original["paid_utok"]))
+    if original["charge_utok"] == UNKNOWN and not paid:
+        return slot
     if len(paid) != len(original["paid_buckets"]) or sum(paid) != original["charge_utok"]:
         raise BadData(f"{key}: what buckets paid of an event is not what it was charged")
     if min(paid, default=1) <= 0:
@@ -162,22 +175,26 @@ def _price(state: PartitionState, slot: int, side: _Side) -> tuple[int, int]:
     return (0, found[1]) if state.books.row(slot) == NONE else found
 
 
-def _change_balance(
-    state: PartitionState,
-    row: int,
-    kind: str,
-    original: _Side,
-    replacement: _Side,
-    charge_utok: int,
-    now_ms: int,
-) -> None:
-    books, taken = state.books, ChangeKind.VOID if kind == "void" else ChangeKind.CORRECTION_OUT
-    if original["present"]:
-        give_back(books, row, taken, original.parts, int(original["charged_at"]), now_ms)
-    if kind == "correct" and charge_utok:
-        # Like usage of the moment that it replaces.
-        moment = original if original["present"] else replacement
-        charge_instead(books, row, replacement.use, charge_utok, int(moment["occurred_at"]), now_ms)
+def _charged(state: PartitionState, slot: int, original: _Side) -> Charged:
+    """Return what an original was charged; what a correction was only charging knows for a while.
+
+    Raises:
+        BadData: it does not know it any more.
+    """
+    if original["charge_utok"] != UNKNOWN:
+        return Charged(
+            int(original["charge_utok"]),
+            int(original["catalog_version"]),
+            int(original["charged_at"]),
+            original.parts,
+        )
+    found = state.books.settled.find(slot, int(original["offset"]) * PARTS_MAX)
+    if found is None:
+        raise BadData(
+            f"what the correction at offset {original['offset']} was charged is not known any more: "
+            "look into the ledger of the balance, and adjust it by hand"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

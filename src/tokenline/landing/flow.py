@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tokenline.landing.reader import Bounds
     from tokenline.landing.seal import Seal
     from tokenline.landing.store import Store
+    from tokenline.landing.teller import Teller
     from tokenline.settings import Settings
     from tokenline.wire.columns import ColumnCodec
 
@@ -89,6 +90,7 @@ class Tools:
     progress: LandingProgress
     fatal: Callable[[BaseException], None]
     step: Step
+    teller: Teller
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LANDS_AT_ONCE))
 
     @property
@@ -190,7 +192,8 @@ class UsageFlow(Flow):
         self._partition = partition
         self._topic = settings.topic(USAGE)
         self._lander = Lander(
-            tools.store, tools.codec, tools.quarantine, topic=self._topic, partition=partition,
+            tools.store, tools.codec, tools.quarantine, tools.teller,
+            topic=self._topic, partition=partition,
             generation=generation, clock=tools.clock, step=tools.step,
         )  # fmt: skip
         self._reader = UsageReader(settings, self._topic, partition)

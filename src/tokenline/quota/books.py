@@ -23,6 +23,7 @@ from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.entries import NO_CAUSE, Cause, Change, ChangeKind
 from tokenline.quota.hold_rows import Holds
 from tokenline.quota.limits import Limits
+from tokenline.quota.settled import Settled
 from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
 from tokenline.quota.terms import GONE_STRICT, THRESHOLDS_PERCENT, Grant, Mode, Terms
@@ -131,6 +132,7 @@ class Books:
         self.subscribers = Subscribers()
         self.limits = Limits(self.subscribers)
         self.told = Told()
+        self.settled = Settled()
         self.scopes = Scopes()
         self.plans: list[str] = []
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
@@ -157,6 +159,7 @@ class Books:
             "limits": self.limits,
             "subscribers": self.subscribers,
             "told": self.told,
+            "settled": self.settled,
         }
 
     @property
@@ -336,7 +339,14 @@ class Books:
         self._reach(int(owners.max(initial=-1)) + 1)
         self._rows[owners[used]] = used
         self.note_alarms(used)
-        for table in (self.holds, self.answers, self.limits, self.subscribers, self.told):
+        for table in (
+            self.holds,
+            self.answers,
+            self.limits,
+            self.subscribers,
+            self.told,
+            self.settled,
+        ):
             table.index()
 
     def _reach(self, count: int) -> None:
