@@ -69,6 +69,11 @@ class Books:
         self.windows: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
         self.months: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
         self.verdicts: dict[int, str] = {}
+        # What orders changed windows by, by the order and the grain.
+        self.window_changes: dict[tuple[str, str], dict[str, Any]] = {}
+        # The charged ranges, each once, as landing follows them.
+        self.ranges: list[dict[str, Any]] = []
+        self.charged_next = 0
         # Of each event that was counted or is late: its charge, its catalog and who paid how much.
         self.paid: dict[int, tuple[int, int, dict[int, int]]] = {}
         self.decisions: dict[tuple[str, int], dict[str, Any]] = {}
@@ -93,12 +98,17 @@ class Books:
             assert self.replies.setdefault(said["offset"], said) == said
         elif message.topic == "commands":
             assert self.sent.setdefault(said["command_id"], said) == said
+        elif message.topic == "windows":
+            assert self.window_changes.setdefault((said["cause"], said["grain"]), said) == said
         elif message.topic == "dead-letters":
             assert self.dead_letters.setdefault(said["offset"], said["reason"]) == said["reason"]
         else:
             for offset in range(said["lo"], said["hi"] + 1):
                 self._judge(offset, said)
             self._pay(said)
+            if said["lo"] == self.charged_next:
+                self.charged_next = said["hi"] + 1
+                self.ranges.append(said)
 
     def _judge(self, offset: int, said: dict[str, Any]) -> None:
         kinds = ("correction", "late", "duplicate", "rejected")
@@ -131,16 +141,25 @@ class Books:
             _replace(self.months, (keys[row["slot"]], row["window_start"]), row)
 
     def window_totals(self) -> dict[tuple[Any, ...], tuple[int, int]]:
-        """Return (events, tokens) of each minute window, its segments summed."""
+        """Return (events, tokens) of each minute window, its segments and corrections summed."""
         sums: dict[tuple[Any, ...], tuple[int, int]] = {}
         for (*key, _), (_, row) in self.windows.items():
-            events, tokens = sums.get(tuple(key), (0, 0))
-            sums[tuple(key)] = (events + row["events"], tokens + row["total_tokens"])
+            _add(sums, tuple(key), row)
+        for (_, grain), said in self.window_changes.items():
+            if grain == "minute":
+                names = ("account", "subscriber", "provider", "model", "window_start_ms")
+                _add(sums, tuple(said[name] for name in names), said)
         return sums
 
     def month_totals(self) -> dict[tuple[Any, ...], tuple[int, int]]:
-        """Return (events, tokens) of each account and month."""
-        return {key: (row["events"], row["total_tokens"]) for key, (_, row) in self.months.items()}
+        """Return (events, tokens) of each account and month, corrections of old ones among them."""
+        sums: dict[tuple[Any, ...], tuple[int, int]] = {}
+        for key, (_, row) in self.months.items():
+            _add(sums, key, row)
+        for (_, grain), said in self.window_changes.items():
+            if grain == "month":
+                _add(sums, (said["account"], said["window_start_ms"]), said)
+        return sums
 
     def balances(self) -> dict[tuple[str, int], int]:
         """Return what the entries of each account's bucket come to: its total less what was used."""
@@ -155,6 +174,13 @@ class Books:
     def offsets(self, verdict: str) -> set[int]:
         """Return the offsets judged so."""
         return {offset for offset, said in self.verdicts.items() if said == verdict}
+
+
+def _add(
+    sums: dict[tuple[Any, ...], tuple[int, int]], key: tuple[Any, ...], row: Mapping[str, Any]
+) -> None:
+    events, tokens = sums.get(key, (0, 0))
+    sums[key] = (events + row["events"], tokens + row["total_tokens"])
 
 
 def _replace(
@@ -285,6 +311,9 @@ def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
     for change in step.changes:
         said = dataclasses.asdict(change) | {"account": state.cells.keys[change.slot]}
         yield Message("balances", b"k", json.dumps(said).encode())
+    for window in step.window_changes:
+        said = dataclasses.asdict(window) | {"account": state.cells.keys[window.slot]}
+        yield Message("windows", b"k", json.dumps(said).encode())
     for replied in step.replies:
         said = dataclasses.asdict(replied.answer) | {"offset": replied.command.offset}
         said |= {"split": list(said.get("split", ()))}

@@ -128,6 +128,17 @@ def test_a_correction_is_held_back_and_what_it_replaces_is_a_copy_of_it_from_the
     assert judged(state, record(6)) == ([], [6], [])
 
 
+def test_a_copy_that_says_it_corrects_replaces_nothing():
+    """An id that came before is a copy, whatever else it says."""
+    state = state_of()
+    step = fold_usage(
+        state, chunk_of([record(0), record(1, corrects="e7"), record(2, event_id="e7")])
+    )
+    assert (step.counted, step.judged.duplicate, step.judged.correction) == (2, [1], [])
+    step = fold_usage(state, chunk_of([record(3, corrects="e8"), record(4, event_id="e8")]))
+    assert (step.counted, step.judged.duplicate) == (1, [3])
+
+
 def test_a_correction_behind_its_original_leaves_it_counted():
     state = state_of()
     step = fold_usage(state, chunk_of([record(0), record(1, event_id="x", corrects="e1")]))

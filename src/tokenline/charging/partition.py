@@ -195,8 +195,9 @@ class PartitionState:
 
 def _months_of(slots: Int64s, rows: Int64s, columns: tuple[Cell, Cell, Cell, Cell]) -> pl.DataFrame:
     start, tokens, events, version = columns
-    # After a recovery `slots` may be all accounts; few of them have used anything.
-    used = slots[rows[slots, events] > 0]
+    # After a recovery `slots` may be all accounts; few of them have used anything. A month from which a
+    # correction took the last event is told as well.
+    used = slots[(rows[slots, events] > 0) | (rows[slots, version] > 0)]
     return pl.DataFrame(
         {
             "slot": used,

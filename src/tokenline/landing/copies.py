@@ -13,6 +13,7 @@ same.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,118 +72,128 @@ def look_back(store: Store, events: Events, landed: Int64s) -> Found:
     Raises:
         WarehouseUnavailable: try again.
     """
-    place = events.topic, events.partition
     asked = np.flatnonzero((events.late | events.corrections) & ~events.repeats)
     if not asked.size:
         return Found(events=events)
-    named = identities_at(events, asked)
+    if events.corrections[asked].any():
+        return _Run(store, events, asked, landed).found()
+    place, named = (events.topic, events.partition), identities_at(events, asked)
     copies = set(repeats_within(events, named)) | store.earlier_copies(*place, named)
-    events = events.without_repeats_at(dict.fromkeys(sorted(copies), COPY))
     left = asked[~np.isin(asked, sorted(copies))]
-    held = left[events.corrections[left]]
-    late = left[~events.corrections[left]]
-    corrected = store.earlier_corrections(*place, identities_at(events, late))
-    events = events.without_repeats_at(dict.fromkeys(sorted(corrected), CORRECTED))
-    found: list[Correction] = []
-    more: dict[int, str] = {}
-    if held.size:
-        run = _Run(store, events, held, landed)
-        found, reasons, refused = run.judged()
-        more = run.corrected(late)
-        events = replace(events.without_repeats_at(reasons | more), refused=refused, late=run.late)
-    charged = [at for at in (*copies, *corrected, *more) if not events.corrections[at]]
-    return Found(events=events, corrections=found, copies=_charged(events, charged))
+    corrected = store.earlier_corrections(*place, identities_at(events, left))
+    reasons = dict.fromkeys(copies, COPY) | dict.fromkeys(corrected, CORRECTED)
+    return _with_copies(events.without_repeats_at(reasons), reasons, [])
 
 
-def _charged(events: Events, positions: Iterable[int]) -> list[int]:
-    """Return those of these that were charged something."""
-    return sorted(at for at in positions if events.charged.utok[at])
+def _with_copies(events: Events, reasons: Iterable[int], corrections: list[Correction]) -> Found:
+    """Return what was found; of the copies those that were charged something have to be told."""
+    charged = [at for at in reasons if events.charged.utok[at] and not events.corrections[at]]
+    return Found(events=events, corrections=corrections, copies=sorted(charged))
 
 
 class _Run:
-    """Judge the corrections of one run in their order: each may replace an event of the run, or the last one."""
+    """Judge a run in which there are corrections, event by event: each depends on those before it."""
 
-    def __init__(self, store: Store, events: Events, held: Int64s, landed: Int64s) -> None:
-        self._store, self._events, self._held = store, events, held
+    def __init__(self, store: Store, events: Events, asked: Int64s, landed: Int64s) -> None:
+        self._events = events
         self._landed = set(landed.tolist())
-        self.late = events.late.copy()
-        wanted = identities_at(events, held, REPLACED)
-        place = events.topic, events.partition
-        self._names = dict(zip(held.tolist(), _names(wanted), strict=True))
-        self._before = store.earlier_corrections(*place, wanted)
+        self._held = set(asked[events.corrections[asked]].tolist())
+        self._asked = set(asked.tolist())
+        place, held = (events.topic, events.partition), np.array(sorted(self._held), np.int64)
+        named, wanted = identities_at(events, asked), identities_at(events, held, REPLACED)
+        self._replaces = dict(zip(held.tolist(), _names(wanted), strict=True))
+        late = identities_at(events, asked[~events.corrections[asked]])
+        self._copies = store.earlier_copies(*place, named)
+        self._corrected = store.earlier_corrections(*place, pa.concat_tables([late, wanted]))
         self._rows = store.earlier_rows(*place, wanted)
-        self._here = self._positions(wanted)
-        # By what was replaced: the offset of the correction that did.
-        self._replaced: dict[Name, int] = {}
+        self._others = store.elsewhere(self._alone(wanted))
+        self._order = self._relevant(named, wanted)
+        # What stands in the run so far, and which events of it a correction of the run replaced.
+        self._here: dict[Name, list[int]] = defaultdict(list)
+        self._events_here: set[Name] = set()
+        self._replaced: set[Name] = set()
+        self._late = events.late.copy()
+        self._reasons: dict[int, str] = {}
+        self._refused: set[int] = set()
+        self._corrections: list[Correction] = []
 
-    def judged(self) -> tuple[list[Correction], dict[int, str], frozenset[int]]:
-        """Return the corrections that stand, those that came too late with the reason, and those refused."""
-        reasons: dict[int, str] = {}
-        found: list[Correction] = []
-        unknown = self._elsewhere()
-        for position in self._held.tolist():
-            name = self._names[position]
-            if position in self._before or name in self._replaced:
-                reasons[position] = ALREADY_CORRECTED
-            elif position not in unknown:
-                one = self._correction(position, unknown.union(reasons))
-                found.append(one)
-                self._replaced[name] = int(self._events.offsets[position])
-                self.late[position] = self._is_late(one)
-        return found, reasons, frozenset(unknown - set(reasons))
+    def found(self) -> Found:
+        """Go through the run once."""
+        for at, name in self._order:
+            if at not in self._asked or self._stands(at, name):
+                self._here[name].append(at)
+                self._events_here.add(_without_account(name))
+        events = self._events.without_repeats_at(self._reasons)
+        events = replace(events, refused=frozenset(self._refused), late=self._late)
+        return _with_copies(events, self._reasons, self._corrections)
 
-    def corrected(self, late: Int64s) -> dict[int, str]:
-        """Return those of these late events that a correction of the run before them replaces."""
-        if not self._replaced or not late.size:
-            return {}
-        named = identities_at(self._events, late)
-        offsets = self._events.offsets[late].tolist()
-        return {
-            position: CORRECTED
-            for position, name, offset in zip(late.tolist(), _names(named), offsets, strict=True)
-            if self._replaced.get(name, offset) < offset
-        }
-
-    def _positions(self, wanted: pa.Table) -> dict[Name, list[int]]:
-        """Return where the run itself has the events that are corrected, copies aside."""
+    def _relevant(self, named: pa.Table, wanted: pa.Table) -> list[tuple[int, Name]]:
+        """Return positions and names of all events of the run that those asked for may depend on."""
         events = self._events
-        ids = wanted.column("event_id").combine_chunks()
+        ids = pa.concat_tables([named, wanted]).column("event_id").combine_chunks()
         same = pc.is_in(events.batch.column("event_id"), ids).to_numpy(zero_copy_only=False)
         maybe = np.flatnonzero(same & ~events.repeats)
-        found: dict[Name, list[int]] = {}
-        for position, name in zip(
-            maybe.tolist(), _names(identities_at(events, maybe)), strict=True
-        ):
-            found.setdefault(name, []).append(position)
-        return found
+        return list(zip(maybe.tolist(), _names(identities_at(events, maybe)), strict=True))
 
-    def _elsewhere(self) -> set[int]:
-        """Return the corrections of an event that only another account has.
-
-        One whose row has landed was taken before: it stays so, whatever came to other accounts meanwhile.
-        """
+    def _alone(self, wanted: pa.Table) -> pa.Table:
+        """Return those corrections of which the ledger has no original, and that have not landed."""
         alone = [
-            position
-            for position in self._held.tolist()
-            if position not in self._rows
-            and not any(at < position for at in self._here.get(self._names[position], ()))
-            and int(self._events.offsets[position]) not in self._landed
+            position not in self._rows and offset not in self._landed
+            for position, offset in zip(
+                *(wanted.column(name).to_pylist() for name in ("position", "offset")), strict=True
+            )
         ]
-        if not alone:
-            return set()
-        wanted = identities_at(self._events, np.array(alone, np.int64), REPLACED)
-        return self._store.elsewhere(wanted)
+        return wanted.filter(pa.array(alone, pa.bool_()))
 
-    def _correction(self, position: int, gone: set[int]) -> Correction:
-        here = self._here.get(self._names[position], ())
-        here = [at for at in here if at < position and at not in gone]
-        return Correction(position=position, rows=self._rows.get(position, []), positions=here)
+    def _stands(self, at: int, name: Name) -> bool:
+        """Judge a late event or a correction; say whether it is a row of the ledger."""
+        if at in self._copies or self._here[name]:
+            self._reasons[at] = COPY
+        elif at in self._held:
+            return self._corrects(at)
+        elif at in self._corrected or name in self._replaced:
+            self._reasons[at] = CORRECTED
+        else:
+            return True
+        return False
+
+    def _corrects(self, at: int) -> bool:
+        name = self._replaces[at]
+        # Rows of this very run may have landed in an earlier try.
+        before = [row for row in self._rows.get(at, ()) if row["offset"] < self._events.offsets[0]]
+        one = Correction(position=at, rows=before, positions=list(self._here.get(name, ())))
+        if at in self._corrected or name in self._replaced:
+            self._reasons[at] = ALREADY_CORRECTED
+        elif self._is_elsewhere(one, name):
+            self._refused.add(at)
+        else:
+            self._corrections.append(one)
+            self._replaced.add(name)
+            self._late[at] = self._is_late(one)
+            return True
+        return False
+
+    def _is_elsewhere(self, one: Correction, name: Name) -> bool:
+        """Say whether only another account has the event that is corrected.
+
+        A correction whose row has landed was taken before: it stays so, whatever came to other accounts
+        meanwhile.
+        """
+        at = one.position
+        if one.rows or one.positions or int(self._events.offsets[at]) in self._landed:
+            return False
+        return at in self._others or _without_account(name) in self._events_here
 
     def _is_late(self, one: Correction) -> bool:
         """Say whether a correction is in no window: as what it replaces, else by its own time."""
         if one.rows:
             return bool(one.rows[0]["late"])
-        return bool(self.late[one.positions[0] if one.positions else one.position])
+        return bool(self._late[one.positions[0] if one.positions else one.position])
+
+
+def _without_account(name: Name) -> Name:
+    tenant, _, source, event_id = name
+    return tenant, source, event_id
 
 
 def _names(named: pa.Table) -> list[Name]:

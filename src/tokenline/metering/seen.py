@@ -227,7 +227,11 @@ class SeenEvents:
 
     def find(self, names: UInt64s) -> Bools:
         """Say for each name whether it was counted before, in this chunk or an earlier one."""
-        found = repeats(names)
+        return repeats(names) | self.known(names)
+
+    def known(self, names: UInt64s) -> Bools:
+        """Say for each name whether it came in an earlier chunk."""
+        found = np.zeros(len(names), np.bool_)
         for generation in self._generations.values():
             found |= generation.find(names)
         return found
