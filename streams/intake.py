@@ -19,10 +19,10 @@ from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.topics import COMMANDS, HOLDS, tick_key
 
-ORDERS = ("account_order", "hold_order")
+ORDERS = ("account_order", "hold_order", "usage_order")
 # Who may write to a topic may write these: a gateway that asks for holds orders nothing.
 BELONGS = {
-    COMMANDS: ("account_command", "catalog_version", "account_order", "clock_tick"),
+    COMMANDS: ("account_command", "catalog_version", "account_order", "usage_order", "clock_tick"),
     HOLDS: ("hold_order",),
 }
 

@@ -22,11 +22,13 @@ from tokenline.clock import SystemClock
 from tokenline.errors import WarehouseUnavailable
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, UsageFlow
+from tokenline.landing.kafka_teller import KafkaTeller
 from tokenline.landing.line import join_line, landed_before
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.tools import Tools
 from tokenline.landing.topics import TopicLander, is_verdict
+from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.line import read_line
 from tokenline.wire.registry import open_registry
@@ -114,10 +116,12 @@ class LandingWorker:
         self._settings = settings
         self._store = ClickHouseStore(settings)
         self._registry = open_registry(settings)
+        self._teller = KafkaTeller(settings, Codec(self._registry))
         self._tools = Tools(
             settings=settings,
             store=self._store,
             codec=ColumnCodec(self._registry),
+            teller=self._teller,
             clock=SystemClock(),
             progress=self.progress,
             fatal=fatal,
@@ -176,6 +180,7 @@ class LandingWorker:
         cycle. Looking at them again and again takes as long as making them.
         """
         gc.set_threshold(GC_OBJECTS, 50, 100)
+        self._teller.start()
         line = self._line or await self._meet_line()
         self._store.hold_to(line)
         try:
@@ -188,6 +193,7 @@ class LandingWorker:
         """End all flows and let go of the warehouse."""
         await self.drop_usage()
         await _stop(self._tables.values())
+        await self._teller.stop()
         self._store.close()
 
     async def watch(self) -> None:
@@ -242,7 +248,7 @@ def register(
     """Add the landing agents to `app`.
 
     `step` is called with the name of each finished step of a usage batch (read, ledger, duplicates,
-    seal, ack); tests end the process there.
+    orders, seal, ack); tests end the process there.
     """
     worker = LandingWorker(settings, fatal, step)
     rows = TopicLander(worker._store, worker._tools.codec, worker.progress, settings.partitions)

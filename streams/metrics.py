@@ -86,8 +86,9 @@ class ChargingMetrics:
         self.events.labels("counted").inc(step.counted)
         self.tokens.inc(step.tokens)
         if step.judged is not None:
-            self.events.labels("late").inc(len(step.judged.late))
+            self.events.labels("late").inc(len(step.judged.late_usage))
             self.events.labels("duplicate").inc(len(step.judged.duplicate))
+            self.events.labels("correction").inc(len(step.judged.correction))
         self.unpaid_alarms.inc(len(step.alarms))
         for refused in step.refused:
             self.dead_letters.labels(refused.reason).inc()

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaProducer
 
 from streams.replies import MOST_DETAIL_CHARS, refusals_of, replies_of
-from streams.totals import changes_of, encode_totals, split_key, totals_of
+from streams.totals import (
+    changes_of,
+    encode_totals,
+    split_key,
+    totals_of,
+    window_changes_of,
+)
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
 from tokenline.charging.terms import decision_terms
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tokenline.charging.partition import PartitionState
-    from tokenline.charging.step import Flush, Refused, Sent, Step
+    from tokenline.charging.step import Charges, Flush, Refused, Sent, Step
     from tokenline.quota.decided import Decided
     from tokenline.settings import Settings
     from tokenline.wire.avro import Codec
@@ -93,6 +99,7 @@ class Outputs:
             for refused in step.refused
         ]
         found += changes_of(self._codec, state, step, self._partition)
+        found += window_changes_of(self._codec, state, step, self._partition)
         found += replies_of(self._codec, step.replies)
         found += [self._sent(sent) for sent in step.sent]
         found += refusals_of(self._codec, step.refused)
@@ -275,10 +282,23 @@ class Outputs:
             "commands_next": judged.commands_next,
             "holds_next": judged.holds_next,
             "order_turns": judged.turns,
+            "correction_offsets": judged.correction,
+            **_charges_of(judged.charges),
         }
         return Message(
-            CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields)
+            CHARGED, b"%d" % self._partition, self._columns.encode_flat("charged_range", fields)
         )
+
+
+def _charges_of(charges: Charges) -> dict[str, Any]:
+    """Return the fields that say who paid; empty lists where nothing was to be paid."""
+    fields: dict[str, Any] = {}
+    if charges.versions.any():
+        fields["catalog_versions"] = charges.version_runs
+    if charges.utok.any():
+        fields |= {"charges_utok": charges.utok, "paid_buckets": charges.buckets}
+        fields["splits"] = charges.splits.ravel()
+    return fields
 
 
 def _topic_of(message: Message) -> str:

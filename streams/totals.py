@@ -13,6 +13,7 @@ import polars as pl
 
 from tokenline.charging.packs import Message
 from tokenline.event import TOKEN_KINDS
+from tokenline.metering.calendar import MINUTE_MS
 from tokenline.quota.terms import Source
 from tokenline.wire.kafka import account_key
 from tokenline.wire.topics import BALANCES, WINDOWS
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 
     from tokenline.charging.journal import Record
     from tokenline.charging.partition import PartitionState
-    from tokenline.charging.step import Flush, Step
+    from tokenline.charging.step import Flush, Int64s, Step
     from tokenline.wire.avro import Codec
     from tokenline.wire.columns import ColumnCodec
 
 FLUSH_ROWS = 1_000  # about 2 ms of the loop
+ENTRY_PREFIX = {"usage": "usage", "late_usage": "late"}
 NAMES = {WINDOWS: "account_window", BALANCES: "balance_change"}
 
 
@@ -47,7 +49,8 @@ def totals_of(
     frames = (
         (WINDOWS, _window_frame(state, flush.windows, "minute", minute_ms, partition)),
         (WINDOWS, _window_frame(state, flush.months, "month", 0, partition)),
-        (BALANCES, _burn_frame(state, flush, partition)),
+        (BALANCES, _burn_frame(state, flush.burns, "usage", minute_ms, partition)),
+        (BALANCES, _burn_frame(state, flush.late, "late_usage", minute_ms, partition)),
     )
     return [_as_rows(columns, stem, frame) for stem, frame in frames if not frame.is_empty()]
 
@@ -90,6 +93,36 @@ def changes_of(
         )
 
 
+def window_changes_of(
+    codec: Codec, state: PartitionState, step: Step, partition: int
+) -> Iterator[Message]:
+    """Yield a message for each window that an order of the step changed; its cause names it."""
+    for change in step.window_changes:
+        tenant, account = split_key(state.cells.keys[change.slot])
+        fields = {
+            "tenant_id": tenant,
+            "account_id": account,
+            "subscriber_id": change.subscriber,
+            "provider": change.provider,
+            "model": change.model,
+            "grain": change.grain,
+            "window_start": change.window_start_ms,
+            "segment_start": 0
+            if change.grain == "month"
+            else step.as_of_ms // MINUTE_MS * MINUTE_MS,
+            "partition": partition,
+            "events": change.events,
+            "total_tokens": change.total_tokens,
+            "version": step.cause[1],
+            "charge_utok": change.charge_utok,
+            "catalog_version": change.catalog_version,
+            "cause": change.cause,
+            **dict(zip(TOKEN_KINDS, change.counts, strict=True)),
+        }
+        key = account_key(tenant, account)
+        yield Message(WINDOWS, key, codec.encode("account_window", fields))
+
+
 def _catalog_version(state: PartitionState, at_ms: int) -> int:
     catalog = state.catalogs.at(at_ms)
     return 0 if catalog is None else catalog.version
@@ -122,7 +155,7 @@ def _window_frame(
         return rows
     blank = [
         pl.lit("").alias(name)
-        for name in ("subscriber_id", "provider", "model")
+        for name in ("subscriber_id", "provider", "model", "cause")
         if name not in rows.columns
     ]
     numbers = (*TOKEN_KINDS, "charge_utok", "catalog_version")
@@ -138,15 +171,16 @@ def _window_frame(
     )
 
 
-def _burn_frame(state: PartitionState, flush: Flush, partition: int) -> pl.DataFrame:
+def _burn_frame(
+    state: PartitionState, burns: Int64s, kind: str, minute_ms: int, partition: int
+) -> pl.DataFrame:
     """Return what usage took from each bucket in the minute, an entry each.
 
     Its version is the amount: within a minute it only grows, whoever sums it.
     """
-    burns = flush.burns
-    if not burns.any():
-        return pl.DataFrame()
     burns = burns[burns[:, 2] > 0]
+    if not len(burns):
+        return pl.DataFrame()
     return pl.DataFrame(
         [
             *_names(state, burns[:, 0].tolist()),
@@ -155,11 +189,11 @@ def _burn_frame(state: PartitionState, flush: Flush, partition: int) -> pl.DataF
             pl.Series("version", burns[:, 2]),
         ]
     ).with_columns(
-        pl.lit(f"usage/{flush.segment_start_ms}").alias("entry"),
-        pl.lit("usage").alias("kind"),
+        pl.lit(f"{ENTRY_PREFIX[kind]}/{minute_ms}").alias("entry"),
+        pl.lit(kind).alias("kind"),
         # The bucket may be gone when the minute is told again: its grant says where it came from.
         *(pl.lit("").alias(name) for name in ("source", "command_id", "counterpart")),
         *(pl.lit(0, pl.Int64).alias(name) for name in ("giver_entry", "catalog_version")),
-        pl.lit(flush.segment_start_ms, pl.Int64).cast(pl.Datetime("ms")).alias("at"),
+        pl.lit(minute_ms, pl.Int64).cast(pl.Datetime("ms")).alias("at"),
         pl.lit(partition, pl.Int32).alias("partition"),
     )

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+
 from tests.strategies import BOUNDS, Record, chunk_of
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
@@ -24,6 +26,7 @@ from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.replay import ChargedRange, OrdersBefore
 from tokenline.charging.step import Commanded, Flush, Step
 from tokenline.metering.home import Home
+from tokenline.quota.charge import NOTHING_PAID, SEVERAL_PAID
 
 WINDOW_KEY = ("slot", "subscriber_id", "provider", "model", "window_start")
 
@@ -68,12 +71,20 @@ class Books:
         self.windows: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
         self.months: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
         self.verdicts: dict[int, str] = {}
+        # What orders changed windows by, by the order and the grain.
+        self.window_changes: dict[tuple[str, str], dict[str, Any]] = {}
+        # The charged ranges, each once, as landing follows them.
+        self.ranges: list[dict[str, Any]] = []
+        self.charged_next = 0
+        # Of each event that was counted or is late: its charge, its catalog and who paid how much.
+        self.paid: dict[int, tuple[int, int, dict[int, int]]] = {}
         self.decisions: dict[tuple[str, int], dict[str, Any]] = {}
         self.dead_letters: dict[int, str] = {}
         self.changes: dict[tuple[str, int], dict[str, Any]] = {}
         self.burns: dict[tuple[str, int, int], int] = {}
+        self.late: dict[tuple[str, int, int], int] = {}
         self.replies: dict[tuple[str, int], dict[str, Any]] = {}
-        self.ranges: dict[int, ChargedRange] = {}
+        self.charged: dict[int, ChargedRange] = {}
         self.sent: dict[str, dict[str, Any]] = {}
 
     def take(self, message: Message) -> None:
@@ -90,55 +101,92 @@ class Books:
             assert self.replies.setdefault((said["topic"], said["offset"]), said) == said
         elif message.topic == "commands":
             assert self.sent.setdefault(said["command_id"], said) == said
+        elif message.topic == "windows":
+            assert self.window_changes.setdefault((said["cause"], said["grain"]), said) == said
         elif message.topic == "dead-letters":
             assert self.dead_letters.setdefault(said["offset"], said["reason"]) == said["reason"]
         else:
             before = OrdersBefore(said["commands_next"], said["holds_next"], tuple(said["turns"]))
             charged = ChargedRange(said["lo"], said["hi"], before)
-            assert self.ranges.setdefault(said["lo"], charged) == charged
+            assert self.charged.setdefault(said["lo"], charged) == charged
             for offset in range(said["lo"], said["hi"] + 1):
                 self._judge(offset, said)
+            self._pay(said)
+            if said["lo"] == self.charged_next:
+                self.charged_next = said["hi"] + 1
+                self.ranges.append(said)
 
     def _judge(self, offset: int, said: dict[str, Any]) -> None:
-        kinds = ("late", "duplicate", "rejected")
+        kinds = ("correction", "late", "duplicate", "rejected")
         verdict = next((kind for kind in kinds if offset in said[kind]), "counted")
         assert self.verdicts.setdefault(offset, verdict) == verdict
+
+    def _pay(self, said: dict[str, Any]) -> None:
+        """Note what each event was charged and who paid, as whoever follows the ranges reads it."""
+        charges, offsets = said["charges"], range(said["lo"], said["hi"] + 1)
+        kept = [offset for offset in offsets if self.verdicts[offset] in ("counted", "late")]
+        columns = [charges[name] for name in ("utok", "versions", "buckets")]
+        for offset, utok, version, bucket in zip(kept, *columns, strict=True):
+            parts = {bucket: utok} if bucket not in (SEVERAL_PAID, NOTHING_PAID) else {}
+            parts |= {number: part for at, number, part in charges["splits"] if at == offset}
+            assert sum(parts.values()) == utok
+            found = utok, version, parts
+            old = self.paid.setdefault(offset, found)
+            assert old == found
 
     def take_flush(self, flush: Flush, keys: Sequence[str]) -> None:
         """Read absolute totals."""
         for row in flush.windows.iter_rows(named=True):
             key = (keys[row["slot"]], *(row[name] for name in WINDOW_KEY[1:]))
             _replace(self.windows, (*key, flush.segment_start_ms), row)
-        for slot, bucket, amount in flush.burns.tolist():
-            name = keys[slot], bucket, flush.segment_start_ms
-            self.burns[name] = max(amount, self.burns.get(name, 0))
+        for entries, burns in ((self.burns, flush.burns), (self.late, flush.late)):
+            for slot, bucket, amount in burns.tolist():
+                name = keys[slot], bucket, flush.segment_start_ms
+                entries[name] = max(amount, entries.get(name, 0))
         for row in flush.months.iter_rows(named=True):
             _replace(self.months, (keys[row["slot"]], row["window_start"]), row)
 
     def window_totals(self) -> dict[tuple[Any, ...], tuple[int, int]]:
-        """Return (events, tokens) of each minute window, its segments summed."""
+        """Return (events, tokens) of each minute window, its segments and corrections summed."""
         sums: dict[tuple[Any, ...], tuple[int, int]] = {}
         for (*key, _), (_, row) in self.windows.items():
-            events, tokens = sums.get(tuple(key), (0, 0))
-            sums[tuple(key)] = (events + row["events"], tokens + row["total_tokens"])
+            _add(sums, tuple(key), row)
+        for (_, grain), said in self.window_changes.items():
+            if grain == "minute":
+                names = ("account", "subscriber", "provider", "model", "window_start_ms")
+                _add(sums, tuple(said[name] for name in names), said)
         return sums
 
     def month_totals(self) -> dict[tuple[Any, ...], tuple[int, int]]:
-        """Return (events, tokens) of each account and month."""
-        return {key: (row["events"], row["total_tokens"]) for key, (_, row) in self.months.items()}
+        """Return (events, tokens) of each account and month, corrections of old ones among them."""
+        sums: dict[tuple[Any, ...], tuple[int, int]] = {}
+        for key, (_, row) in self.months.items():
+            _add(sums, key, row)
+        for (_, grain), said in self.window_changes.items():
+            if grain == "month":
+                _add(sums, (said["account"], said["window_start_ms"]), said)
+        return sums
 
     def balances(self) -> dict[tuple[str, int], int]:
         """Return what the entries of each account's bucket come to: its total less what was used."""
         sums: Counter[tuple[str, int]] = Counter()
         for (account, _), said in self.changes.items():
             sums[account, said["bucket"]] += said["amount_utok"]
-        for (account, bucket, _), amount in self.burns.items():
-            sums[account, bucket] -= amount
+        for entries in (self.burns, self.late):
+            for (account, bucket, _), amount in entries.items():
+                sums[account, bucket] -= amount
         return {name: amount for name, amount in sums.items() if amount}
 
     def offsets(self, verdict: str) -> set[int]:
         """Return the offsets judged so."""
         return {offset for offset, said in self.verdicts.items() if said == verdict}
+
+
+def _add(
+    sums: dict[tuple[Any, ...], tuple[int, int]], key: tuple[Any, ...], row: Mapping[str, Any]
+) -> None:
+    events, tokens = sums.get(key, (0, 0))
+    sums[key] = (events + row["events"], tokens + row["total_tokens"])
 
 
 def _replace(
@@ -248,7 +296,7 @@ def topic_of(command: Commanded) -> str:
 def facts(state: PartitionState) -> dict[str, Any]:
     """Return all that a recovery must bring back, in a form that compares."""
     head = dict(state.head())
-    for progress in ("epoch", "published_seq", "flushed_minute_ms", "flushed_offset"):
+    for progress in ("epoch", "published_seq", "flushed_minute_ms", "flushed"):
         head.pop(progress)
     cells = {key: state.cells.matrix[slot].tolist() for slot, key in enumerate(state.cells.keys)}
     tally = state.tally
@@ -277,6 +325,9 @@ def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
     for change in step.changes:
         said = dataclasses.asdict(change) | {"account": state.cells.keys[change.slot]}
         yield Message("balances", b"k", json.dumps(said).encode())
+    for window in step.window_changes:
+        said = dataclasses.asdict(window) | {"account": state.cells.keys[window.slot]}
+        yield Message("windows", b"k", json.dumps(said).encode())
     for replied in step.replies:
         said = dataclasses.asdict(replied.answer) | {"offset": replied.command.offset}
         said |= {"topic": topic_of(replied.command)}
@@ -285,4 +336,11 @@ def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
     for sent in step.sent:
         yield Message("commands", b"k", json.dumps(sent.fields).encode())
     if step.judged is not None:
-        yield Message("charged", b"k", json.dumps(dataclasses.asdict(step.judged)).encode())
+        said = dataclasses.asdict(step.judged, dict_factory=_plain)
+        yield Message("charged", b"k", json.dumps(said).encode())
+
+
+def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fields
+    }

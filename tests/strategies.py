@@ -182,6 +182,7 @@ def events(draw: st.DrawFn, number: int, now_ms: int) -> dict[str, Any]:
         source=draw(st.sampled_from(["g", "h"])),
         account_id=draw(st.sampled_from([*ACCOUNTS, *ACCOUNTS, *ACCOUNTS, UNKNOWN])),
         subscriber_id=draw(st.sampled_from(["", "s1", "s2"])),
+        corrects=draw(CORRECTS),
         model=draw(st.sampled_from(["m1", "m2"])),
         occurred_at=now_ms - draw(AGES_MS),
         input_tokens=draw(TOKENS),
@@ -190,6 +191,9 @@ def events(draw: st.DrawFn, number: int, now_ms: int) -> dict[str, Any]:
     return said | (draw(BAD_FIELDS) if draw(st.integers(0, 9)) == 9 else {})
 
 
+# What a copy may say otherwise, and a correction what it replaces: sent before it, behind it, or never.
+CHANGED = st.one_of(st.just({}), st.just({}), st.just({"occurred_at": NOON - 2 * HOUR}))
+CORRECTS = st.one_of(*[st.just("")] * 6, st.integers(0, 40).map("e{}".format))
 STEPS_MS = st.sampled_from([0, 0, 0, 1, 999, 20_000, MINUTE, 3 * MINUTE, 20 * MINUTE])
 
 
@@ -206,7 +210,7 @@ def topics(draw: st.DrawFn, most: int = 40) -> list[Record]:
             records.append(Record(offset, now_ms, "t/a", None))
             continue
         if sent and kind <= 3:
-            said = draw(st.sampled_from(sent))
+            said = draw(st.sampled_from(sent)) | draw(CHANGED)
         else:
             said = draw(events(number=offset, now_ms=now_ms))
             sent.append(said)

@@ -5,6 +5,8 @@
 --   be repeated many times.
 -- PARTITION BY month of appended_at: fixed by the record (broker append time), so a row landed
 --   twice meets itself.
+-- reason: copy (the event came before), corrected (a correction of it came before), already_corrected (it
+--   corrects what another correction has replaced).
 -- No TTL, as the ledger.
 -- ENGINE Replacing without version: a row landed twice is the same row.
 
@@ -20,7 +22,8 @@ CREATE TABLE IF NOT EXISTS {database}.duplicates{on_cluster} (
   partition UInt32,
   offset UInt64,
   appended_at DateTime64(3, 'UTC'),
-  late UInt8
+  late UInt8,
+  reason LowCardinality(String)
 )
 ENGINE = {engine ReplacingMergeTree()}
 PARTITION BY toYYYYMM(appended_at)

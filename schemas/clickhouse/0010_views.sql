@@ -26,11 +26,14 @@ WHERE grain = 'minute'
 GROUP BY tenant_id, account_id, subscriber_id, provider, model, window_start;
 
 -- v_month_counters: the real-time counter of each account and month of its zone; window_start is
---   the month's first moment there.
+--   the month's first moment there. Of a month that is not counted any more, corrections are added.
 CREATE VIEW IF NOT EXISTS {database}.v_month_counters{on_cluster} AS
-SELECT tenant_id, account_id, window_start, events, total_tokens, version
-FROM {database}.windows FINAL
-WHERE grain = 'month';
+SELECT
+  tenant_id, account_id, window_start,
+  sum(w.events) AS events, sum(w.total_tokens) AS total_tokens, max(w.version) AS version
+FROM {database}.windows AS w FINAL
+WHERE grain = 'month'
+GROUP BY tenant_id, account_id, window_start;
 
 -- v_decisions: every verdict.
 CREATE VIEW IF NOT EXISTS {database}.v_decisions{on_cluster} AS

@@ -2,7 +2,7 @@
 --
 -- Rows from before say 0: nothing was charged then.
 
-ALTER TABLE {database}.windows{on_cluster} ADD COLUMN IF NOT EXISTS charge_utok UInt64;
+ALTER TABLE {database}.windows{on_cluster} ADD COLUMN IF NOT EXISTS charge_utok Int64;
 
 ALTER TABLE {database}.windows{on_cluster} ADD COLUMN IF NOT EXISTS catalog_version UInt64;
 

@@ -140,7 +140,7 @@ def event(blank, partition, at):
 
 
 def _zero(kind):
-    if pa.types.is_map(kind):
+    if pa.types.is_map(kind) or pa.types.is_list(kind):
         return []
     return "" if pa.types.is_string(kind) else 0
 

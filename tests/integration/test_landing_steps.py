@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.paper_teller import PaperTeller
 from tokenline.clock import FrozenClock
 from tokenline.errors import WarehouseUnavailable
 from tokenline.landing import migrate
@@ -74,7 +75,7 @@ def _event(blank, at):
 
 
 def _zero(kind):
-    if pa.types.is_map(kind):
+    if pa.types.is_map(kind) or pa.types.is_list(kind):
         return []
     return "" if pa.types.is_string(kind) else 0
 
@@ -95,6 +96,7 @@ def lander(store, usage, generation, step=lambda _name: None):
         store,
         usage.codec,
         Quarantine(store, LandingProgress()),
+        PaperTeller(),
         topic=TOPIC,
         partition=0,
         generation=generation,

@@ -120,6 +120,8 @@ class ModelAccount:
     bases: dict[int, Fraction] = field(default_factory=lambda: dict.fromkeys((0, -1, -2, -3), ZERO))
     stops: bool = True
     needs_balance: bool = False
+    # Which buckets paid the last usage, and how much.
+    paid: dict[int, Fraction] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.limits = ModelLimits(self)
@@ -407,15 +409,23 @@ class ModelAccount:
             taken = min(amount, self.rest(bucket))
             bucket.used += taken
             amount -= taken
+            self.pay(bucket.number, taken)
         if not self.stops:
             self.unpaid[0] += amount
+            self.pay(0, amount)
             return
         for bucket in self.payers(use, at):
             taken = min(amount, self.held(bucket.number) - bucket.claimed)
             bucket.claimed += taken
             self.unpaid[-3] += taken
             amount -= taken
+            self.pay(-3, taken)
         self.unpaid[-1] += amount
+        self.pay(-1, amount)
+
+    def pay(self, number: int, amount: Fraction) -> None:
+        if amount:
+            self.paid[number] = self.paid.get(number, ZERO) + amount
 
     def lose(self) -> None:
         """Write off what is claimed of more than is held."""
@@ -448,7 +458,25 @@ class ModelAccount:
                 missing -= taken
         return found if self.stops or not missing else found | {0: missing}
 
-    def draw(self, one: ModelHold, use: Any, amount: Fraction, occurred: int, now: int) -> bool:
+    def burn_late(self, use: Any, amount: Fraction, at: int, now: int) -> None:
+        """Charge usage that is told late: of a cycle whose buckets are closed to none of them."""
+        before = cycle(self.zone, self.day, self.start - 1)[0]
+        open_since = before if now < self.start + self.linger else self.start
+        if at < open_since:
+            self.unpaid[-2] += amount
+            self.pay(-2, amount)
+        else:
+            self.burn(use, amount, at)
+
+    def draw(
+        self,
+        one: ModelHold,
+        use: Any,
+        amount: Fraction,
+        occurred: int,
+        now: int,
+        aged: bool = False,
+    ) -> bool:
         late = not one.holds
         one.used += amount
         if late:
@@ -460,6 +488,7 @@ class ModelAccount:
             taken = min(amount, one.parts[number])
             one.parts[number] -= taken
             amount -= taken
+            self.pay(number, taken)
             if not late:
                 self.use_up(number, taken)
         one.parts = {number: part for number, part in one.parts.items() if part}
@@ -467,7 +496,10 @@ class ModelAccount:
             # What was charged at the end for what is paid elsewhere now comes back.
             self.give_back(one, sum(one.parts.values(), ZERO) - amount)
         self.lose()
-        self.burn(use, amount, min(occurred, now))
+        if aged:
+            self.burn_late(use, amount, occurred, now)
+        else:
+            self.burn(use, amount, min(occurred, now))
         if one.status == "settled" and not one.owed:
             self.shrink(one, ZERO)
             one.status, one.kept = "closed", one.expires

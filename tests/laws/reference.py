@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 from tests.strategies import BOUNDS, MINUTE, Record, key_of
 from tokenline.event import TOKEN_KINDS
 
+# As long as a name is known, and up to a quarter longer.
+KNOWN = BOUNDS.horizon_ms + BOUNDS.future_skew_ms + MINUTE
 TEXTS = ("tenant_id", "source", "event_id", "account_id", "gateway_id", "provider", "model")
 
 
@@ -18,7 +20,9 @@ class Reference:
 
     def __init__(self, zones: dict[str, str]) -> None:
         self.zones = zones
-        self.seen: set[tuple[str, str, str]] = set()
+        # When each event was told to be one, in generations of append time.
+        self.seen: dict[tuple[str, str, str], int] = {}
+        self.minute_ms = 0
         self.verdicts: dict[int, str] = {}
         self.reasons: dict[int, str] = {}
         self.windows: dict[tuple[Any, ...], tuple[int, int]] = defaultdict(lambda: (0, 0))
@@ -28,6 +32,7 @@ class Reference:
     def read(self, records: list[Record]) -> Reference:
         """Count all of them."""
         for one in records:
+            self.minute_ms = max(self.minute_ms, one.appended_ms // MINUTE * MINUTE)
             reason = self.fault_of(one)
             if reason:
                 self.verdicts[one.offset], self.reasons[one.offset] = "rejected", reason
@@ -50,6 +55,7 @@ class Reference:
             "future_time": age_ms < -BOUNDS.future_skew_ms,
             "too_old": age_ms > BOUNDS.max_age_ms,
             "unknown_account": key_of(said) not in self.zones,
+            "correction_of_itself": said["corrects"] == said["event_id"],
         }
         return next((name for name, wrong in faults.items() if wrong), "")
 
@@ -57,12 +63,15 @@ class Reference:
         """Count a good event if it is on time and new; say what became of it."""
         said = one.event
         assert said is not None
-        if one.appended_ms - said["occurred_at"] > BOUNDS.horizon_ms:
-            return "late"
-        identity = (said["tenant_id"], said["source"], said["event_id"])
-        if identity in self.seen:
+        late = one.appended_ms - said["occurred_at"] > BOUNDS.horizon_ms
+        if not self.remember(said, said["event_id"]):
             return "duplicate"
-        self.seen.add(identity)
+        if said["corrects"]:
+            # What it replaces may come behind it.
+            self.remember(said, said["corrects"])
+            return "correction"
+        if late:
+            return "late"
         tokens = sum(said[kind] for kind in TOKEN_KINDS)
         account, at_ms = key_of(said), said["occurred_at"]
         window = (said["subscriber_id"], said["provider"], said["model"], at_ms // MINUTE * MINUTE)
@@ -70,6 +79,14 @@ class Reference:
         _add(self.months, (account, month_start_ms(self.zones[account], at_ms)), tokens)
         self.tokens += tokens
         return "counted"
+
+    def remember(self, said: dict[str, Any], event_id: str) -> bool:
+        """Say whether an event of this name is new, by the minute in hand, and remember it."""
+        name = (key_of(said), said["source"], event_id)
+        if self.seen.get(name, -1) >= (self.minute_ms - KNOWN) // (KNOWN // 4):
+            return False
+        self.seen[name] = self.minute_ms // (KNOWN // 4)
+        return True
 
     def offsets(self, verdict: str) -> set[int]:
         """Return the offsets judged so."""

@@ -21,7 +21,7 @@ from tokenline.quota.balance import Balance
 from tokenline.quota.books import Books
 from tokenline.quota.buckets import Bucket, Scopes
 from tokenline.quota.cells import AccountCells, Cell
-from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.charge import NOTHING_PAID, SEVERAL_PAID, Rated, charge_chunk
 from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
@@ -145,7 +145,8 @@ sessions = st.tuples(st.integers(0, 2), st.just(7))
 chunk_events = st.tuples(
     slots,
     st.integers(0, 3 * MILLION),
-    st.sampled_from([0, 0, 0, -5_000, 1, HOUR - 1]),
+    # Above an hour it is late.
+    st.sampled_from([0, 0, 0, -5_000, 1, HOUR - 1, HOUR + 1, 3 * HOUR, 20 * DAY, 40 * DAY]),
     uses,
     st.one_of(st.none(), st.none(), st.none(), sessions),
     # How long after the one before it was appended.
@@ -160,6 +161,18 @@ def part_of(granted):
 
 def find_terms(plan, _):
     return PLANS.get(plan)
+
+
+def payers_of(paid, charges):
+    """Return of each event the buckets that paid, and how much."""
+    found = [
+        {} if bucket in (NOTHING_PAID, SEVERAL_PAID) else {bucket: charge}
+        for bucket, charge in zip(paid.buckets.tolist(), charges, strict=True)
+    ]
+    for event, bucket, amount in paid.splits.tolist():
+        assert paid.buckets[event] == SEVERAL_PAID
+        found[event][bucket] = amount
+    return found
 
 
 class EngineAndModel(PayingLaws, RuleBasedStateMachine):
@@ -206,7 +219,7 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
         for one in changes:
             key = one.slot, one.bucket
             self.ledger[key] = self.ledger.get(key, 0) + one.amount_utok
-        for slot, bucket, amount in burns.tolist():
+        for slot, bucket, amount in [*burns.tolist(), *self.books.take_late().tolist()]:
             self.ledger[slot, bucket] = self.ledger.get((slot, bucket), 0) - amount
         self.note_burns(burns)
         numbers = [one.number for one in changes]
@@ -428,23 +441,31 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
             occurred_ms=np.array(came) - np.array(agos, np.int64),
             appended_ms=np.array(came),
             named=np.array([session is not None for session in named]),
+            late=np.array([ago > HOUR for ago in agos]),
             uses=lambda events: [used[event] for event in events],
             session=named.__getitem__,
             tokens=np.array(tokens, np.int64),
         )
-        late = charge_chunk(self.books, rated)
-        wanted = 0
-        for now, (slot, amount, ago, use, session, _) in zip(came, events, strict=True):
+        paid = charge_chunk(self.books, rated)
+        wanted = [{} for _ in events]
+        for event, (now, said) in enumerate(zip(came, events, strict=True)):
+            slot, amount, ago, use, session, _ = said
             if slot in self.model:
                 self.charged[slot] += amount
                 account, charged = self.advance(slot, now), Fraction(amount, MILLION)
-                account.limits.count(use, amount // 7919, amount, now)
+                aged = ago > HOUR
+                if not aged:
+                    account.limits.count(use, amount // 7919, amount, now)
+                account.paid = {}
                 if session in account.holds:
-                    wanted += account.draw(account.holds[session], use, charged, now - ago, now)
+                    account.draw(account.holds[session], use, charged, now - ago, now, aged)
+                elif aged:
+                    account.burn_late(use, charged, now - ago, now)
                 else:
                     account.burn(use, charged, min(now - ago, now))
+                wanted[event] = {n: int(part * MILLION) for n, part in account.paid.items()}
         self.now = came[-1]
-        assert late == wanted
+        assert payers_of(paid, charges) == wanted
         self.note_changes()
 
     @rule(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from tests.paper_line import Books, Journal, PaperLine, facts, topic_of
 from tests.strategies import (
     BOUNDS,
     DAY,
+    HOUR,
     MINUTE,
     NOON,
     Record,
@@ -111,7 +113,8 @@ def used(draw, offset, now_ms):
         model=draw(models),
         subscriber_id=draw(subscribers),
         hold_id=draw(st.sampled_from(["", "", "s1", "s2"])),
-        occurred_at=now_ms - draw(st.sampled_from([0, 300])),
+        # On time, late within the cycle, and of one that is closed.
+        occurred_at=now_ms - draw(st.sampled_from([0, 0, 300, 2 * HOUR, 3 * DAY])),
         input_tokens=draw(st.integers(0, 40)),
         output_tokens=draw(st.integers(0, 40)),
     )
@@ -224,6 +227,8 @@ def test_crashes_change_no_balance_no_reply_and_no_entry(pieces, plan, in_flight
     assert other_books.replies == books.replies
     assert other_books.changes == books.changes
     assert other_books.burns == books.burns
+    assert other_books.late == books.late
+    assert other_books.paid == books.paid
 
 
 @law
@@ -242,7 +247,7 @@ def test_a_replay_gives_the_rows_of_the_first_run(pieces, plan, in_flight):
         state.next_offsets["commands"], state.next_offsets["holds"], tuple(state.turns.pairs)
     )
     again = replay(
-        BOUNDS, books.ranges.values(), lambda lo, hi: chunk_of(usage[lo : hi + 1]), orders, last
+        BOUNDS, books.charged.values(), lambda lo, hi: chunk_of(usage[lo : hi + 1]), orders, last
     )
     for name, theirs in state.books.named_tables.items():
         mine = again.books.named_tables[name]
@@ -282,6 +287,27 @@ def test_what_buckets_paid_is_what_the_windows_cost(pieces):
     ]
     assert reasons.count("unknown_model") == len(unheard)
     assert set(itertools.chain(reasons)) <= {"unknown_model"}
+
+
+@law
+@given(logs())
+def test_who_paid_each_event_adds_up_to_what_usage_took_from_each_bucket(pieces):
+    books, _state = run(pieces)
+    account_of = {
+        one.offset: one.key for piece in pieces for one in piece if isinstance(one, Record)
+    }
+    for verdict, entries in (("counted", books.burns), ("late", books.late)):
+        offsets = books.offsets(verdict)
+        found: Counter[tuple[str, int]] = Counter()
+        for offset in offsets:
+            for number, amount in books.paid[offset][2].items():
+                found[account_of[offset], number] += amount
+        wanted: Counter[tuple[str, int]] = Counter()
+        for (account, number, _), amount in entries.items():
+            wanted[account, number] += amount
+
+        assert +found == +wanted
+        assert sum(books.paid[offset][0] for offset in offsets) == sum(wanted.values())
 
 
 @law

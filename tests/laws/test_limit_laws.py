@@ -118,6 +118,7 @@ def charge_at_once(books, events, now):
             occurred_ms=np.full(len(events), now),
             appended_ms=np.full(len(events), now),
             named=np.zeros(len(events), np.bool_),
+            late=np.zeros(len(events), np.bool_),
             uses=lambda asked: [events[event][0] for event in asked],
             session=lambda _: (0, 0),
             tokens=np.array([amount for _, amount in events], np.int64),

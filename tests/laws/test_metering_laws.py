@@ -53,8 +53,8 @@ def test_memory_finds_all_of_the_horizon_and_nothing_it_was_never_told(chunks):
 
 
 @law
-@given(st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=12))
-def test_two_events_have_one_identity_exactly_when_all_three_parts_agree(events):
+@given(st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT), max_size=12))
+def test_two_events_have_one_identity_exactly_when_all_four_parts_agree(events):
     names = identities(*(list(part) for part in zip(*events, strict=True))) if events else []
     for one, name in zip(events, names, strict=True):
         for other, its in zip(events, names, strict=True):

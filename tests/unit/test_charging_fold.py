@@ -6,6 +6,7 @@ import pytest
 
 from tests.paper_line import Books, Journal, PaperLine
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, Record, chunk_of, command, event, record
+from tokenline.bench import load as loads
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.charging.partition import PartitionState
@@ -71,17 +72,93 @@ def test_an_event_refused_for_its_account_counts_when_sent_again_after_it_was_ap
     assert judged(state, record(1)) == ([], [], [])
 
 
-def test_a_late_event_is_not_remembered_and_an_event_on_time_is():
+def test_a_copy_is_told_at_once_whatever_moment_it_says():
     state = state_of()
     assert judged(state, record(0, occurred_at=NOON - HOUR - 1)) == ([0], [], [])
-    assert judged(state, record(1)) == ([], [], [])
-    assert judged(state, record(2)) == ([], [2], [])
+    assert judged(state, record(1), record(2, occurred_at=NOON - 2 * HOUR)) == ([], [1, 2], [])
+    assert judged(state, record(3, event_id="e2")) == ([], [], [])
+    assert judged(state, record(4, event_id="e2", occurred_at=NOON - 2 * HOUR)) == ([], [4], [])
 
 
-def test_the_same_id_from_another_source_or_tenant_is_another_event():
-    state = state_of(command(), command(1, tenant_id="u"))
-    found = judged(state, record(0), record(1, source="other"), record(2, tenant_id="u"))
+def test_a_name_is_forgotten_by_the_minute_of_the_log_and_not_by_what_was_read_together():
+    """Two logs cut otherwise, or read by two owners, must tell the same copies."""
+    known_ms = HOUR + 5 * MINUTE + MINUTE
+    late = {"occurred_at": NOON - 2 * HOUR}
+    moments = [NOON, *(NOON + known_ms + step * MINUTE for step in range(40))]
+    records = [record(0, NOON, **late), *(record(n, ms, **late) for n, ms in enumerate(moments, 1))]
+    alone, together = state_of(), state_of()
+    one_by_one = [fold_usage(alone, chunk_of([one])).judged for one in records]
+    at_once = [fold_usage(together, part).judged for part in by_minute(chunk_of(records))]
+
+    assert [n for one in one_by_one for n in one.late] == [n for one in at_once for n in one.late]
+    assert [n for one in at_once for n in one.late][:1] == [0]
+    assert len([n for one in at_once for n in one.late]) == 2
+
+
+def test_the_same_id_from_another_source_tenant_or_account_is_another_event():
+    state = state_of(command(), command(1, tenant_id="u"), command(2, account_id="b"))
+    found = judged(
+        state,
+        *(record(0), record(1, source="other"), record(2, tenant_id="u")),
+        record(3, account_id="b"),
+    )
     assert found == ([], [], [])
+
+
+def test_a_correction_is_held_back_and_what_it_replaces_is_a_copy_of_it_from_then_on():
+    state = state_of()
+    step = fold_usage(
+        state,
+        chunk_of(
+            [
+                record(0, event_id="x", corrects="e1"),
+                record(1),  # what it replaces comes behind it
+                record(2, event_id="y", corrects="e1"),
+                record(3, event_id="x", corrects="e1"),  # sent again
+                record(4, event_id="z", corrects="e7", occurred_at=NOON - 2 * HOUR),
+                record(5, event_id="e7", occurred_at=NOON - 2 * HOUR),
+            ]
+        ),
+    )
+    assert step.judged.correction == [0, 2, 4]
+    assert step.judged.duplicate == [1, 3, 5]
+    assert step.judged.late == [4]
+    assert step.counted == 0
+    assert not len(step.judged.charges.utok)
+    assert judged(state, record(6)) == ([], [6], [])
+
+
+def test_a_copy_that_says_it_corrects_replaces_nothing():
+    """An id that came before is a copy, whatever else it says."""
+    state = state_of()
+    step = fold_usage(
+        state, chunk_of([record(0), record(1, corrects="e7"), record(2, event_id="e7")])
+    )
+    assert (step.counted, step.judged.duplicate, step.judged.correction) == (2, [1], [])
+    step = fold_usage(state, chunk_of([record(3, corrects="e8"), record(4, event_id="e8")]))
+    assert (step.counted, step.judged.duplicate) == (1, [3])
+
+
+def test_a_correction_behind_its_original_leaves_it_counted():
+    state = state_of()
+    step = fold_usage(state, chunk_of([record(0), record(1, event_id="x", corrects="e1")]))
+    assert (step.counted, step.judged.correction) == (1, [1])
+
+
+def test_a_correction_of_itself_is_refused():
+    state = state_of()
+    assert judged(state, record(0, corrects="e1")) == ([], [], [0])
+    assert judged(state, record(1)) == ([], [], [])
+
+
+def test_a_correction_whose_model_has_no_rate_is_refused_and_replaces_nothing():
+    state = state_of()
+    state.catalogs.add(loads.catalog())
+    unheard = record(0, event_id="x", corrects="e1", model="unheard-of")
+    rated = {"provider": "alibaba", "model": "qwen-max"}
+    step = fold_usage(state, chunk_of([unheard, record(1, **rated)]))
+    assert [one.reason for one in step.refused] == ["unknown_model"]
+    assert step.counted == 1
 
 
 def test_a_chunk_of_nothing_readable_moves_the_offset():

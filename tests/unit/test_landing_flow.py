@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from streams.records import OfTransaction
+from tests.paper_teller import PaperTeller
 from tokenline.clock import FrozenClock, SystemClock
 from tokenline.landing import flow as flows
 from tokenline.landing.flow import TableFlow, UsageFlow
@@ -129,6 +130,7 @@ async def test_only_so_many_batches_are_landed_at_once_and_all_are(codec, monkey
     settings = Settings(landing_max_rows=RECORDS)
     store, failed = CrowdedStore(asyncio.get_running_loop()), []
     tools = Tools(
+        teller=PaperTeller(),
         settings=settings, store=store, codec=codec, clock=FrozenClock(),
         progress=LandingProgress(), fatal=failed.append, step=lambda _: None,
     )  # fmt: skip

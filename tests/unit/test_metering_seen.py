@@ -23,7 +23,10 @@ SPAN = HORIZON // GENERATIONS
 
 
 def names_of(numbers):
-    return identities(["t"] * len(numbers), ["s"] * len(numbers), [f"e{n}" for n in numbers])
+    return identities(
+        *(["t"] * len(numbers), ["a"] * len(numbers), ["s"] * len(numbers)),
+        [f"e{n}" for n in numbers],
+    )
 
 
 def test_what_was_remembered_is_found_and_nothing_else():
@@ -207,19 +210,22 @@ def test_a_clock_that_goes_back_a_little_loses_nothing():
 
 
 def test_identities_differ_when_any_part_does():
-    tenants, sources, ids = ["t", "u", "t", "t"], ["s", "s", "r", "s"], ["1", "1", "1", "2"]
-    assert len(np.unique(identities(tenants, sources, ids), axis=0)) == 4
+    tenants, accounts = ["t", "u", "t", "t", "t"], ["a", "a", "b", "a", "a"]
+    sources, ids = ["s", "s", "s", "r", "s"], ["1", "1", "1", "1", "2"]
+    assert len(np.unique(identities(tenants, accounts, sources, ids), axis=0)) == 5
 
 
 def test_identities_do_not_mix_up_where_one_part_ends():
-    assert len(np.unique(identities(["t"] * 2, ["a\0b", "a"], ["c", "b\0c"]), axis=0)) == 2
-    assert len(np.unique(identities(["t1", "t"], ["a", "1a"], ["c", "c"]), axis=0)) == 2
+    two = ["t"] * 2
+    assert len(np.unique(identities(two, two, ["a\0b", "a"], ["c", "b\0c"]), axis=0)) == 2
+    assert len(np.unique(identities(["t1", "t"], ["a", "1a"], two, ["c", "c"]), axis=0)) == 2
+    assert len(np.unique(identities(two, ["t1", "t"], ["a", "1a"], ["c", "c"]), axis=0)) == 2
 
 
 def test_identities_are_the_same_for_ever():
     """Written to journals: another value here is a lost memory after an upgrade."""
-    (words,) = identities(["default"], ["gateway"], ["0198-é"]).tolist()
-    assert words == [6214785778298506981, 14257346602979096635]
+    (words,) = identities(["default"], ["acme"], ["gateway"], ["0198-é"]).tolist()
+    assert words == [17325014026346297085, 12241396880403436492]
 
 
 def test_no_identity_looks_like_a_free_slot(monkeypatch):
@@ -229,14 +235,14 @@ def test_no_identity_looks_like_a_free_slot(monkeypatch):
 
 
 def test_no_events_have_no_identities():
-    assert identities([], [], []).shape == (0, 2)
+    assert identities([], [], [], []).shape == (0, 2)
 
 
 def test_few_and_many_events_get_the_same_names():
     """Few rows are named one by one and many as columns; a restart must not see a difference."""
     ids = [f"e{number}-é" for number in range(FEW_ROWS + 5)]
-    many = identities(["t/1"] * len(ids), ["größe"] * len(ids), ids)
-    few = np.concatenate([identities(["t/1"], ["größe"], [one]) for one in ids])
+    many = identities(["t/1"] * len(ids), ["账户"] * len(ids), ["größe"] * len(ids), ids)
+    few = np.concatenate([identities(["t/1"], ["账户"], ["größe"], [one]) for one in ids])
 
     assert (many == few).all()
 

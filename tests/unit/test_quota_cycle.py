@@ -169,6 +169,7 @@ def test_a_chunk_is_paid_by_a_bucket_with_a_scope_only_where_it_may(model, amoun
         occurred_ms=np.full(1, now),
         appended_ms=np.full(1, now),
         named=np.zeros(1, np.bool_),
+        late=np.zeros(1, np.bool_),
         tokens=np.zeros(1, np.int64),
         uses=lambda events: [Use("p", model)] * len(events),
         session=lambda _: (1, 1),

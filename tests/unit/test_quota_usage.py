@@ -28,7 +28,7 @@ def add(cells, rows, now=NOW):
     """Add (slot, tokens, month) rows; offsets count from 10."""
     slots, tokens, months = (np.array(column, np.int64) for column in zip(*rows, strict=True))
     offsets = np.arange(10, 10 + len(rows))
-    counted = Counted(slots=slots, tokens=tokens, months_ms=months, offsets=offsets)
+    counted = Counted(slots=slots, tokens=tokens, months_ms=months, versions=offsets)
     return add_usage(cells, counted, now)
 
 

@@ -53,6 +53,47 @@ def test_moments_no_catalog_can_cover_have_none(moment_ms):
     assert CatalogBook().at(moment_ms) is None
 
 
+def priced(book, moment_ms, model="m"):
+    found = book.rate_at("p", model, moment_ms)
+    return (found.catalog.version, found.rate.utok[0]) if found else None
+
+
+def backdated(version, effective_ms, since_ms, utok=7, model="late", **more):
+    rate = {"provider": "p", "model": model, "utok": [utok] * 10, "applies_ms": since_ms} | more
+    plain = catalog(version, effective_ms).model_dump()
+    others = [one for one in plain["rates"] if one["model"] != model]
+    return Catalog.model_validate(plain | {"rates": [*others, rate]})
+
+
+def test_a_rate_that_was_missing_prices_the_past_from_the_moment_it_says():
+    book = book_of(catalog(1), backdated(2, START + DAY, START + 5 * MINUTE))
+    moments = (START - 1, START, START + 5 * MINUTE - 1, START + 5 * MINUTE, START + DAY)
+
+    assert [priced(book, ms, "late") for ms in moments] == [None, None, None, (2, 7), (2, 7)]
+
+
+def test_a_rate_that_was_in_force_is_never_changed_from_behind():
+    book = book_of(catalog(1, utok=3), backdated(2, START + DAY, START, utok=9, model="*"))
+    assert priced(book, START + MINUTE) == (1, 3)
+    assert priced(book, START + MINUTE, "other") == (2, 9)
+    # The first that priced the past decides; one that says so later changes nothing.
+    assert book.add(backdated(3, START + 2 * DAY, START, utok=1, model="other"))
+    assert priced(book, START + MINUTE, "other") == (2, 9)
+
+
+def test_before_the_oldest_version_nothing_is_sold_and_nothing_has_a_price():
+    assert priced(book_of(backdated(1, START, START - DAY)), START - MINUTE, "late") is None
+
+
+def test_a_unit_that_had_no_price_may_get_one_for_the_past():
+    units = {"units_utok": {"searches": 5}}
+    second = backdated(2, START + DAY, START, model="m", **units)
+    book = book_of(catalog(1, utok=3), second)
+    assert book.unit_at("p", "m", "searches", START) == (5, 2)
+    assert book.unit_at("p", "m", "sounds", START) is None
+    assert priced(book, START) == (1, 3)
+
+
 def test_of_versions_that_begin_together_the_newest_is_in_force():
     book = book_of(catalog(1), catalog(2, utok=5))
     assert version_at(book, START) == 2

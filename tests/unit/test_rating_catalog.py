@@ -260,6 +260,27 @@ def test_a_default_rate_that_would_never_be_used_is_refused(refusal):
         ({"model": '"m*"'}, "rates.0 (p/m*): model 'm*': '*' stands for all models"),
         ({"provider": '"*"'}, "rates.0 (*/m): provider '*' must not have '/' or '*'"),
         ({"provider": '"a/b"'}, "rates.0 (a/b/m): provider 'a/b' must not have '/' or '*'"),
+        (
+            {"other_units": '{ s = "1/3" }'},
+            "rates.0 (p/m): other_units: s: '1/3' is not a whole number",
+        ),
+        ({"other_units": "{ s = 1_000_001 }"}, "other_units: s: 1000001 is above 1000000"),
+        ({"other_units": "{ s = -1 }"}, "other_units: s: -1 is not a number"),
+        ({"other_units": "{ input_tokens = 1 }"}, "other_units: input_tokens is a kind of tokens"),
+        ({"other_units": '{ " s" = 1 }'}, "is not printable, or has space around it"),
+        ({"other_units": "7"}, "other_units: 7 is no table such as"),
+        (
+            {"applies_from": "2026-10-01T00:00:00"},
+            "applies_from: 2026-10-01 00:00:00 is not a time with",
+        ),
+        (
+            {"applies_from": "2026-10-01T00:00:01Z"},
+            "2026-10-01 00:00:01+00:00 is not a whole minute",
+        ),
+        (
+            {"applies_from": "9999-01-01T00:00:00Z"},
+            "p/m: applies_from is not before effective_from",
+        ),
         ({"utok": "[1]"}, "rates.0.utok (p/m): Value should have at least 10 items"),
         ({"utok": str([1] * 10)}, "rates.0.input_tokens (p/m): Extra inputs are not permitted"),
     ],

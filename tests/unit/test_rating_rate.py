@@ -12,7 +12,7 @@ from tokenline.event import TOKEN_KINDS
 from tokenline.metering.judge import int64_column, token_matrix
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import END_OF_TIME_MS, Catalog
-from tokenline.rating.rate import GRID_MAX, rate
+from tokenline.rating.rate import GRID_MAX, UNITS_MOST_UTOK, rate
 from tokenline.rating.rates import minute_of_day
 from tokenline.rating.tariff import charge_of, multipliers_at, worst_multipliers
 
@@ -69,6 +69,39 @@ def test_each_kind_is_charged_at_its_own_multiplier():
         assert told(rated(book, [said])) == [(at * 10**9, 1, True)]
         counts = tuple(said[name] for name in TOKEN_KINDS)
         assert charge_of(book, "p", "m", counts, NOON) == at * 10**9
+
+
+def test_units_that_are_no_tokens_cost_what_the_rate_says_and_nothing_else():
+    book = book_of(catalog(one_rate(other_units={"searches": "500", "free": 0}, hours=NIGHT)))
+    day, night = ms("2026-11-02T12:00:00+08:00"), ms("2026-11-02T23:00:00+08:00")
+    told_by_day = {"searches": 2, "free": 9, "unheard_of": 10**9}
+    events = [
+        event(input_tokens=1, occurred_at=day, other_units=told_by_day),
+        event(input_tokens=1, occurred_at=night, other_units={"searches": 2}),
+        event(input_tokens=1, occurred_at=day),
+    ]
+    assert [charge for charge, _, _ in told(rated(book, events))] == [
+        1_001_000_000,
+        500_500_000,
+        1_000_000,
+    ]
+    counts = tuple(events[0][kind] for kind in TOKEN_KINDS)
+    assert charge_of(book, "p", "m", counts, day, told_by_day) == 1_001_000_000
+
+
+def test_units_of_a_slice_are_rated_by_themselves():
+    book = book_of(catalog(one_rate(other_units={"searches": 1})))
+    batch = batch_of([event(input_tokens=0, other_units={"searches": n}) for n in range(6)])
+    part = batch.slice(2, 3)
+    found = rate(book, part, token_matrix(part), int64_column(part, "occurred_at"))
+    assert (found.charge_utok // 10**6).tolist() == [2, 3, 4]
+
+
+def test_a_charge_of_units_beyond_belief_is_bounded_and_never_wraps():
+    book = book_of(catalog(one_rate(other_units={"a": 1_000_000, "b": 1_000_000})))
+    units = {"a": 10**9, "b": 10**9}
+    (found,) = rated(book, [event(input_tokens=10**9, other_units=units)]).charge_utok.tolist()
+    assert found == UNITS_MOST_UTOK + 10**15
 
 
 def test_a_chunk_tells_known_models_from_unknown_ones():

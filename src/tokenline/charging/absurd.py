@@ -35,7 +35,7 @@ def refuse_absurd(
     highest, alarmed = int(charges_utok.max(initial=0)), state.books.alarmed
     most = state.bounds.max_charge_utok
     if highest > most:
-        verdict[(charges_utok > most) & (verdict <= Judgement.LATE)] = Judgement.ABSURD_CHARGE
+        verdict[(charges_utok > most) & (verdict <= Judgement.CORRECTION)] = Judgement.ABSURD_CHARGE
     if alarmed or highest * len(charges_utok) > RISK_UTOK:
         for events in _at_risk(state, slots, charges_utok, verdict):
             _refuse_beyond(state, slots, charges_utok, verdict, events)

@@ -11,7 +11,7 @@ from xxhash import xxh3_128_digest
 
 from tokenline.charging.absurd import refuse_absurd
 from tokenline.metering.judge import Judgement, arrow_int64s, int64_column
-from tokenline.quota.charge import Rated, charge_chunk
+from tokenline.quota.charge import Paid, Rated, charge_chunk
 from tokenline.quota.terms import Use
 from tokenline.rating import rate as rating
 
@@ -43,7 +43,7 @@ def rate_usage(
     rated = rating.rate(state.catalogs, batch, tokens, int64_column(batch, "occurred_at"))
     unknown = (rated.version > 0) & ~rated.known
     if unknown.any():
-        verdict[unknown & (verdict == Judgement.COUNTED)] = Judgement.UNKNOWN_MODEL
+        verdict[unknown & (verdict <= Judgement.CORRECTION)] = Judgement.UNKNOWN_MODEL
     charges_utok = rated.charge_utok * (state.books.rows_of(slots) >= 0)
     refuse_absurd(state, slots, charges_utok, verdict)
     return charges_utok, rated.version
@@ -54,11 +54,12 @@ def charge_usage(
     step: Step,
     batch: pa.RecordBatch,
     numbers: LineNumbers,
+    late: npt.NDArray[np.bool_],
     appended_ms: Int64s,
-) -> None:
-    """Charge counted events to the accounts that have a balance, and enter it in the step."""
+) -> Paid:
+    """Charge events to the accounts that have a balance, enter it in the step, and say who paid."""
     if not len(state.books.balances):
-        return
+        return Paid.nothing(len(batch))
     held = batch.column("hold_id")
     texts = [batch.column(name) for name in ("provider", "model", "subscriber_id")]
     rated = Rated(
@@ -68,14 +69,18 @@ def charge_usage(
         occurred_ms=int64_column(batch, "occurred_at"),
         appended_ms=appended_ms,
         named=_not_empty(held),
+        late=late,
         uses=lambda events: _uses(texts, arrow_int64s(events)),
         session=lambda event: session_of(held[event].as_py()),
     )
     state.move_clock(step.as_of_ms)
-    charge_chunk(state.books, rated)
+    paid = charge_chunk(state.books, rated)
     step.changes, step.burns = state.books.take()
     step.alarms = state.books.take_alarms()
     state.tally.add_burns(step.burns)
+    step.late = state.books.take_late()
+    state.tally.add_late(step.late)
+    return paid
 
 
 def _uses(texts: list[pa.Array], events: pa.Array) -> list[Use]:

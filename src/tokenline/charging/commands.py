@@ -4,6 +4,7 @@
     account_order      plan, buckets, life of an account              -> reply, ledger, decision, and
                                                                          what a transfer moves: orders
     hold_order         a session asks, reports or settles             -> reply, decision if it changes
+    usage_order        a late copy, a correction: landing found it    -> ledger, windows, decision
     catalog_version    what is sold and what a token costs            -> rates usage from its moment on
     clock_tick         it is so late                                  -> ledger, decision: what is due
 
@@ -27,6 +28,7 @@ from tokenline.charging.carry import (
     key_of_order,
 )
 from tokenline.charging.step import Commanded, Refused, Replied, Step
+from tokenline.charging.usage_orders import carry_out_usage_order
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
 from tokenline.names import bad_names
@@ -54,6 +56,9 @@ Int64s = npt.NDArray[np.int64]
 # How many accounts one tick brings up to its moment: a few milliseconds of work.
 TICK_ACCOUNTS = 50
 NAMES_TOLD = 3  # of those that are wrong
+# So long after an event was appended its correction may be carried out at the latest: usage is kept a week
+# less (`wire.topics`), and until then landing may be away.
+CORRECTED_WITHIN_MS = 21 * 86_400_000
 LIMIT_FIELDS = {
     "month_tokens": Cell.MONTH_TOKENS_LIMIT,
     "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
@@ -145,6 +150,8 @@ def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touc
         step.replies.append(Replied(command, _take_catalog(state, command)))
     elif command.name == "clock_tick":
         _tick(state, command, touched)
+    elif command.name == "usage_order":
+        touched.looked_at.add(carry_out_usage_order(state, step, command))
     else:
         raise BadData(f"{command.name} does not belong on the commands topic")
 
@@ -208,7 +215,7 @@ def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
     except BadData as error:
         reason = Reason.BAD_CATALOG
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=str(error))
-    rates_ms = now_ms - 2 * state.bounds.horizon_ms
+    rates_ms = now_ms - state.bounds.max_age_ms - CORRECTED_WITHIN_MS
     state.catalogs.prune(min(rates_ms, state.books.dues.earliest_ms()))
     state.books.dues.note_new_terms()
     return OrderAnswer(at_ms=now_ms)

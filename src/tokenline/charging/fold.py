@@ -5,8 +5,9 @@ r"""Fold a chunk of usage into the state of its partition.
     account unknown? -> refused                      |
       and not ours?  -> refused                      |
     model unknown?   -> refused                     /
-    late?            -> ledger only
     seen before?     -> duplicate, counted nowhere
+    corrects another? -> held back: landing looks for the other, and then orders it (`usage_orders`)
+    late?            -> charged, in no window, limit or counter of the present
     else             -> counted: windows, cells, balances, decisions
 
 An offset without a record is judged too: absent, or deleted before it was read. So what was charged
@@ -24,13 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.charging.balances import charge_usage, rate_usage
-from tokenline.charging.step import Judged, Refused, Step, UsageChunk
+from tokenline.charging.copies import tell_copies
+from tokenline.charging.step import Charges, Judged, Refused, Step, UsageChunk
 from tokenline.metering.calendar import month_starts
-from tokenline.metering.identity import identities
 from tokenline.metering.judge import (
     DETAILS,
     Judgement,
     arrow_int64s,
+    hold_back,
     int64_column,
     judge,
     token_matrix,
@@ -39,10 +41,10 @@ from tokenline.metering.spans import clipped, size_of, spans_of
 from tokenline.metering.tally import LineNumbers, lines_of
 from tokenline.names import EVENT_NAMES, EVENT_NAMES_OR_NONE, why_bad_of
 from tokenline.quota.cells import Cell
-from tokenline.quota.charge import begin_minute
+from tokenline.quota.charge import NOTHING_PAID, Paid, begin_minute
 from tokenline.quota.decide import decide
 from tokenline.quota.limit_decisions import limit_decisions
-from tokenline.quota.usage import Counted, add_usage
+from tokenline.quota.usage import Counted, add_usage, roll_rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
 
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
-UInt64s = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 IDENTITY_COLUMNS = (
     "tenant_id",
@@ -74,40 +76,52 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
     step = state.begin_step(as_of_ms)
     step.as_of_ms, step.cause = as_of_ms, ("usage", chunk.hi)
     step.refused = list(chunk.refused)
-    late: list[int] = []
-    duplicate: list[int] = []
+    charges, verdict = Charges(), np.zeros(0, np.int8)
+    late = np.zeros(0, np.bool_)
     if len(chunk.offsets):
         tokens = token_matrix(chunk.batch)
-        verdict, slots, names = _judge(state, chunk, tokens)
-        charges, versions = rate_usage(state, chunk.batch, tokens, slots, verdict)
+        verdict, slots = _judge(state, chunk, tokens)
+        late = verdict == Judgement.LATE
+        hold_back(verdict, chunk.batch)
+        utok, versions = rate_usage(state, chunk.batch, tokens, slots, verdict)
         step.refused += _refusals(state, verdict, chunk)
-        late = chunk.offsets[verdict == Judgement.LATE].tolist()
-        duplicate = chunk.offsets[verdict == Judgement.DUPLICATE].tolist()
-        fit = verdict == Judgement.COUNTED
+        # By the minute, as the journal has it: a copy is known or not, whoever recovered in between.
+        state.seen.forget(step.minute_ms)
+        step.names = tell_copies(state.seen, chunk.batch, verdict)
+        if len(step.names):
+            state.seen.remember(step.names, step.minute_ms)
+        paid = Paid.nothing(len(verdict))
+        fit = verdict <= Judgement.LATE
         if fit.any():
             # Nearly always all of them are: then nothing is copied.
             at = slice(None) if fit.all() else np.flatnonzero(fit)
-            step.names = names[at]
-            state.seen.remember(step.names, as_of_ms)
             batch = chunk.batch if isinstance(at, slice) else chunk.batch.take(arrow_int64s(at))
             numbers = LineNumbers(
                 slots=slots[at],
                 offsets=chunk.offsets[at],
                 totals=tokens[at].sum(axis=1),
-                charge_utok=charges[at],
+                charge_utok=utok[at],
                 catalog_version=versions[at],
             )
             # A broker's clock that was set back takes no account back.
             newest_ms = np.maximum.accumulate(chunk.appended_ms)
             appended_ms = np.maximum(newest_ms, step.minute_ms)[at]
-            _count(state, step, batch, numbers, appended_ms)
+            aged = late[at]
+            paid = paid.with_those(at, _charge(state, step, batch, numbers, aged, appended_ms))
+        charges = _charges(chunk.offsets, verdict, utok, versions, paid)
+    late &= verdict <= Judgement.CORRECTION
+
+    def offsets_of(judged: Bools) -> list[int]:
+        found: list[int] = chunk.offsets[judged].tolist()
+        return found
+
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
         lo=chunk.lo,
         hi=chunk.hi,
         as_of_ms=as_of_ms,
-        late=late,
-        duplicate=duplicate,
+        late=offsets_of(late),
+        duplicate=offsets_of(verdict == Judgement.DUPLICATE),
         rejected=rejected,
         absent=chunk.absent.ravel().tolist(),
         deleted=chunk.deleted.ravel().tolist(),
@@ -116,6 +130,8 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         commands_next=state.next_offsets["commands"],
         holds_next=state.next_offsets["holds"],
         turns=state.turns.take(state.next_offsets),
+        correction=offsets_of(verdict == Judgement.CORRECTION),
+        charges=charges,
     )
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)
@@ -165,22 +181,16 @@ def _newest_ms(chunk: UsageChunk) -> int:
     return max([newest, *(refused.appended_ms for refused in chunk.refused)])
 
 
-def _judge(
-    state: PartitionState, chunk: UsageChunk, tokens: Int64s
-) -> tuple[Int8s, Int64s, UInt64s]:
-    """Judge every event, also by account and history; return judgements, slots and names."""
-    batch = chunk.batch
-    verdict = judge(batch, tokens, chunk.keys, chunk.appended_ms, state.bounds)
+def _judge(state: PartitionState, chunk: UsageChunk, tokens: Int64s) -> tuple[Int8s, Int64s]:
+    """Judge every event by itself and by its account; return judgements and slots."""
+    verdict = judge(chunk.batch, tokens, chunk.keys, chunk.appended_ms, state.bounds)
     slots = state.cells.slots(chunk.keys)
     unknown = np.flatnonzero((slots < 0) & (verdict <= Judgement.DUPLICATE))
     if unknown.size:
         verdict[unknown] = Judgement.UNKNOWN_ACCOUNT
         # Only these: an account has a slot because its key belongs here.
         verdict[unknown[_strays(state, chunk, unknown)]] = Judgement.WRONG_PARTITION
-    names = identities(*(batch.column(name) for name in ("tenant_id", "source", "event_id")))
-    fit = np.flatnonzero(verdict == Judgement.COUNTED)
-    verdict[fit[state.seen.find(names[fit])]] = Judgement.DUPLICATE
-    return verdict, slots, names
+    return verdict, slots
 
 
 def _strays(state: PartitionState, chunk: UsageChunk, rows: Int64s) -> list[int]:
@@ -191,14 +201,31 @@ def _strays(state: PartitionState, chunk: UsageChunk, rows: Int64s) -> list[int]
     return [at for at, key in enumerate(keys) if key in strays]
 
 
-def _count(
+def _charge(
     state: PartitionState,
     step: Step,
     batch: pa.RecordBatch,
     numbers: LineNumbers,
+    late: Bools,
     appended_ms: Int64s,
-) -> None:
-    """Add events, all to be counted, to windows, cells and balances, and decide."""
+) -> Paid:
+    """Count what is on time, charge all, decide, and say who paid."""
+    if not late.any():
+        _count(state, step, batch, numbers)
+    else:
+        if (some := np.flatnonzero(~late)).size:
+            _count(state, step, batch.take(arrow_int64s(some)), numbers.take(some))
+        charged = np.unique(numbers.slots[late & (numbers.charge_utok > 0)])
+        roll_rates(state.cells, np.setdiff1d(charged, step.touched), step.minute_ms)
+        step.touched = np.union1d(step.touched, charged)
+    paid = charge_usage(state, step, batch, numbers, late, appended_ms)
+    decided = _decide(state, step)
+    step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
+    return paid
+
+
+def _count(state: PartitionState, step: Step, batch: pa.RecordBatch, numbers: LineNumbers) -> None:
+    """Add events, all of them on time, to windows and cells."""
     cells, slots = state.cells, numbers.slots
     occurred_ms = int64_column(batch, "occurred_at")
     months_ms = month_starts(cells.zones, cells.matrix[slots, Cell.ZONE], occurred_ms)
@@ -206,20 +233,20 @@ def _count(
     step.lines = lines_of(batch, numbers)
     state.tally.add(step.lines)
     counted = Counted(
-        slots=slots, tokens=numbers.totals, months_ms=months_ms, offsets=numbers.offsets
+        slots=slots,
+        tokens=numbers.totals,
+        months_ms=months_ms,
+        versions=numbers.offsets + state.next_offsets["commands"],
     )
     begin_minute(state.books, slots, step.minute_ms)
     step.touched = add_usage(cells, counted, step.minute_ms)
     state.mark_months(step.touched)
-    charge_usage(state, step, batch, numbers, appended_ms)
-    decided = _decide(state, step)
-    step.decisions = limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     step.counted, step.tokens = len(slots), int(numbers.totals.sum())
 
 
 def _decide(state: PartitionState, step: Step) -> list[Decided]:
     minute_ms = state.decision_minute(step.minute_ms)
-    # Whoever admits calls goes by what was told of an account's terms.
+    # Whoever admits calls goes by what was published of an account's terms.
     told = np.array(sorted(state.books.take_retermed()), np.int64)
     others = np.setdiff1d(step.touched, told) if told.size else step.touched
     decided: list[Decided] = []
@@ -236,6 +263,21 @@ def _decide(state: PartitionState, step: Step) -> list[Decided]:
             )
     state.note_told(decided)
     return decided
+
+
+def _charges(
+    offsets: Int64s, verdict: Int8s, utok: Int64s, versions: Int64s, paid: Paid
+) -> Charges:
+    """Return what each event that was counted or is late was charged, and who paid."""
+    at = verdict <= Judgement.LATE
+    splits = paid.splits.copy()
+    splits[:, 0] = offsets[splits[:, 0]]
+    return Charges(
+        utok=np.where(paid.buckets == NOTHING_PAID, 0, utok)[at],
+        versions=versions[at],
+        buckets=paid.buckets[at],
+        splits=splits,
+    )
 
 
 def _refusals(state: PartitionState, verdict: Int8s, chunk: UsageChunk) -> list[Refused]:
@@ -277,7 +319,8 @@ def _add_totals(state: PartitionState, step: Step) -> None:
     assert judged is not None  # noqa: S101  # set just above
     state.totals.counted += step.counted
     state.totals.tokens += step.tokens
-    state.totals.late += len(judged.late)
+    state.totals.late += len(judged.late_usage)
     state.totals.duplicate += len(judged.duplicate)
     state.totals.rejected += len(judged.rejected)
     state.totals.deleted += size_of(spans_of(judged.deleted))
+    state.totals.corrections += len(judged.correction)

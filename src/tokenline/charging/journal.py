@@ -14,6 +14,7 @@ A step is one atomic record batch of the compacted `state` topic. Records, by ke
     seen/MINUTE/N   names of the events this step counted           until the horizon
     part/TURN/N     what the tally took of this step                until flushed
     burn/TURN/N     what this step's usage took from buckets        until flushed
+    late/TURN/N     what its late usage took                        until flushed
     out/N           messages to publish after this step's ack       until published
 
 Rows and pages are absolute, so reading survivors in offset order gives the newest state whatever
@@ -135,6 +136,9 @@ class JournalWriter:
         if len(step.burns):
             key = self._key("burn", self._turn, self._in_minute)
             records.append((key, pack_burns(step.minute_ms, step.burns)))
+        if len(step.late):
+            key = self._key("late", self._turn, self._in_minute)
+            records.append((key, pack_burns(step.minute_ms, step.late)))
         records.append((self._key("out", step.seq % OUT_KEPT), pack_out(step.seq, out)))
         records.extend(self._pages(state, step.seq))
         head = json.dumps(state.head()).encode()

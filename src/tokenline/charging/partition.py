@@ -44,6 +44,7 @@ class Totals:
     rejected: int = 0
     tokens: int = 0
     deleted: int = 0
+    corrections: int = 0
 
 
 @dataclass(slots=True)
@@ -58,8 +59,9 @@ class PartitionState:
     only if its key belongs into it. `strays` counts rows of a journal that did not know that; nobody
     finds them.
     `closing_seq` is the step that closed a minute whose totals are not published yet, 0 when there is
-    none. `sent` gathers, within a step, what it asks of other accounts, `turns` between two runs of usage
-    the order of commands and holds.
+    none. `orders_next` is the first place of an order of landing that was not carried out (see
+    `usage_orders`). `sent` gathers, within a step, what it asks of other accounts, `turns` between two
+    runs of usage the order of commands and holds.
     """
 
     bounds: Bounds
@@ -74,7 +76,8 @@ class PartitionState:
     )
     turns: Turns = field(default_factory=Turns)
     flushed_minute_ms: int = 0
-    flushed_offset: int = -1
+    flushed: int = -1
+    orders_next: int = 0
     published_seq: int = 0
     closing_seq: int = 0
     clock_ms: int = 0
@@ -153,6 +156,15 @@ class PartitionState:
         self.clock_ms = max(self.clock_ms, now_ms)
         return self.clock_ms
 
+    @property
+    def position(self) -> int:
+        """Return how far both topics were applied, as one number that grows with each record of either.
+
+        What changes a month by usage has the sum of its offset and of the next command's, what changes it by
+        a command the sum of its offset and of the next usage: whichever came later has more.
+        """
+        return sum(self.next_offsets.values()) - 1
+
     def begin_step(self, now_ms: int) -> Step:
         """Start a step at `now_ms`; closes the minute in hand when `now_ms` is past it."""
         self.seq += 1
@@ -185,7 +197,7 @@ class PartitionState:
 
     def note_flushed(self, flush: Flush) -> None:
         """Note that the totals of `flush` are published: a recovery need not sum them again."""
-        self.flushed_offset = max(self.flushed_offset, flush.through_offset)
+        self.flushed = max(self.flushed, flush.through)
         if flush.closed:
             self.flushed_minute_ms = max(self.flushed_minute_ms, flush.segment_start_ms)
             # Else the next minute ended while this one was on its way.
@@ -199,7 +211,7 @@ class PartitionState:
         return Flush(
             seq=self.seq,
             segment_start_ms=tally.segment_start_ms,
-            through_offset=self.next_offsets["usage"] - 1,
+            through=self.position,
             closed=closed,
             tally=tally,
             months=self._month_rows(),
@@ -209,11 +221,11 @@ class PartitionState:
         """Note that the month cells of `slots` changed."""
         self._dirty_months.append(slots)
 
-    def mark_months_since(self, offset: int) -> None:
-        """Note every account whose month changed after `offset`; used after a recovery."""
+    def mark_months_since(self, position: int) -> None:
+        """Note every account whose month changed after a position; used after a recovery."""
         rows = self.cells.matrix
         newest = np.maximum(rows[:, Cell.MONTH_VERSION], rows[:, Cell.LAST_MONTH_VERSION])
-        self.mark_months(np.flatnonzero(newest > offset))
+        self.mark_months(np.flatnonzero(newest > position))
 
     def head(self) -> Mapping[str, object]:
         """Return the small facts of the state, for the journal and for status."""
@@ -227,7 +239,8 @@ class PartitionState:
             "next_offsets": dict(self.next_offsets),
             "turns": [self.turns.holds_from, *self.turns.pairs],
             "flushed_minute_ms": self.flushed_minute_ms,
-            "flushed_offset": self.flushed_offset,
+            "flushed": self.flushed,
+            "orders_next": self.orders_next,
             "published_seq": self.published_seq,
             "zones": list(self.cells.zones),
             "accounts": len(self.cells),
@@ -249,8 +262,9 @@ class PartitionState:
 
 def _months_of(slots: Int64s, rows: Int64s, columns: tuple[Cell, Cell, Cell, Cell]) -> pl.DataFrame:
     start, tokens, events, version = columns
-    # After a recovery `slots` may be all accounts; few of them have used anything.
-    used = slots[rows[slots, events] > 0]
+    # After a recovery `slots` may be all accounts; few of them have used anything. A month from which a
+    # correction took the last event is told as well.
+    used = slots[(rows[slots, events] > 0) | (rows[slots, version] > 0)]
     return pl.DataFrame(
         {
             "slot": used,

@@ -71,9 +71,8 @@ class Recovered:
 
     def writer(self) -> JournalWriter:
         """Return the writer of the epoch entered, which removes what is stale when it is covered."""
-        bounds = self.state.bounds
-        # The state remembers a name for a minute more than the horizon; its record outlives that.
-        remember_ms = bounds.horizon_ms + bounds.future_skew_ms + 120_000
+        # As long as the state may know a name: one recovered must know what any other does.
+        remember_ms = self.state.seen.longest_ms
         return JournalWriter(
             self.state.epoch, remember_ms, stale_keys=self.stale_keys, timed_keys=self.timed_keys
         )
@@ -93,6 +92,7 @@ class Recovery:
         self._tables = [TableRows(table.width) for table in state.books.tables]
         self._parts: dict[int, list[pa.RecordBatch]] = {}
         self._burns: dict[int, list[Int64s]] = {}
+        self._late: dict[int, list[Int64s]] = {}
         self._survivors: dict[bytes, tuple[int, bytes]] = {}
         self._out: deque[tuple[int, bytes]] = deque()
         self._newest = 0
@@ -192,8 +192,8 @@ class Recovery:
         state.books.adopt()
         state.books.dues.note_new_terms()
         state.told_dues.note_everything(len(state.cells))
-        _fill_tallies(found, self._parts, self._burns)
-        state.mark_months_since(state.flushed_offset)
+        _fill_tallies(found, self._parts, self._burns, self._late)
+        state.mark_months_since(state.flushed)
         found.out.sort(key=itemgetter(0))
         state.epoch = max((epoch_of(key) for key, _ in live), default=0) + 1
         return found
@@ -208,9 +208,10 @@ class Recovery:
             minute_ms, lines = unpack_part(value)
             self._parts.setdefault(minute_ms, []).append(lines)
             found.timed_keys.setdefault(minute_ms, []).append(key)
-        elif kind == b"burn":
+        elif kind in (b"burn", b"late"):
             minute_ms, burns = unpack_burns(value)
-            self._burns.setdefault(minute_ms, []).append(burns)
+            taken = self._burns if kind == b"burn" else self._late
+            taken.setdefault(minute_ms, []).append(burns)
             found.timed_keys.setdefault(minute_ms, []).append(key)
         elif kind == b"names":
             unpack_names(value, found.state)
@@ -257,7 +258,8 @@ def _take_head(state: PartitionState, head: Mapping[str, object]) -> None:
     state.clock_ms = int(str(head.get("clock_ms", 0)))
     state.ticked_ms = int(str(head.get("ticked_ms", 0)))
     state.flushed_minute_ms = int(str(head["flushed_minute_ms"]))
-    state.flushed_offset = int(str(head["flushed_offset"]))
+    state.flushed = int(str(head["flushed"]))
+    state.orders_next = int(str(head["orders_next"]))
     state.published_seq = int(str(head["published_seq"]))
     offsets, totals, zones = head["next_offsets"], head["totals"], head["zones"]
     assert isinstance(offsets, dict) and isinstance(totals, dict) and isinstance(zones, list)  # noqa: S101, PT018
@@ -289,10 +291,13 @@ def _hide_strays(state: PartitionState, head: Mapping[str, object]) -> None:
 
 
 def _fill_tallies(
-    found: Recovered, parts: dict[int, list[pa.RecordBatch]], burns: dict[int, list[Int64s]]
+    found: Recovered,
+    parts: dict[int, list[pa.RecordBatch]],
+    burns: dict[int, list[Int64s]],
+    late: dict[int, list[Int64s]],
 ) -> None:
     state = found.state
-    for minute_ms in sorted(parts.keys() | burns.keys()):
+    for minute_ms in sorted(parts.keys() | burns.keys() | late.keys()):
         if minute_ms <= state.flushed_minute_ms:
             continue
         tally = Tally(minute_ms)
@@ -300,13 +305,15 @@ def _fill_tallies(
             tally.add(lines)
         for rows in burns.get(minute_ms, []):
             tally.add_burns(rows)
+        for rows in late.get(minute_ms, []):
+            tally.add_late(rows)
         if minute_ms == state.minute_ms:
             state.tally = tally
         else:
             flush = Flush(
                 seq=0,
                 segment_start_ms=minute_ms,
-                through_offset=state.flushed_offset,
+                through=state.flushed,
                 closed=True,
                 tally=tally,
             )

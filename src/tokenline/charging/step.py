@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from tokenline.charging.usage_orders import WindowChange
     from tokenline.metering.tally import Tally
     from tokenline.quota.answers import OrderAnswer
     from tokenline.quota.decided import Decided
@@ -107,11 +108,37 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Charges:
+    """Say of the offsets that were counted or are late, in their order, what each was charged.
+
+    Columns of equal length: µtok, the version of the catalog, and the number of the bucket that paid
+    (see `quota.charge.Paid`). `splits` has a row of offset, bucket number and µtok for each part of what
+    several buckets paid.
+    """
+
+    utok: Int64s = field(default_factory=lambda: NO_SLOTS)
+    versions: Int64s = field(default_factory=lambda: NO_SLOTS)
+    buckets: Int64s = field(default_factory=lambda: NO_SLOTS)
+    splits: Int64s = field(default_factory=lambda: NO_BURNS)
+
+    @property
+    def version_runs(self) -> Int64s:
+        """Return the versions as pairs of one and how many in a row have it."""
+        if not len(self.versions):
+            return NO_SLOTS
+        starts = np.flatnonzero(np.concatenate(([True], self.versions[1:] != self.versions[:-1])))
+        return np.stack(
+            (self.versions[starts], np.diff(starts, append=len(self.versions))), 1
+        ).ravel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
     """Name the offsets of a run that were not counted; all others were.
 
-    `absent` and `deleted` are runs: first, last, first, last, …
-    `commands_next`, `holds_next` and `turns` say what was applied before it (see `charging.turns`).
+    A correction is held back; one that is late is among the late as well. `absent` and `deleted` are
+    runs: first, last, first, last, … `commands_next`, `holds_next` and `turns` say what was applied before
+    it (see `charging.turns`).
     """
 
     lo: int
@@ -127,13 +154,21 @@ class Judged:
     commands_next: int = 0
     holds_next: int = 0
     turns: list[int] = field(default_factory=list)
+    correction: list[int] = field(default_factory=list)
+    charges: Charges = field(default_factory=Charges)
+
+    @property
+    def late_usage(self) -> list[int]:
+        """Return the offsets that are late and were charged at once."""
+        held = set(self.correction)
+        return [offset for offset in self.late if offset not in held]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flush:
     """Hold absolute totals to be published: windows of one append minute, months of accounts.
 
-    They include every event up to `through_offset` of the usage topic. Nothing is added to `tally`
+    They include all up to the position `through`, see `PartitionState.position`. Nothing is added to `tally`
     any more, so another thread may sum it while the next minute is counted. `closed` says that the
     minute is over; else its totals will be published again, larger. `seq` is the newest step when
     it was taken, 0 in a recovery.
@@ -141,7 +176,7 @@ class Flush:
 
     seq: int
     segment_start_ms: int
-    through_offset: int
+    through: int
     closed: bool
     tally: Tally
     months: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -150,6 +185,11 @@ class Flush:
     def burns(self) -> Int64s:
         """Return what usage took from each bucket in the minute: slot, number, µtok."""
         return self.tally.burns()
+
+    @property
+    def late(self) -> Int64s:
+        """Return the same of late usage."""
+        return self.tally.late()
 
     @property
     def windows(self) -> pl.DataFrame:
@@ -171,9 +211,11 @@ class Step:
     names: UInt64s = field(default_factory=lambda: NO_NAMES)
     lines: pa.RecordBatch | None = None
     burns: Int64s = field(default_factory=lambda: NO_BURNS)
+    late: Int64s = field(default_factory=lambda: NO_BURNS)
     replies: list[Replied] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    window_changes: list[WindowChange] = field(default_factory=list)
     decisions: list[Decided] = field(default_factory=list)
     judged: Judged | None = None
     alarms: list[int] = field(default_factory=list)

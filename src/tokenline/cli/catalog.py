@@ -142,7 +142,8 @@ def _print(catalog: Catalog, *, as_json: bool) -> None:
         f"catalog version {catalog.version}, in force from {catalog.effective_from:%Y-%m-%d %H:%M %z} "
         f"({catalog.time_zone}); unknown models: {catalog.unknown_model}"
     )
-    print_table(["model", "input", "cache read", "output", "hours"], _rate_rows(catalog))
+    columns, rows = _rates_shown(catalog)
+    print_table(columns, rows)
     print_table(["offer", "title", "yuan", "standard tokens", "how"], _offer_rows(catalog))
     _warn(catalog)
 
@@ -204,6 +205,14 @@ def _offer(offer: Plan | Pack) -> dict[str, Any]:
     return {"title": offer.title, "fee_nano": offer.fee_nano, "tokens": offer.tokens}
 
 
+def _rates_shown(catalog: Catalog) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and rows of the rates; those that few catalogs need only where one has something in it."""
+    columns = ["model", "input", "cache read", "output", "hours", "other units", "applies from"]
+    rows = _rate_rows(catalog)
+    shown = [at for at in range(len(columns)) if at < 5 or any(row[at] for row in rows)]
+    return [columns[at] for at in shown], [[row[at] for at in shown] for row in rows]
+
+
 def _rate_rows(catalog: Catalog) -> list[list[Any]]:
     from tokenline.event import TOKEN_KINDS  # noqa: PLC0415
     from tokenline.rating.exact import UTOK, decimal_text  # noqa: PLC0415
@@ -219,6 +228,13 @@ def _rate_rows(catalog: Catalog) -> list[list[Any]]:
             name,
             *(decimal_text(rate.utok[kind], UTOK) for kind in shown),
             ", ".join(f"{hours} x {hours.ratio}" for hours in rate.hours),
+            ", ".join(
+                f"{unit} {decimal_text(utok, UTOK)}"
+                for unit, utok in sorted(rate.units_utok.items())
+            ),
+            ""
+            if (since_ms := getattr(rate, "applies_ms", None)) is None
+            else catalog.moment_text(since_ms),
         ]
         for name, rate in named
     ]

@@ -297,7 +297,7 @@ class Gateway:
         if held is None:
             return
         used_utok = self._prices.charge_utok(
-            key.provider, key.model, event.kinds(), event.occurred_at
+            key.provider, key.model, event.kinds(), event.occurred_at, event.other_units
         )
         self.stats.overshoot_utok += max(0, used_utok - held.amount_utok)
         self.end(key, held, used_utok)

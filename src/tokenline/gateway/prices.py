@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from tokenline.errors import ChargingUnavailable
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.offers import Mode
-from tokenline.rating.tariff import charge_of, dearest
+from tokenline.rating.tariff import NO_UNITS, charge_of, dearest
 from tokenline.wire.plan_terms import PlanTerms
 
 CACHED_MS = 10_000
@@ -70,10 +71,15 @@ class Prices:
         return found[2]
 
     def charge_utok(
-        self, provider: str, model: str, counts: tuple[int, ...], occurred_ms: int
+        self,
+        provider: str,
+        model: str,
+        counts: tuple[int, ...],
+        occurred_ms: int,
+        units: Mapping[str, int] = NO_UNITS,
     ) -> int:
         """Return what a call costs, as charging will rate it; 0 where it has no price."""
-        return charge_of(self._book, provider, model, counts, occurred_ms) or 0
+        return charge_of(self._book, provider, model, counts, occurred_ms, units) or 0
 
     def _unchanged_until_ms(self, now_ms: int) -> int:
         """Return until when what is worked out now is good: a version that begins ends it."""

@@ -9,10 +9,13 @@ the offsets between are sealed as judged by nobody, and landing goes on.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tokenline.landing.verdicts import Verdicts, joined
 from tokenline.metering.spans import span
+
+if TYPE_CHECKING:
+    from tokenline.landing.charges import RangeCharges
 
 AckT = TypeVar("AckT")
 
@@ -33,6 +36,7 @@ class ChargedRange:
     hi: int
     verdicts: Verdicts
     as_of_ms: int
+    charges: RangeCharges | None = None
     epoch: int = 0
     deleted_since_ms: int = 0
     deleted_until_ms: int = 0
@@ -51,6 +55,7 @@ class Batch(Generic[AckT]):
     verdicts: Verdicts
     as_of_ms: int
     acks: list[AckT]
+    charges: tuple[RangeCharges, ...] = ()
     deleted_since_ms: int = 0
     deleted_until_ms: int = 0
 
@@ -154,6 +159,7 @@ class Filling(Generic[AckT]):
             verdicts=joined([one.verdicts for one in ranges]) if ranges else Verdicts(),
             as_of_ms=ranges[-1].as_of_ms if ranges else 0,
             acks=self._acks,
+            charges=tuple(one.charges for one in ranges if one.charges is not None),
             deleted_since_ms=min((one.deleted_since_ms for one in gone), default=0),
             deleted_until_ms=max((one.deleted_until_ms for one in gone), default=0),
         )

@@ -17,22 +17,21 @@ import pyarrow as pa
 from tokenline.errors import BadData
 from tokenline.landing.connect import connect, warehouse_errors
 from tokenline.landing.line import meet
+from tokenline.landing.lookups import Lookups
 from tokenline.landing.pack import packed
-from tokenline.landing.row import LEDGER_SCHEMA, identity_of
+from tokenline.landing.row import LEDGER_SCHEMA
 from tokenline.landing.seal import Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from clickhouse_connect.driver.client import Client
 
     from tokenline.landing.row import Int64s
-    from tokenline.landing.store import Table
+    from tokenline.landing.store import Ordered, Settlement, Table
     from tokenline.settings import Settings
     from tokenline.wire.line import Line
 
-# One question names at most this many late events; the statement's text grows with it.
-IDENTITIES_MAX = 2000
 QUERY_MAX_BYTES = 16 << 20
 
 _SEAL_COLUMNS = (
@@ -62,6 +61,7 @@ class ClickHouseStore:
         self.may_adopt = False
         self._database = settings.clickhouse_database
         self._known: Client | None = None
+        self._lookups = Lookups(self._database, self._query, self._arrow)
         self._write_settings: dict[str, Any] = {
             "async_insert": 0,
             "insert_deduplicate": 0,
@@ -145,13 +145,26 @@ class ClickHouseStore:
         return np.unique(found.column("offset").to_numpy())
 
     def earlier_copies(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
-        """Ask for the identities in groups; the account in the key keeps each question short."""
-        found: set[int] = set()
-        for at in range(0, identities.num_rows, IDENTITIES_MAX):
-            found |= self._earlier(
-                topic, partition, identities.slice(at, IDENTITIES_MAX).to_pylist()
-            )
-        return found
+        """Ask for the identities in groups."""
+        return self._lookups.earlier_copies(topic, partition, identities)
+
+    def earlier_corrections(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
+        """Ask for what corrects the identities, in groups."""
+        return self._lookups.earlier_corrections(topic, partition, identities)
+
+    def earlier_rows(
+        self, topic: str, partition: int, identities: pa.Table
+    ) -> dict[int, list[dict[str, Any]]]:
+        """Ask for whole rows, in groups."""
+        return self._lookups.earlier_rows(topic, partition, identities)
+
+    def elsewhere(self, identities: pa.Table) -> set[int]:
+        """Look at all ids of the tenants."""
+        return self._lookups.elsewhere(identities)
+
+    def settlements(self, orders: Sequence[Ordered]) -> dict[str, Settlement]:
+        """Ask windows and entries for what the orders came to."""
+        return self._lookups.settlements(orders)
 
     def ledger_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:
         """Return the rows that FINAL keeps."""
@@ -194,31 +207,6 @@ class ClickHouseStore:
             return self._client().query_arrow(
                 text, parameters=parameters, settings=self._read_settings, use_strings=True
             )
-
-    def _earlier(self, topic: str, partition: int, wanted: list[dict[str, Any]]) -> set[int]:
-        rows = self._query(
-            f"SELECT tenant_id, source, event_id, min(offset) FROM {self._database}.ledger "
-            "WHERE topic = %(topic)s AND partition = %(partition)s "
-            "AND (tenant_id, account_id) IN %(accounts)s "
-            "AND (tenant_id, source, event_id) IN %(identities)s "
-            "GROUP BY tenant_id, source, event_id",
-            {
-                "topic": topic,
-                "partition": partition,
-                "accounts": sorted({(one["tenant_id"], one["account_id"]) for one in wanted}),
-                "identities": sorted({identity_of(one) for one in wanted}),
-            },
-        )
-        lowest = {tuple(identity): int(offset) for *identity, offset in rows}
-        return set(_positions_above(lowest, wanted))
-
-
-def _positions_above(
-    lowest: dict[tuple[str, ...], int], wanted: list[dict[str, Any]]
-) -> Iterator[int]:
-    for one in wanted:
-        if lowest.get(identity_of(one), one["offset"]) < one["offset"]:
-            yield int(one["position"])
 
 
 def _seal(row: Sequence[Any]) -> Seal:

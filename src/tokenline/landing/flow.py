@@ -121,7 +121,8 @@ class UsageFlow(Flow):
         self._partition = partition
         self._topic = settings.topic(USAGE)
         self._lander = Lander(
-            tools.store, tools.codec, tools.quarantine, topic=self._topic, partition=partition,
+            tools.store, tools.codec, tools.quarantine, tools.teller,
+            topic=self._topic, partition=partition,
             generation=generation, clock=tools.clock, step=tools.step,
         )  # fmt: skip
         self._reader = UsageReader(settings, self._topic, partition)

@@ -13,18 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokenline.landing.charges import joined_charges
+from tokenline.landing.copies import look_back
 from tokenline.landing.quarantine import Held
 from tokenline.landing.ranges import Fault
-from tokenline.landing.row import (
-    Events,
-    Verdict,
-    duplicate_rows,
-    late_identities,
-    ledger_rows,
-    repeats_within,
-    rows_not_at,
-)
+from tokenline.landing.row import Events, Verdict, duplicate_rows, ledger_rows, rows_not_at
 from tokenline.landing.seal import GENESIS, Seal, chain_of, digest_of
+from tokenline.landing.teller import letters_of
+from tokenline.landing.usage_orders import orders_of
 from tokenline.metering.spans import size_of
 
 if TYPE_CHECKING:
@@ -33,6 +29,7 @@ if TYPE_CHECKING:
     from tokenline.landing.quarantine import Quarantine
     from tokenline.landing.reader import Run
     from tokenline.landing.store import Store
+    from tokenline.landing.teller import Teller
     from tokenline.wire.columns import ColumnCodec
 
 # Called after each step with its name; tests end the process there.
@@ -50,6 +47,7 @@ class Lander:
         store: Store,
         codec: ColumnCodec,
         quarantine: Quarantine,
+        teller: Teller,
         *,
         topic: str,
         partition: int,
@@ -60,6 +58,7 @@ class Lander:
         self._store = store
         self._codec = codec
         self._quarantine = quarantine
+        self._teller = teller
         self._topic = topic
         self._partition = partition
         self._epoch = generation
@@ -94,18 +93,21 @@ class Lander:
         """Write the rows of one batch and seal it; it must follow the last one.
 
         Raises:
-            WarehouseUnavailable: some rows may be in; `look(batch.lo)`, then call again.
+            WarehouseUnavailable, BrokerUnavailable: some rows may be in; `look(batch.lo)`, then call again.
         """
-        events = self._events(batch, run)
-        events = self._with_late_copies(events)
+        found = look_back(self._store, self._events(batch, run), self._landed)
+        events = found.events
         rows = ledger_rows(events)
-        # Before the insert, so that waiting for the warehouse is the only thing after it.
+        # Before the insert, so that waiting for servers is the only thing after it.
         seal = self._seal(batch, events, rows)
         self._step("read")
         self._store.insert("ledger", rows_not_at(rows, self._landed))
         self._step("ledger")
         self._store.insert("duplicates", duplicate_rows(events))
         self._step("duplicates")
+        # Behind the rows and before the seal: whoever goes on from here tells charging again.
+        self._teller.tell(letters_of(events, run), orders_of(self._store, found, rows))
+        self._step("orders")
         self._store.put_seal(seal)
         self._step("seal")
         self._chain = seal.chain
@@ -139,21 +141,14 @@ class Lander:
             batch=decoded.batch,
             offsets=run.offsets[usable],
             appended_ms=run.appended_ms[usable],
-            late=codes[usable] == Verdict.LATE,
+            late=np.isin(run.offsets[usable], batch.verdicts.late),
             repeats=codes[usable] == Verdict.DUPLICATE,
+            held=codes[usable] == Verdict.CORRECTION,
+            charges=joined_charges(batch.charges, run.offsets[usable]),
         )
 
-    def _with_late_copies(self, events: Events) -> Events:
-        """Find late events that repeat one of the ledger: charging no longer remembers those."""
-        late = late_identities(events)
-        if late.num_rows == 0:
-            return events
-        copies = set(repeats_within(events, late))
-        copies |= self._store.earlier_copies(self._topic, self._partition, late)
-        return events.without_repeats_at(sorted(copies)) if copies else events
-
     def _seal(self, batch: Batch[Any], events: Events, rows: Any) -> Seal:  # noqa: ANN401  # Arrow
-        late, verdicts = int((events.late & ~events.repeats).sum()), batch.verdicts
+        late, verdicts = int((events.late & events.kept).sum()), batch.verdicts
         fields: dict[str, Any] = {
             "topic": self._topic,
             "partition": self._partition,
@@ -162,7 +157,7 @@ class Lander:
             "counted": rows.num_rows - late,
             "late": late,
             "duplicate": int(events.repeats.sum()),
-            "rejected": len(verdicts.rejected),
+            "rejected": len(verdicts.rejected) + len(events.refused),
             "absent": size_of(verdicts.absent),
             "deleted": size_of(verdicts.deleted),
             "unjudged": size_of(verdicts.unjudged),

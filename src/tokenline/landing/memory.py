@@ -8,17 +8,20 @@ import numpy as np
 import pyarrow as pa
 
 from tokenline.errors import BadData
-from tokenline.landing.row import LEDGER_SCHEMA, identity_of
+from tokenline.landing.lookups import settled
+from tokenline.landing.row import IDENTITY, LEDGER_SCHEMA, identity_of, plain_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenline.landing.row import Int64s
     from tokenline.landing.seal import Seal
-    from tokenline.landing.store import Table
+    from tokenline.landing.store import Ordered, Settlement, Table
 
 # The ORDER BY of each table, and the column whose highest value wins; None where equal keys are
 # equal rows.
 KEYS: dict[Table, tuple[tuple[str, ...], str | None]] = {
-    "ledger": (("tenant_id", "account_id", "occurred_at", "source", "event_id"), "-offset"),
+    "ledger": ((*IDENTITY, "offset"), None),
     "duplicates": (("tenant_id", "topic", "partition", "offset"), None),
     "windows": (
         (
@@ -30,6 +33,7 @@ KEYS: dict[Table, tuple[tuple[str, ...], str | None]] = {
             "provider",
             "model",
             "segment_start",
+            "cause",
         ),
         "version",
     ),
@@ -56,7 +60,7 @@ class MemoryStore:
         missing = set(key_columns) - set(rows.column_names)
         if missing:
             raise BadData(f"rows of {table} lack {sorted(missing)}")
-        for row in _times_as_int(rows).to_pylist():
+        for row in plain_rows(rows):
             key = tuple(row[name] for name in key_columns)
             old = self._tables[table].get(key)
             if old is None or _rank(row, version) >= _rank(old, version):
@@ -90,15 +94,62 @@ class MemoryStore:
 
     def earlier_copies(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
         """Look each identity up in the ledger."""
-        lowest: dict[tuple[str, ...], int] = {}
-        for row in self._of(topic, partition):
-            identity = identity_of(row)
-            lowest[identity] = min(row["offset"], lowest.get(identity, row["offset"]))
+        return set(self.earlier_rows(topic, partition, identities))
+
+    def earlier_corrections(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
+        """Look for a row that corrects each identity."""
+        rows = [row for row in self._of(topic, partition) if row["corrects"]]
+        corrected = [
+            ((row["tenant_id"], row["account_id"], row["source"], row["corrects"]), row["offset"])
+            for row in rows
+        ]
         return {
-            row["position"]
-            for row in identities.to_pylist()
-            if lowest.get(identity_of(row), row["offset"]) < row["offset"]
+            one["position"]
+            for one in identities.to_pylist()
+            if any(name == identity_of(one) and at < one["offset"] for name, at in corrected)
         }
+
+    def earlier_rows(
+        self, topic: str, partition: int, identities: pa.Table
+    ) -> dict[int, list[dict[str, Any]]]:
+        """Look each identity up in the ledger."""
+        ordered = sorted(self._of(topic, partition), key=lambda row: int(row["offset"]))
+        found = {
+            one["position"]: [
+                row
+                for row in ordered
+                if identity_of(row) == identity_of(one) and row["offset"] < one["offset"]
+            ]
+            for one in identities.to_pylist()
+        }
+        return {position: rows for position, rows in found.items() if rows}
+
+    def elsewhere(self, identities: pa.Table) -> set[int]:
+        """Look at every row."""
+        return {
+            one["position"]
+            for one in identities.to_pylist()
+            for row in self.rows("ledger")
+            if row["account_id"] != one["account_id"]
+            and all(row[name] == one[name] for name in ("tenant_id", "source", "event_id"))
+        }
+
+    def settlements(self, orders: Sequence[Ordered]) -> dict[str, Settlement]:
+        """Look at windows and entries."""
+        names = {one.command_id for one in orders}
+        charges = [
+            (row["cause"], row["charge_utok"], row["catalog_version"])
+            for row in self.rows("windows")
+            if row["cause"].removesuffix(" in") in names
+            and row["cause"].endswith(" in")
+            and row["grain"] != "month"
+        ]
+        entries = [
+            (row["command_id"], row["at"], row["bucket"], -row["amount_utok"])
+            for row in sorted(self.rows("balance_changes"), key=lambda row: len(row["entry"]))
+            if row["command_id"] in names and row["kind"] == "correction_in"
+        ]
+        return settled(charges, entries)
 
     def ledger_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:
         """Return the rows in offset order."""
@@ -121,14 +172,6 @@ class MemoryStore:
             for row in self.rows("ledger")
             if (row["topic"], row["partition"]) == (topic, partition)
         ]
-
-
-def _times_as_int(rows: pa.Table) -> pa.Table:
-    """Return times as ms since the epoch: datetime cannot hold all that a gateway may send."""
-    for at, kind in enumerate(rows.schema):
-        if pa.types.is_timestamp(kind.type):
-            rows = rows.set_column(at, kind.name, rows.column(at).cast(pa.int64()))
-    return rows
 
 
 def _rank(row: dict[str, Any], version: str | None) -> int:

@@ -45,6 +45,8 @@ def _is_blank(column: pa.ChunkedArray) -> bool:
         return bool(pc.max(pc.binary_length(column)).as_py() == 0)
     if pa.types.is_int64(kind):
         return not column.to_numpy().any()
+    if pa.types.is_list(kind):
+        return all(len(chunk.flatten()) == 0 for chunk in column.chunks)
     if pa.types.is_map(kind):
         return all(len(chunk.keys) == 0 for chunk in column.chunks)
     return False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenline.landing.batch import ChargedRange
+from tokenline.landing.charges import RangeCharges
 from tokenline.landing.verdicts import Verdicts
 from tokenline.metering.spans import Spans, spans_of
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     from tokenline.landing.row import Int64s
 
-_LISTS = ("late", "duplicate", "rejected")
+_LISTS = ("late", "correction", "duplicate", "rejected")
+_CHARGES = ("charges_utok", "catalog_versions", "paid_buckets", "splits")
 _SPANS = ("absent", "deleted")
 
 
@@ -42,6 +44,7 @@ def ranges_of(
         for name in ("as_of", "deleted_since", "deleted_until")
     }
     lists = {name: batch.column(f"{name}_offsets") for name in (*_LISTS, *_SPANS)}
+    lists |= {name: batch.column(name) for name in _CHARGES}
     for row, (one, record) in enumerate(zip(scalars, records, strict=True)):
         offsets = {
             name: np.asarray(column[row].values.to_numpy(), np.int64)
@@ -50,19 +53,38 @@ def ranges_of(
         if why := _contradiction(one, offsets, topic, partition):
             yield Fault(record=record, reason="contradiction", detail=why)
             continue
+        verdicts = Verdicts(
+            **{name: offsets[name] for name in _LISTS},
+            **{name: spans_of(offsets[name]) for name in _SPANS},
+        )
+        lo, hi = one["lo_offset"], one["hi_offset"]
+        charges = _charges(lo, hi, verdicts, offsets)
+        if why := charges.fault():
+            yield Fault(record=record, reason="contradiction", detail=why)
+            continue
         yield ChargedRange(
-            lo=one["lo_offset"],
-            hi=one["hi_offset"],
-            verdicts=Verdicts(
-                **{name: offsets[name] for name in _LISTS},
-                **{name: spans_of(offsets[name]) for name in _SPANS},
-            ),
+            lo=lo,
+            hi=hi,
+            verdicts=verdicts,
+            charges=charges,
             as_of_ms=times["as_of"][row],
             epoch=one["epoch"],
             deleted_since_ms=times["deleted_since"][row],
             deleted_until_ms=times["deleted_until"][row],
             record=record,
         )
+
+
+def _charges(lo: int, hi: int, verdicts: Verdicts, columns: dict[str, Int64s]) -> RangeCharges:
+    return RangeCharges(
+        lo=lo,
+        hi=hi,
+        verdicts=verdicts,
+        utok=columns["charges_utok"],
+        version_runs=columns["catalog_versions"],
+        buckets=columns["paid_buckets"],
+        splits=columns["splits"].reshape(-1, 3),
+    )
 
 
 def _contradiction(
@@ -77,8 +99,14 @@ def _contradiction(
     odd = [name for name in _SPANS if len(offsets[name]) % 2]
     if odd:
         return f"{odd[0]} offsets are not pairs of first and last"
+    if len(offsets["splits"]) % 3 or len(offsets["catalog_versions"]) % 2:
+        return "splits are no triples, or catalog versions no pairs"
     spans = [spans_of(offsets[name]) for name in _SPANS]
-    points = [np.stack((offsets[name], offsets[name]), axis=1) for name in _LISTS]
+    # A correction may be late as well: then both lists name it.
+    late = offsets["late"]
+    alone = {"late": late[~np.isin(late, offsets["correction"])]}
+    lists = [alone.get(name, offsets[name]) for name in _LISTS]
+    points = [np.stack((one, one), axis=1) for one in lists]
     return _overlap(np.concatenate([*spans, *points]), lo, hi)
 
 

@@ -5,7 +5,7 @@ Pure Arrow: no clock, no Kafka, no ClickHouse, no loop over rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from tokenline.errors import BrokenLog
 from tokenline.event import TOKEN_KINDS
+from tokenline.landing.charges import Charges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,10 @@ Int64s = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
 
-IDENTITY = ("tenant_id", "source", "event_id")
+IDENTITY = ("tenant_id", "account_id", "source", "event_id")
+# What a correction names: the identity of the event that it replaces.
+REPLACED = ("tenant_id", "account_id", "source", "corrects")
+COPY = "copy"
 
 _MS = pa.timestamp("ms", "UTC")
 _STRING = pa.string()
@@ -68,7 +72,14 @@ _PLACE_FIELDS = (
     ("appended_at", _MS),
     ("late", _INT),
 )
-LEDGER_SCHEMA = pa.schema([*_EVENT_FIELDS, *_PLACE_FIELDS, ("total_tokens", _INT)])
+_CHARGE_FIELDS = (
+    ("judgement", _STRING),
+    ("charge_utok", _INT),
+    ("catalog_version", _INT),
+    ("paid_buckets", pa.list_(_INT)),
+    ("paid_utok", pa.list_(_INT)),
+)
+LEDGER_SCHEMA = pa.schema([*_EVENT_FIELDS, *_PLACE_FIELDS, ("total_tokens", _INT), *_CHARGE_FIELDS])
 DUPLICATES_SCHEMA = pa.schema(
     [
         *(
@@ -84,6 +95,7 @@ DUPLICATES_SCHEMA = pa.schema(
         ),
         ("gateway_seq", _INT),
         *_PLACE_FIELDS,
+        ("reason", _STRING),
     ]
 )
 
@@ -93,19 +105,21 @@ class Verdict(IntEnum):
 
     COUNTED = 0
     LATE = 1
-    DUPLICATE = 2
-    REJECTED = 3
-    ABSENT = 4
-    DELETED = 5
-    UNJUDGED = 6
+    CORRECTION = 2
+    DUPLICATE = 3
+    REJECTED = 4
+    ABSENT = 5
+    DELETED = 6
+    UNJUDGED = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
     """Hold decoded events of one partition, in offset order, with what is known of each.
 
-    `late` says that the event was late when appended; `repeats` that it is a copy and no ledger
-    row.
+    `late` says that the event is in no window: it was late when appended, or replaces one that was.
+    `held` says that it is a correction. `repeats` that it is no ledger row, but one of the duplicates, for
+    the reason that `reasons` has of its position, COPY where it has none; `refused` that it is a dead letter.
     """
 
     topic: str
@@ -115,20 +129,56 @@ class Events:
     appended_ms: Int64s
     late: Bools
     repeats: Bools
+    held: Bools | None = None
+    charges: Charges | None = None
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    refused: frozenset[int] = frozenset()
 
-    def without_repeats_at(self, positions: Sequence[int]) -> Events:
-        """Return the same events with these late ones found to be copies."""
+    @property
+    def corrections(self) -> Bools:
+        """Say which are corrections."""
+        return np.zeros(len(self.offsets), np.bool_) if self.held is None else self.held
+
+    @property
+    def charged(self) -> Charges:
+        """What each was charged."""
+        return Charges.none(len(self.offsets)) if self.charges is None else self.charges
+
+    @property
+    def kept(self) -> Bools:
+        """Say which are rows of the ledger."""
+        kept = ~self.repeats
+        kept[list(self.refused)] = False
+        return kept
+
+    def without_repeats_at(self, reasons: Mapping[int, str]) -> Events:
+        """Return the same events with these found to be no ledger rows, each for a reason."""
         repeats = self.repeats.copy()
-        repeats[list(positions)] = True
-        return Events(
-            topic=self.topic,
-            partition=self.partition,
-            batch=self.batch,
-            offsets=self.offsets,
-            appended_ms=self.appended_ms,
-            late=self.late,
-            repeats=repeats,
+        repeats[list(reasons)] = True
+        return replace(self, repeats=repeats, reasons={**self.reasons, **reasons})
+
+    def rows_at(self, positions: Sequence[int]) -> pa.Table:
+        """Return these events as rows of the ledger, whether they are any or not."""
+        at = np.array(positions, np.int64)
+        charged = self.charged
+        splits = charged.splits[np.isin(charged.splits[:, 0], self.offsets[at])]
+        some = replace(
+            self,
+            batch=self.batch.take(pa.array(at)),
+            offsets=self.offsets[at],
+            appended_ms=self.appended_ms[at],
+            late=self.late[at],
+            repeats=np.zeros(len(at), np.bool_),
+            held=self.corrections[at],
+            charges=Charges(
+                utok=charged.utok[at],
+                versions=charged.versions[at],
+                buckets=charged.buckets[at],
+                splits=splits,
+            ),
+            refused=frozenset(),
         )
+        return ledger_rows(some)
 
 
 def ledger_rows(events: Events) -> pa.Table:
@@ -138,27 +188,51 @@ def ledger_rows(events: Events) -> pa.Table:
         BrokenLog: the events lack a column of the ledger: schema and migrations do not belong
         together.
     """
-    place = _place(events)
+    place, charged = _place(events), events.charged
     columns = {name: _typed(events.batch, name, kind) for name, kind in _EVENT_FIELDS} | place
     columns["total_tokens"] = pa.array(total_tokens(events.batch))
-    return _picked(pa.table(columns), ~events.repeats)
+    columns["judgement"] = _judgements(events)
+    columns["charge_utok"] = pa.array(charged.utok)
+    columns["catalog_version"] = pa.array(charged.versions)
+    columns["paid_buckets"], columns["paid_utok"] = charged.paid(events.offsets)
+    return _picked(pa.table(columns), events.kept)
 
 
 def duplicate_rows(events: Events) -> pa.Table:
-    """Return one row for each copy."""
+    """Return one row for each event that is none of the ledger, and why."""
     place = _place(events)
     columns = {
         field.name: place[field.name]
         if field.name in place
         else _typed(events.batch, field.name, field.type)
         for field in DUPLICATES_SCHEMA
+        if field.name != "reason"
     }
-    return _picked(pa.table(columns), events.repeats)
+    reasons = [events.reasons.get(at, COPY) for at in np.flatnonzero(events.repeats).tolist()]
+    rows = _picked(pa.table(columns), events.repeats)
+    return rows.append_column("reason", pa.array(reasons, _STRING))
+
+
+def _judgements(events: Events) -> pa.Array:
+    codes = np.where(events.late, 1, 0).astype(np.int8)
+    codes[events.corrections] = 2
+    words = pa.array(["counted", "late", "correction"])
+    return pa.DictionaryArray.from_arrays(pa.array(codes), words)
 
 
 def identity_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what names an event: copies of it share this."""
     return tuple(row[name] for name in IDENTITY)
+
+
+def plain_rows(rows: pa.Table) -> list[dict[str, Any]]:
+    """Return rows with times as ms since the epoch: datetime cannot hold all that a gateway may send."""
+    for at, kind in enumerate(rows.schema):
+        if pa.types.is_timestamp(kind.type):
+            column = rows.column(at).cast(pa.timestamp("ms", kind.type.tz)).cast(pa.int64())
+            rows = rows.set_column(at, kind.name, column)
+    plain: list[dict[str, Any]] = rows.to_pylist()
+    return plain
 
 
 def total_tokens(batch: pa.RecordBatch) -> Int64s:
@@ -169,12 +243,12 @@ def total_tokens(batch: pa.RecordBatch) -> Int64s:
     return total
 
 
-def late_identities(events: Events) -> pa.Table:
-    """Return position, offset, account and identity of each late event not yet known as a copy."""
-    positions = np.flatnonzero(events.late & ~events.repeats)
-    picked = events.batch.select(["tenant_id", "account_id", "source", "event_id"]).take(
-        pa.array(positions)
-    )
+def identities_at(events: Events, positions: Int64s, names: Sequence[str] = IDENTITY) -> pa.Table:
+    """Return tenant_id, account_id, source and event_id, position and offset of these events.
+
+    With REPLACED as `names` event_id is that of the event which each of them corrects.
+    """
+    picked = events.batch.select(list(names)).take(pa.array(positions)).rename_columns(IDENTITY)
     return (
         pa.Table.from_batches([picked])
         .append_column("position", pa.array(positions))
@@ -182,11 +256,11 @@ def late_identities(events: Events) -> pa.Table:
     )
 
 
-def repeats_within(events: Events, late: pa.Table) -> list[int]:
-    """Return the positions of late events whose identity stands earlier in the same run."""
-    if late.num_rows == 0:
+def repeats_within(events: Events, asked: pa.Table) -> list[int]:
+    """Return the positions of events asked for whose identity stands earlier in the same run."""
+    if asked.num_rows == 0:
         return []
-    same_id = pc.is_in(events.batch.column("event_id"), late.column("event_id").combine_chunks())
+    same_id = pc.is_in(events.batch.column("event_id"), asked.column("event_id").combine_chunks())
     maybe = np.flatnonzero(same_id.to_numpy(zero_copy_only=False) & ~events.repeats)
     picked = events.batch.select(list(IDENTITY)).take(pa.array(maybe))
     names = zip(*(column.to_pylist() for column in picked.columns), strict=True)
@@ -194,7 +268,7 @@ def repeats_within(events: Events, late: pa.Table) -> list[int]:
     for position, name in zip(maybe.tolist(), names, strict=True):
         first.setdefault(name, position)
     firsts = set(first.values())
-    return [position for position in late.column("position").to_pylist() if position not in firsts]
+    return [position for position in asked.column("position").to_pylist() if position not in firsts]
 
 
 def with_place(

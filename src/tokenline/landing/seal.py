@@ -87,7 +87,8 @@ def digest_of(rows: pa.Table) -> str:
     """Return the digest of ledger rows that are in offset order.
 
     Per column, in the ledger's order: its name, then 64-bit little-endian values; text as byte
-    lengths and then the bytes; a map as entry counts, then its keys and its values, sorted by key.
+    lengths and then the bytes; a list as lengths and then its values; a map as entry counts, then its
+    keys and its values, sorted by key.
     """
     sha = hashlib.sha256(rows.num_rows.to_bytes(8, "little"))
     for item in LEDGER_SCHEMA:
@@ -149,6 +150,9 @@ def _parts(array: pa.Array) -> Iterable[bytes | memoryview]:
     kind = array.type
     if pa.types.is_map(kind):
         yield from _map_parts(array)
+    elif pa.types.is_list(kind):
+        yield np.diff(array.offsets.to_numpy()).astype("<i4").tobytes()
+        yield from _parts(array.flatten())
     elif pa.types.is_dictionary(kind):
         yield from _parts(array.cast(kind.value_type))
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):

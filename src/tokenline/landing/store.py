@@ -6,9 +6,12 @@ reader that does not ask for that (FINAL) may still see both; every read here do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from tokenline.landing.row import Int64s
@@ -27,6 +30,25 @@ Table = Literal[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Name an order of landing by whose it is and what it is called."""
+
+    tenant_id: str
+    account_id: str
+    command_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Hold what a correction was charged, by which catalog, when, and which buckets paid how much."""
+
+    charge_utok: int
+    catalog_version: int
+    charged_ms: int
+    parts: tuple[tuple[int, int], ...]
+
+
 class Store(Protocol):
     """Keep landed rows and seals.
 
@@ -39,9 +61,8 @@ class Store(Protocol):
         """Write rows; columns go by name.
 
         Returning means they survive a crash of the warehouse's machine. Raising does not mean that
-        none was written: rows of another month may be in. Of rows with one key the ledger keeps the
-        lowest offset, windows, gateway_totals and balance_changes the highest version, decisions the
-        highest epoch;
+        none was written: rows of another month may be in. Of rows with one key windows,
+        gateway_totals and balance_changes keep the highest version, decisions the highest epoch;
         in the other tables rows with one key are the same row.
         """
         ...
@@ -69,9 +90,33 @@ class Store(Protocol):
     def earlier_copies(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
         """Return the positions whose identity stands in the ledger at a lower offset.
 
-        `identities` is as `row.late_identities` gives it. Cost grows with its rows: ask for late
-        events only.
+        `identities` is as `row.identities_at` gives it. Cost grows with its rows: ask for late events
+        and corrections only.
         """
+        ...
+
+    def earlier_corrections(self, topic: str, partition: int, identities: pa.Table) -> set[int]:
+        """Return the positions whose identity is corrected by a row of the ledger at a lower offset."""
+        ...
+
+    def earlier_rows(
+        self, topic: str, partition: int, identities: pa.Table
+    ) -> dict[int, list[dict[str, Any]]]:
+        """Return for each position the ledger's rows of its identity at lower offsets, in their order.
+
+        A row is as `LEDGER_SCHEMA`, times as ms. Positions that have none are not there.
+        """
+        ...
+
+    def elsewhere(self, identities: pa.Table) -> set[int]:
+        """Return the positions whose event stands in the ledger under another account of the tenant.
+
+        Nothing leads to it but a look at all ids of the tenant: ask seldom.
+        """
+        ...
+
+    def settlements(self, orders: Sequence[Ordered]) -> dict[str, Settlement]:
+        """Return by command id what corrections came to, of those that are known here as a whole."""
         ...
 
     def ledger_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:

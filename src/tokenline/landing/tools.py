@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tokenline.landing.lander import Step
     from tokenline.landing.progress import LandingProgress
     from tokenline.landing.store import Store
+    from tokenline.landing.teller import Teller
     from tokenline.settings import Settings
     from tokenline.wire.columns import ColumnCodec
 
@@ -42,6 +43,7 @@ class Tools:
     progress: LandingProgress
     fatal: Callable[[BaseException], None]
     step: Step
+    teller: Teller
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LANDS_AT_ONCE))
 
     @property

@@ -34,21 +34,26 @@ _SPACE, _LAST = 0x20, 0x7E
 
 
 class Judgement(IntEnum):
-    """Say what becomes of one event; all above DUPLICATE are dead letters."""
+    """Say what becomes of one event; all above DUPLICATE are dead letters.
+
+    What is counted or late is charged at once. A correction is held back until its original is found.
+    """
 
     COUNTED = 0
     LATE = 1
-    DUPLICATE = 2
-    BAD_NAME = 3
-    NEGATIVE_COUNT = 4
-    ABSURD_COUNT = 5
-    FUTURE_TIME = 6
-    TOO_OLD = 7
-    KEY_MISMATCH = 8
-    UNKNOWN_ACCOUNT = 9
-    UNKNOWN_MODEL = 10
-    WRONG_PARTITION = 11
-    ABSURD_CHARGE = 12
+    CORRECTION = 2
+    DUPLICATE = 3
+    BAD_NAME = 4
+    NEGATIVE_COUNT = 5
+    ABSURD_COUNT = 6
+    FUTURE_TIME = 7
+    TOO_OLD = 8
+    KEY_MISMATCH = 9
+    UNKNOWN_ACCOUNT = 10
+    UNKNOWN_MODEL = 11
+    WRONG_PARTITION = 12
+    ABSURD_CHARGE = 13
+    CORRECTION_OF_ITSELF = 14
 
 
 DETAILS = {
@@ -62,6 +67,7 @@ DETAILS = {
     Judgement.ABSURD_CHARGE: "it costs more than max_charge_utok_per_event, or its account has used more "
     "than 10^18 utok that no bucket paid: a person must look at that first",
     Judgement.UNKNOWN_MODEL: "the catalog in force when it occurred has no rate for the model",
+    Judgement.CORRECTION_OF_ITSELF: "corrects is its own event_id",
     Judgement.UNKNOWN_ACCOUNT: "no account of this name was applied before the event was charged",
 }
 
@@ -128,6 +134,17 @@ def _is_plain(texts: pa.Array, starts: Int32s, field: str) -> bool:
         return False
     forbidden = {"tenant_id": (b"/", b"~"), "provider": (b"/",), "model": (b"*",)}.get(field, ())
     return not any((data == one[0]).any() for one in forbidden)
+
+
+def hold_back(verdict: Int8s, batch: pa.RecordBatch) -> None:
+    """Judge good events that correct another to be corrections, whatever their age."""
+    corrects = batch.column("corrects")
+    said = np.diff(_text_starts(corrects)) > 0
+    if said.any():
+        said &= verdict <= Judgement.LATE
+        verdict[said] = Judgement.CORRECTION
+        itself = pc.equal(corrects, batch.column("event_id")).to_numpy(zero_copy_only=False)
+        verdict[said & itself] = Judgement.CORRECTION_OF_ITSELF
 
 
 def _judge_times(verdict: Int8s, age_ms: Int64s, bounds: Bounds) -> None:

@@ -214,9 +214,24 @@ class SeenEvents:
         """Return the bytes held."""
         return sum(generation.nbytes for generation in self._generations.values())
 
+    @property
+    def longest_ms(self) -> int:
+        """Return for how long a name may be known: a generation more than the horizon."""
+        return self._horizon_ms + self._span_ms
+
+    def forget(self, now_ms: int) -> None:
+        """Let go of what is too old by `now_ms`: which that is depends on both moments and nothing else."""
+        oldest = (now_ms - self._horizon_ms) // self._span_ms
+        if self._generations and min(self._generations) < oldest:
+            self._generations = {n: g for n, g in self._generations.items() if n >= oldest}
+
     def find(self, names: UInt64s) -> Bools:
         """Say for each name whether it was counted before, in this chunk or an earlier one."""
-        found = repeats(names)
+        return repeats(names) | self.known(names)
+
+    def known(self, names: UInt64s) -> Bools:
+        """Say for each name whether it came in an earlier chunk."""
+        found = np.zeros(len(names), np.bool_)
         for generation in self._generations.values():
             found |= generation.find(names)
         return found
@@ -231,8 +246,7 @@ class SeenEvents:
             generation.move(max(MOVE_SLOTS, MOVE_PER_NAME * len(names)))
 
     def _open(self, number: int, now_ms: int) -> None:
-        oldest = (now_ms - self._horizon_ms) // self._span_ms
-        self._generations = {n: g for n, g in self._generations.items() if n >= oldest}
+        self.forget(now_ms)
         for generation in self._generations.values():
             generation.pack()
         self._generations[number] = Generation()

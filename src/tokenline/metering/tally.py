@@ -48,6 +48,7 @@ class Tally:
         self._levels: list[list[pa.RecordBatch]] = []
         self._pending_rows = 0
         self._burns: list[Int64s] = []
+        self._late: list[Int64s] = []
         self.dirty = False
 
     def add(self, lines: pa.RecordBatch) -> None:
@@ -64,18 +65,21 @@ class Tally:
             self._burns.append(burns)
             self.dirty = True
 
+    def add_late(self, burns: Int64s) -> None:
+        """Take in what late usage took: it has entries of its own, and stands in no window."""
+        if len(burns):
+            self._late.append(burns)
+            self.dirty = True
+
     def burns(self) -> Int64s:
         """Return the absolute sums of every bucket used, a row each, by slot and number."""
-        if not self._burns:
-            return NO_BURNS
-        rows = np.concatenate(self._burns)
-        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-        fresh = np.flatnonzero((rows[1:, :2] != rows[:-1, :2]).any(axis=1)) + 1
-        starts = np.concatenate(([0], fresh))
-        sums = rows[starts]
-        sums[:, 2] = np.add.reduceat(rows[:, 2], starts)
-        self._burns = [sums]
-        return sums
+        self._burns = _summed(self._burns)
+        return self._burns[0] if self._burns else NO_BURNS
+
+    def late(self) -> Int64s:
+        """Return the same of late usage."""
+        self._late = _summed(self._late)
+        return self._late[0] if self._late else NO_BURNS
 
     def rows(self) -> pl.DataFrame:
         """Return the absolute totals of every window touched, one row each."""
@@ -85,8 +89,10 @@ class Tally:
     def snapshot(self) -> Tally:
         """Return a tally of what was added so far, to which nothing will be added."""
         taken = Tally(self.segment_start_ms)
-        taken._merged = self.rows()
+        self._merge()
+        taken._merged = self._merged
         taken.add_burns(self.burns())
+        taken.add_late(self.late())
         taken.dirty = False
         return taken
 
@@ -124,6 +130,29 @@ class LineNumbers:
     totals: Int64s
     charge_utok: Int64s
     catalog_version: Int64s
+
+    def take(self, at: Int64s) -> LineNumbers:
+        """Return those of the events at these places."""
+        return LineNumbers(
+            slots=self.slots[at],
+            offsets=self.offsets[at],
+            totals=self.totals[at],
+            charge_utok=self.charge_utok[at],
+            catalog_version=self.catalog_version[at],
+        )
+
+
+def _summed(burns: Sequence[Int64s]) -> list[Int64s]:
+    """Return the burns with one row a bucket, as one array; of none none."""
+    if not burns:
+        return []
+    rows = np.concatenate(burns)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    fresh = np.flatnonzero((rows[1:, :2] != rows[:-1, :2]).any(axis=1)) + 1
+    starts = np.concatenate(([0], fresh))
+    sums = rows[starts]
+    sums[:, 2] = np.add.reduceat(rows[:, 2], starts)
+    return [sums]
 
 
 def lines_of(batch: pa.RecordBatch, numbers: LineNumbers) -> pa.RecordBatch:

@@ -19,11 +19,13 @@ from tokenline.quota.account_dues import AccountDues
 from tokenline.quota.answers import Answers
 from tokenline.quota.balance import ALARM_UTOK, UNPAID, Balance, Status
 from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
+from tokenline.quota.burns import Burns
 from tokenline.quota.cells import AccountCells, Cell
-from tokenline.quota.entries import NO_CAUSE, Burns, Cause, Change, ChangeKind
+from tokenline.quota.entries import NO_CAUSE, Cause, Change, ChangeKind
 from tokenline.quota.hold_rows import Holds
 from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limits import Limits
+from tokenline.quota.settled import Settled
 from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
 from tokenline.quota.terms import (
@@ -74,6 +76,7 @@ class Books:
         self.subscribers = Subscribers()
         self.limits = Limits(self.subscribers)
         self.told = Told()
+        self.settled = Settled()
         self.scopes = Scopes()
         self.plans: list[str] = []
         self.kept_terms = KeptTerms(begins)
@@ -83,6 +86,8 @@ class Books:
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
         self.changes: list[Change] = []
         self.burns = Burns()
+        # The same of usage that was told late: it is in no window, and has entries of its own.
+        self.late = Burns()
         # Rows of accounts that used so much unpaid that somebody must know.
         self.alarmed: set[int] = set()
         self._new_alarms: list[int] = []
@@ -103,6 +108,7 @@ class Books:
             "limits": self.limits,
             "subscribers": self.subscribers,
             "told": self.told,
+            "settled": self.settled,
             "moves": self.cells.moves,
         }
 
@@ -292,12 +298,17 @@ class Books:
 
     def note_burns(self, slots: Int64s, numbers: Int64s, amounts_utok: Int64s) -> None:
         """Note what usage took from many buckets."""
-        self.burns.arrays.append(np.stack((slots, numbers, amounts_utok), axis=1))
+        self.burns.note(slots, numbers, amounts_utok)
 
     def take(self) -> tuple[list[Change], Int64s]:
         """Return what was entered and, as rows of `Burns`, what was burnt since the last call."""
         taken = self.changes, self.burns.rows()
         self.changes, self.burns = [], Burns()
+        return taken
+
+    def take_late(self) -> Int64s:
+        """Return what late usage burnt since the last call."""
+        taken, self.late = self.late.rows(), Burns()
         return taken
 
     def adopt(self) -> None:
@@ -308,7 +319,7 @@ class Books:
         self._rows[owners[used]] = used
         self.note_alarms(used)
         indexed = self.holds, self.answers, self.limits, self.subscribers, self.told
-        for table in (*indexed, self.cells.moves):
+        for table in (*indexed, self.settled, self.cells.moves):
             table.index()
         self.dues.note_everything(len(self.balances))
 

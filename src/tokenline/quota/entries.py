@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
-
-import numpy as np
-import numpy.typing as npt
-
-Int64s = npt.NDArray[np.int64]
 
 
 class ChangeKind(IntEnum):
@@ -30,6 +25,9 @@ class ChangeKind(IntEnum):
     CLAIM_PAID = 13
     CLAIM_LOST = 14
     DEBT = 15
+    VOID = 16
+    CORRECTION_OUT = 17
+    CORRECTION_IN = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +64,3 @@ class Change:
     at_ms: int
     source: int = 0
     cause: Cause = NO_CAUSE
-
-
-@dataclass(slots=True)
-class Burns:
-    """Gather what usage took from buckets, named by account and number: rows are used again."""
-
-    arrays: list[Int64s] = field(default_factory=list)
-    singles: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def rows(self) -> Int64s:
-        """Return a row a burn: the account's slot, the bucket's number, µtok."""
-        singles = np.array(self.singles, np.int64).reshape(-1, 3)
-        return np.concatenate((*self.arrays, singles))

@@ -41,7 +41,7 @@ from tokenline.quota.hold_rows import (
     Session,
 )
 from tokenline.quota.limit_holds import bind, keep, said
-from tokenline.quota.paying import burn, claimable_utok, payers
+from tokenline.quota.paying import Payer, burn_now, claimable_utok, payers
 from tokenline.quota.standing import is_crumb
 from tokenline.quota.terms import NEVER_MS, NOTHING, HoldExpiry, Terms, Use
 
@@ -124,12 +124,13 @@ def draw(
     amount_utok: int,
     occurred_ms: int,
     now_ms: int,
+    pay: Payer = burn_now,
 ) -> bool:
     """Charge usage to what its session holds of buckets that cover it, and the rest like any usage.
 
     Say whether it is late. What was charged at the hold's expiry is not charged again: what of it does
     not cover the usage comes back for what is paid elsewhere. That is paid by what was valid when it
-    occurred, as without a session.
+    occurred, as without a session; `pay` says how.
     """
     late = hold.status in (HoldStatus.EXPIRED, HoldStatus.CLOSED)
     hold.used_utok = min(hold.used_utok + amount_utok, MOST_UTOK)
@@ -146,7 +147,7 @@ def draw(
     if late:
         refund_expired(books, hold, amount_utok - left + refund(books, row, hold, left, now_ms))
     if left:
-        burn(books, row, use, left, min(occurred_ms, now_ms))
+        pay(books, row, use, left, occurred_ms, now_ms)
     if hold.status is HoldStatus.SETTLED and not hold.owed_utok:
         shrink(books, row, hold, 0, now_ms)
         _close(hold, hold.expires_at_ms)

@@ -11,7 +11,7 @@ it is there for anybody (`come_back`); what its calls use is lost to them (`lose
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tokenline.quota.balance import Balance
 from tokenline.quota.buckets import Bucket, Part
@@ -20,10 +20,14 @@ from tokenline.quota.pseudo import Pseudo, change_pseudo, charge_pseudo, note_ps
 from tokenline.quota.table import NONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tokenline.quota.books import Books
     from tokenline.quota.terms import Use
+
+
+# Charges an amount of a use, by when it occurred and when it is now: `burn_now`, or what late usage needs.
+Payer: TypeAlias = "Callable[[Books, int, Use, int, int, int], list[Part]]"
 
 
 def payers(books: Books, row: int, use: Use, at_ms: int) -> list[int]:
@@ -50,6 +54,13 @@ def burn(books: Books, row: int, use: Use, amount_utok: int, at_ms: int) -> list
         books.note_burn(row, part.number, part.amount_utok)
     left = amount_utok - sum(part.amount_utok for part in parts)
     return parts + leave_unpaid(books, row, use, left, at_ms) if left else parts
+
+
+def burn_now(
+    books: Books, row: int, use: Use, amount_utok: int, occurred_ms: int, now_ms: int
+) -> list[Part]:
+    """Charge usage that is told in time; what says it occurred later than now occurs now."""
+    return burn(books, row, use, amount_utok, min(occurred_ms, now_ms))
 
 
 def leave_unpaid(books: Books, row: int, use: Use, amount_utok: int, at_ms: int) -> list[Part]:

@@ -94,3 +94,8 @@ def overage_room(books: Books, row: int) -> int:
 def pseudo_columns(stops: Int64s) -> Int64s:
     """Return which counter each account's unpaid usage goes to where no claim helps."""
     return np.where(stops != 0, +Balance.WRITTEN_OFF, +Balance.OVERAGE)
+
+
+def pseudo_numbers(stops: Int64s) -> Int64s:
+    """Return the numbers of the same."""
+    return np.where(stops != 0, +Pseudo.WRITTEN_OFF, +Pseudo.OVERAGE)

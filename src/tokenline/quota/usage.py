@@ -31,7 +31,7 @@ class Counted:
     slots: Int64s
     tokens: Int64s
     months_ms: Int64s
-    offsets: Int64s
+    versions: Int64s
 
 
 def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
@@ -48,7 +48,7 @@ def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
     rates[:, 2] += events
     month_ms = counted.months_ms[0]
     if (counted.months_ms == month_ms).all():
-        versions = np.maximum.reduceat(counted.offsets[order], starts)
+        versions = np.maximum.reduceat(counted.versions[order], starts)
         _add_month(rows, np.full(len(slots), month_ms), (tokens, events, versions))
     else:
         _add_months(rows, slots, counted)
@@ -89,7 +89,7 @@ def _add_months(rows: Int64s, slots: Int64s, counted: Counted) -> None:
     sums = (
         np.add.reduceat(counted.tokens[order], starts),
         events,
-        np.maximum.reduceat(counted.offsets[order], starts),
+        np.maximum.reduceat(counted.versions[order], starts),
     )
     owners, months = owners[starts], months[starts]
     rounds = np.arange(len(owners)) - np.repeat(*_runs(owners[1:] != owners[:-1]))

@@ -3,15 +3,29 @@
 A version is in force from its `effective_ms` until that of the next. A newer version may not begin
 before an older one, so what a moment costs never changes once both are known; that a version is
 published before it begins is for whoever applies it to see to: here is no clock.
+
+What the version in force does not price at all, a later one may: a rate with `applies_from` prices
+from then on what had no price, a model or a unit that is no token. The first such version decides, so
+what was priced once never changes. Before the oldest version nothing is sold, and nothing has a price.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from tokenline.errors import BadData
 from tokenline.rating.catalog import END_OF_TIME_MS, Catalog
+from tokenline.rating.rates import Rate
+
+
+class Priced(NamedTuple):
+    """Hold the rate of a model at a moment, and the version that gives it."""
+
+    catalog: Catalog
+    rate: Rate
 
 
 class CatalogBook:
@@ -44,6 +58,43 @@ class CatalogBook:
         """Return the version in force; None before the oldest one and at the end of all calendars."""
         after = bisect_right(self._starts_ms, moment_ms)
         return self._versions[after - 1] if after and moment_ms < END_OF_TIME_MS else None
+
+    def rate_at(self, provider: str, model: str, moment_ms: int) -> Priced | None:
+        """Return what prices a model at a moment; None where no version does."""
+        return next(self._rates_at(provider, model, moment_ms), None)
+
+    def unit_at(
+        self, provider: str, model: str, unit: str, moment_ms: int
+    ) -> tuple[int, int] | None:
+        """Return µtok a unit that is no token, and the version that says so; None where none does."""
+        for catalog, rate in self._rates_at(provider, model, moment_ms):
+            utok = rate.unit_at(unit, catalog.minute_at(moment_ms))
+            if utok is not None:
+                return utok, catalog.version
+        return None
+
+    @property
+    def backdates(self) -> bool:
+        """Say whether any version prices what came before it."""
+        return any(version.backdated for version in self._versions)
+
+    @property
+    def prices_units(self) -> bool:
+        """Say whether any version prices units that are no tokens."""
+        return any(version.prices_units for version in self._versions)
+
+    def _rates_at(self, provider: str, model: str, moment_ms: int) -> Iterator[Priced]:
+        """Yield the rates that may price a model at a moment, the one that decides first."""
+        catalog = self.at(moment_ms)
+        if catalog is None:
+            return
+        rate = catalog.rate_of(provider, model)
+        if rate is not None:
+            yield Priced(catalog, rate)
+        for later in self._versions[bisect_right(self._starts_ms, moment_ms) :]:
+            rate = later.backdated_rate(provider, model, moment_ms)
+            if rate is not None:
+                yield Priced(later, rate)
 
     def during(self, start_ms: int, end_ms: int) -> tuple[Catalog, ...]:
         """Return the versions in force somewhere in `[start_ms, end_ms)`, oldest first."""

@@ -12,6 +12,8 @@ input_tokens = 1
 cache_read_tokens = "0.1"                     # text is exact; kinds not named: see `rates.PLAIN_KIND`
 output_tokens = "5/4"
 hours = [{ from = "00:00", to = "08:00", multiply = "0.5" }]
+other_units = { web_search_count = "500" }    # standard tokens a unit; units not named cost nothing
+applies_from = 2026-10-01T00:00:00+08:00      # prices what no version priced then; absent: nothing
 
 [groups]
 flagship = ["telecom/GLM-5", "other/*"]
@@ -31,7 +33,7 @@ import json
 import tomllib
 from bisect import bisect_right
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
@@ -44,9 +46,16 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from tokenline.errors import BadData
 from tokenline.rating.offers import Pack, Plan
 from tokenline.rating.parts import Listed, Name, Names, Part, renamed
-from tokenline.rating.rates import ANY, MINUTE_MS, ModelRate, Rate, check_model, minute_of_day
+from tokenline.rating.rates import (
+    ANY,
+    MINUTE_MS,
+    ModelRate,
+    Rate,
+    check_model,
+    minute_of_day,
+    moment_of,
+)
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The last day a calendar can say, in any zone; no catalog is in force from there on.
 END_OF_TIME_MS = 253_402_214_400_000
 NO_RATE = -1
@@ -57,6 +66,8 @@ _FILE_NAMES: dict[int | str, str] = {
     "overage_nano": "overage_price",
     "start_minute": "from",
     "end_minute": "to",
+    "units_utok": "other_units",
+    "applies_ms": "applies_from",
 }
 
 
@@ -107,7 +118,7 @@ class Catalog(Part):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, said: Any) -> Any:  # noqa: ANN401  what a file says may be anything
-        return renamed(said, "effective_from", "effective_ms", _moment)
+        return renamed(said, "effective_from", "effective_ms", moment_of)
 
     @model_validator(mode="after")
     def _check(self) -> Catalog:
@@ -116,6 +127,9 @@ class Catalog(Part):
             raise ValueError(f"unknown_model = {self.unknown_model!r} {verb} [default_rate]")
         if not self.rates_by_slot:
             raise ValueError("there is neither a rate nor a default_rate: nothing could be used")
+        for rate in self.rates:
+            if rate.applies_ms is not None and rate.applies_ms >= self.effective_ms:
+                raise ValueError(f"{rate}: applies_from is not before effective_from: leave it out")
         self._check_groups()
         for place, groups in self._scopes():
             self._check_scope(place, groups)
@@ -137,6 +151,11 @@ class Catalog(Part):
     def effective_from(self) -> datetime:
         """When the version comes into force, in its own zone."""
         return datetime.fromtimestamp(self.effective_ms // 1000, ZoneInfo(self.time_zone))
+
+    def moment_text(self, moment_ms: int) -> str:
+        """Return a moment as the file says it, in the catalog's zone: "2026-11-01T00:00+08:00"."""
+        moment = datetime.fromtimestamp(moment_ms // 1000, ZoneInfo(self.time_zone))
+        return moment.isoformat(timespec="minutes")
 
     @cached_property
     def rates_by_slot(self) -> tuple[Rate, ...]:
@@ -177,6 +196,26 @@ class Catalog(Part):
             for rate in self.rates
             if not any(rate.utok) and not (rate.model == ANY and rate.provider in priced)
         )
+
+    @cached_property
+    def backdated(self) -> dict[tuple[str, str], ModelRate]:
+        """Return the rates that price what came before this version and was not priced then."""
+        return {
+            (rate.provider, rate.model): rate for rate in self.rates if rate.applies_ms is not None
+        }
+
+    def backdated_rate(self, provider: str, model: str, moment_ms: int) -> ModelRate | None:
+        """Return the rate that prices a moment before this version; None where it has none for it."""
+        for name in ((provider, model), (provider, ANY)):
+            rate = self.backdated.get(name)
+            if rate is not None and rate.applies_ms is not None and rate.applies_ms <= moment_ms:
+                return rate
+        return None
+
+    @cached_property
+    def prices_units(self) -> bool:
+        """Say whether any rate prices units that are no tokens."""
+        return any(rate.units_utok for rate in self.rates_by_slot)
 
     def minute_at(self, moment_ms: int) -> int:
         """Return the minute of the day in the catalog's zone; 0 while no rate has hours."""
@@ -287,11 +326,3 @@ def _place(path: tuple[int | str, ...], said: Any) -> str:  # noqa: ANN401
         return place
     rate = said["rates"][path[1]]
     return f"{place} ({rate.get('provider')}/{rate.get('model')})" if type(rate) is dict else place
-
-
-def _moment(said: object) -> int:
-    if not isinstance(said, datetime) or said.tzinfo is None:
-        raise ValueError(f"{said} is not a time with an offset, such as 2026-11-01T00:00:00+08:00")
-    if said.second or said.microsecond:
-        raise ValueError(f"{said} is not a whole minute")
-    return (said - EPOCH) // timedelta(milliseconds=1)

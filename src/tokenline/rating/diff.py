@@ -61,18 +61,21 @@ def _summary(facts: Facts | None) -> str:
     return ", ".join(f"{field} {text}" for field, text in (facts or {}).items() if text)
 
 
-def _things(catalog: Catalog) -> dict[str, Facts]:
+def _things(catalog: Catalog) -> Mapping[str, Facts]:
     """Return all that can be added, removed or changed, with its fields as text."""
-    things: dict[str, Facts] = {
+    things: dict[str, dict[str, str]] = {
         "catalog": {
             "version": str(catalog.version),
-            "effective_from": catalog.effective_from.isoformat(timespec="minutes"),
+            "effective_from": catalog.moment_text(catalog.effective_ms),
             **_facts(catalog, _HEAD),
         }
     }
     if catalog.default_rate:
         things["default_rate"] = _rate_facts(catalog.default_rate)
-    things |= {f"rates {rate}": _rate_facts(rate) for rate in catalog.rates}
+    for rate in catalog.rates:
+        things[f"rates {rate}"] = _rate_facts(rate)
+        if rate.applies_ms is not None:
+            things[f"rates {rate}"]["applies_from"] = catalog.moment_text(rate.applies_ms)
     for name, members in sorted(catalog.groups.items()):
         things[f"groups.{name}"] = {"models": _text(members)}
     for kind, offers in (("plans", catalog.plans), ("packs", catalog.packs)):
@@ -81,7 +84,7 @@ def _things(catalog: Catalog) -> dict[str, Facts]:
     return things
 
 
-def _facts(part: Part, names: tuple[str, ...]) -> Facts:
+def _facts(part: Part, names: tuple[str, ...]) -> dict[str, str]:
     return dict(_fact(name, getattr(part, name)) for name in names)
 
 
@@ -109,7 +112,10 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _rate_facts(rate: Rate) -> Facts:
+def _rate_facts(rate: Rate) -> dict[str, str]:
     kinds = zip(TOKEN_KINDS, rate.utok, strict=True)
     facts = {kind: decimal_text(utok, UTOK) for kind, utok in kinds}
+    facts |= {
+        f"a {unit}": decimal_text(utok, UTOK) for unit, utok in sorted(rate.units_utok.items())
+    }
     return facts | {f"hours {hours}": f"times {hours.ratio}" for hours in rate.hours}

@@ -11,6 +11,7 @@ from fractions import Fraction
 UTOK = 1_000_000  # µtok in a standard token
 NANO = 1_000_000_000  # nano-yuan in a yuan
 MULTIPLIER_MAX = 100
+UNIT_MAX = 1_000_000  # standard tokens a unit that is no token
 YUAN_MAX = 1_000_000_000  # 10^18 nano-yuan, which an int64 holds
 DAY_MINUTES = 24 * 60
 
@@ -42,14 +43,23 @@ def utok_of(said: object) -> int:
     return whole_utok(ratio_of(said) * UTOK, repr(said))
 
 
-def whole_utok(utok: Fraction, said: str) -> int:
+def unit_utok_of(said: object) -> int:
+    """Return what a unit costs that is no token, standard tokens a unit, as µtok a unit.
+
+    Raises:
+        ValueError: it is no number, above UNIT_MAX, or no whole number of millionths.
+    """
+    return whole_utok(ratio_of(said) * UTOK, repr(said), UNIT_MAX)
+
+
+def whole_utok(utok: Fraction, said: str, most: int = MULTIPLIER_MAX) -> int:
     """Return a multiplier in µtok if it is one; `said` is what it is called if not.
 
     Raises:
-        ValueError: it is above MULTIPLIER_MAX or no whole number.
+        ValueError: it is above `most` or no whole number.
     """
-    if utok > MULTIPLIER_MAX * UTOK:
-        raise ValueError(f"{said} is above {MULTIPLIER_MAX}")
+    if utok > most * UTOK:
+        raise ValueError(f"{said} is above {most}")
     if utok.denominator != 1:
         raise ValueError(f"{said} is not a whole number of millionths (µtok)")
     return utok.numerator

@@ -19,6 +19,7 @@ from tokenline.metering.identity import FEW_ROWS
 from tokenline.metering.judge import int64s
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import NO_RATE, Catalog
+from tokenline.rating.exact import UTOK
 from tokenline.rating.rates import MINUTE_MS
 
 Int64s = npt.NDArray[np.int64]
@@ -27,13 +28,16 @@ Where = slice | Int64s
 
 GRID_MAX = 1024  # combinations of provider and model that are looked up though few may occur
 EVERYTHING = slice(None)
+# With what tokens cost it is still an int64, and far above what any event may cost.
+UNITS_MOST_UTOK = 4 * 10**18
 
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """Hold for each event its charge in µtok, the version that was in force (0: none), and whether it is known.
+    """Hold for each event its charge in µtok, the version that priced it, and whether it is known.
 
-    An event is not known, and its charge is 0, where no version was in force or the model has no rate.
+    An event is not known, and its charge is 0, where no version was in force (then the version is 0) or
+    the model has no rate. A later version may have priced it (see `book`).
     """
 
     charge_utok: Int64s
@@ -54,7 +58,8 @@ def rate(book: CatalogBook, batch: pa.RecordBatch, tokens: Int64s, occurred_ms: 
 
     `tokens` is the `token_matrix` of the batch. An int64 holds every charge of a judged event: ten
     kinds of at most 10^9 tokens (max_tokens_per_event) at 10^8 µtok (MULTIPLIER_MAX) come to
-    10^18, a ninth of what it can. The charge of an event that `judge` refuses may be anything.
+    10^18, a ninth of what it can. What other units cost is added up to UNITS_MOST_UTOK, above which no
+    charge is believed. The charge of an event that `judge` refuses may be anything.
     """
     rated = Rated(
         charge_utok=np.zeros(len(batch), np.int64),
@@ -66,6 +71,10 @@ def rate(book: CatalogBook, batch: pa.RecordBatch, tokens: Int64s, occurred_ms: 
     models = _models_of(batch.column("provider"), batch.column("model"))
     for (catalog, period), where in _parts(book, occurred_ms):
         _fill(rated, where, catalog, period, models, tokens)
+    if book.backdates:
+        _fill_unknown(rated, book, models, tokens, occurred_ms)
+    if book.prices_units:
+        _add_units(rated, book, models, batch.column("other_units"), occurred_ms)
     return rated
 
 
@@ -85,6 +94,70 @@ def _fill(
     rated.charge_utok[where] = np.einsum("ke,ke->e", tokens[where].T, rows)
     rated.version[where] = catalog.version
     rated.known[where] = (slots != NO_RATE)[codes]
+
+
+def _fill_unknown(
+    rated: Rated, book: CatalogBook, models: _Models, tokens: Int64s, occurred_ms: Int64s
+) -> None:
+    """Rate what the version in force does not price by the later one that does, if there is one."""
+    at = np.flatnonzero((rated.version > 0) & ~rated.known)
+    met, alike = np.unique(
+        np.stack((models.codes[at], occurred_ms[at] // MINUTE_MS), 1), axis=0, return_inverse=True
+    )
+    for number, (code, minute) in enumerate(met.tolist()):
+        provider, model = models.pairs[code]
+        found = book.rate_at(provider, model, minute * MINUTE_MS)
+        if found is not None:
+            rows = at[alike.ravel() == number]
+            row = found.rate.row_at(found.catalog.minute_at(minute * MINUTE_MS))
+            rated.charge_utok[rows] = tokens[rows] @ np.array(row, np.int64)
+            rated.version[rows] = found.catalog.version
+            rated.known[rows] = True
+
+
+def _add_units(
+    rated: Rated, book: CatalogBook, models: _Models, units: pa.MapArray, occurred_ms: Int64s
+) -> None:
+    """Add what units cost that are no tokens, where a version prices them."""
+    starts = int64s(units.offsets.cast(pa.int64()))
+    counts = np.diff(starts)
+    if not counts.any():
+        return
+    first, end = int(starts[0]), int(starts[-1])
+    events = np.repeat(np.arange(len(counts)), counts)
+    names = units.keys[first:end].dictionary_encode()
+    met, alike = np.unique(
+        np.stack((models.codes[events], occurred_ms[events] // MINUTE_MS, _indices(names)), 1),
+        axis=0,
+        return_inverse=True,
+    )
+    said = names.dictionary.to_pylist()
+    found = []
+    for code, minute, name in met.tolist():
+        provider, model = models.pairs[code]
+        found.append(book.unit_at(provider, model, said[name], minute * MINUTE_MS) or (0, 0))
+    prices = np.array(found, np.int64)[alike.ravel()]
+    cost = _costs(int64s(units.items[first:end]), prices[:, 0], events, len(counts))
+    rated.charge_utok[rated.known] += cost[rated.known]
+    newest = np.zeros(len(counts), np.int64)
+    np.maximum.at(newest, events, prices[:, 1])
+    rated.version[rated.known] = np.maximum(rated.version, newest)[rated.known]
+
+
+def _costs(amounts: Int64s, prices: Int64s, events: Int64s, count: int) -> Int64s:
+    """Return the sum of amount times price of each event, at most UNITS_MOST_UTOK."""
+    # In standard tokens, rounded up: where that is small, no sum of µtok wraps.
+    most = UNITS_MOST_UTOK // UTOK
+    roughly, costs = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    np.add.at(roughly, events, np.minimum(np.clip(amounts, 0, 2**31) * (prices // UTOK + 1), most))
+    plain = (roughly < most)[events]
+    np.add.at(costs, events[plain], amounts[plain] * prices[plain])
+    for event in np.flatnonzero(roughly >= most).tolist():
+        mine = slice(*np.searchsorted(events, (event, event + 1)))
+        pairs = zip(amounts[mine].tolist(), prices[mine].tolist(), strict=True)
+        cost = sum(amount * price for amount, price in pairs)
+        costs[event] = min(max(cost, 0), UNITS_MOST_UTOK)
+    return costs
 
 
 @lru_cache(maxsize=256)

@@ -1,12 +1,13 @@
 """Say how many standard tokens a token is, by model, kind and hour of the day.
 
 A kind that a rate does not name costs what its plain kind costs (`PLAIN_KIND`): never nothing, and
-never 1 by accident.
+never 1 by accident. Units that are no tokens (`other_units`: searches, seconds of sound) cost what a rate
+says of them by name, and nothing where it does not.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -19,10 +20,12 @@ from tokenline.event import TOKEN_KINDS
 from tokenline.rating.exact import (
     DAY_MINUTES,
     MULTIPLIER_MAX,
+    UNIT_MAX,
     UTOK,
     clock_text,
     minute_of,
     ratio_of,
+    unit_utok_of,
     utok_of,
     whole_utok,
 )
@@ -30,6 +33,7 @@ from tokenline.rating.parts import Listed, Name, Part, named, renamed
 
 MINUTE_MS = 60_000
 ANY = "*"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What a kind costs that is not named: so much as the kind it stands for.
 PLAIN_KIND = {
     "cache_read_tokens": "input_tokens",
@@ -46,6 +50,7 @@ Utok = Annotated[int, Field(ge=0, le=MULTIPLIER_MAX * UTOK)]
 Row = Annotated[
     tuple[Utok, ...], Listed, Field(min_length=len(TOKEN_KINDS), max_length=len(TOKEN_KINDS))
 ]
+UnitUtok = Annotated[int, Field(ge=0, le=UNIT_MAX * UTOK)]
 Natural = Annotated[int, Field(ge=0, le=10**15)]
 
 
@@ -100,9 +105,13 @@ def _by_start(hours: tuple[Hours, ...]) -> tuple[Hours, ...]:
 
 
 class Rate(Part):
-    """Hold the multipliers of all kinds in µtok a token, and the hours in which they differ."""
+    """Hold the multipliers of all kinds in µtok a token, and the hours in which they differ.
+
+    `units_utok` says by name what units cost that are no tokens, in µtok a unit.
+    """
 
     utok: Row
+    units_utok: dict[Name, UnitUtok] = Field(default_factory=dict)
     hours: Annotated[tuple[Hours, ...], Listed, AfterValidator(_by_start)] = ()
 
     @model_validator(mode="before")
@@ -110,6 +119,7 @@ class Rate(Part):
     def _read(cls, said: Any) -> Any:  # noqa: ANN401
         if not isinstance(said, dict) or "utok" in said:
             return said
+        said = renamed(said, "other_units", "units_utok", _units_of)
         given = {kind: said[kind] for kind in TOKEN_KINDS if kind in said}
         rest = {name: value for name, value in said.items() if name not in given}
         return {**rest, "utok": _row_of(given)}
@@ -123,22 +133,42 @@ class Rate(Part):
         for hours in self.hours:
             for kind, utok in zip(TOKEN_KINDS, self.utok, strict=True):
                 whole_utok(utok * hours.ratio, f"hours {hours}: {kind} then")
+            for unit, utok in self.units_utok.items():
+                whole_utok(utok * hours.ratio, f"hours {hours}: {unit} then", UNIT_MAX)
         return self
 
     def row_at(self, minute: int) -> tuple[int, ...]:
         """Return µtok a token of each kind at a minute of the local day."""
-        for hours in self.hours:
-            if hours.hold(minute):
-                top, bottom = hours.multiply
-                return tuple(utok * top // bottom for utok in self.utok)
-        return self.utok
+        top, bottom = self._multiply_at(minute)
+        return tuple(utok * top // bottom for utok in self.utok)
+
+    def unit_at(self, unit: str, minute: int) -> int | None:
+        """Return µtok a unit at a minute of the local day; None where the unit has no price."""
+        utok = self.units_utok.get(unit)
+        if utok is None:
+            return None
+        top, bottom = self._multiply_at(minute)
+        return utok * top // bottom
+
+    def _multiply_at(self, minute: int) -> tuple[int, int]:
+        return next((hours.multiply for hours in self.hours if hours.hold(minute)), (1, 1))
 
 
 class ModelRate(Rate):
-    """Hold the rate of one model, or with model `*` of all of a provider that have none."""
+    """Hold the rate of one model, or with model `*` of all of a provider that have none.
+
+    From `applies_ms` on it prices what no version priced then (see `book`); None is from when its version
+    is in force.
+    """
 
     provider: Name
     model: Name
+    applies_ms: Annotated[int, Field(ge=0, multiple_of=MINUTE_MS)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_moment(cls, said: Any) -> Any:  # noqa: ANN401
+        return renamed(said, "applies_from", "applies_ms", moment_of)
 
     @model_validator(mode="after")
     def _check_names(self) -> ModelRate:
@@ -168,6 +198,32 @@ def minute_of_day(zone: str, minute: int) -> int:
     """Return the minute of the local day, 0 to 1439, at a minute counted from the epoch, UTC."""
     local = datetime.fromtimestamp(minute * 60, ZoneInfo(zone))
     return local.hour * 60 + local.minute
+
+
+def moment_of(said: object) -> int:
+    """Return a whole minute with an offset as ms since the epoch.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(said, datetime) or said.tzinfo is None:
+        raise ValueError(f"{said} is not a time with an offset, such as 2026-11-01T00:00:00+08:00")
+    if said.second or said.microsecond:
+        raise ValueError(f"{said} is not a whole minute")
+    return (said - EPOCH) // timedelta(milliseconds=1)
+
+
+def _units_of(said: object) -> dict[str, object]:
+    if not isinstance(
+        said, dict
+    ):  # pydantic takes nothing but a ValueError for a fault of the file
+        raise ValueError(  # noqa: TRY004
+            f'{said!r} is no table such as {{ web_search_count = "500" }}'
+        )
+    for kind in TOKEN_KINDS:
+        if kind in said:
+            raise ValueError(f"{kind} is a kind of tokens: give it beside other_units")
+    return {unit: named(str(unit), unit_utok_of, price) for unit, price in said.items()}
 
 
 def _lowest_terms(said: object) -> tuple[int, int]:

@@ -22,9 +22,10 @@ import pyruhvro
 
 from tokenline.errors import BadData, Undecodable, UnknownSchema
 from tokenline.wire.avro import HEADER_BYTES, Codec, frame_id, header_of
+from tokenline.wire.flat import FlatCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tokenline.wire.registry import Registry
 
@@ -67,6 +68,7 @@ class ColumnCodec:
         self._registry = registry
         self._codec = Codec(registry)
         self._targets: dict[str, _Target] = {}
+        self._flat: dict[str, FlatCodec] = {}
 
     def decode(self, name: str, frames: Sequence[bytes | None]) -> Decoded:
         """Return all columns of the newest schema of `name`; timestamps are timestamp[ms].
@@ -118,6 +120,12 @@ class ColumnCodec:
             return batch.select(target.names).cast(target)
         except pa.ArrowException as error:
             raise BadData(f"{type(error).__name__}: {error}") from error
+
+    def encode_flat(self, name: str, record: Mapping[str, object]) -> bytes:
+        """Return the frame of one record of `name` whose arrays are long: see `flat`."""
+        if name not in self._flat:
+            self._flat[name] = FlatCodec(self._registry, name)
+        return self._flat[name].encode(record)
 
     def is_newest(self, name: str, frame: bytes | None) -> bool:
         """Say whether a frame is of the newest schema of `name`, without decoding it."""

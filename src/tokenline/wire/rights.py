@@ -6,7 +6,7 @@ One table: `tokenline topics --acls` prints it, the embedded broker applies it, 
 | --- | --- | --- | --- |
 | gateway | `Gateway`, `Emitter`, `Guard` | usage, control, holds | decisions, replies, catalog, line |
 | charging | charging workers | all that charging says; `commands` | usage, commands, holds, journal, line |
-| landing | landing workers | nothing | all that it lands, line |
+| landing | landing workers | commands, dead-letters | all that it lands, line |
 | notify | notify workers | dead-letters | decisions, line |
 | operator | `accounts`, `catalog`, `account`, `topics` | commands, catalog, line | their answers, line |
 | reader | `reconcile`, auditors | nothing | all but journal and replies |
@@ -79,7 +79,7 @@ ROLES: dict[str, Rights] = {
         reads=(USAGE, COMMANDS, HOLDS, STATE, LINE),
         group="charging",
     ),
-    "landing": Rights(reads=(*_LANDED, LINE), group="landing"),
+    "landing": Rights(writes=(COMMANDS, DEAD_LETTERS), reads=(*_LANDED, LINE), group="landing"),
     "notify": Rights(writes=(DEAD_LETTERS,), reads=(DECISIONS, LINE), groups="notify"),
     "operator": Rights(writes=(COMMANDS, CATALOG, LINE), reads=_ANSWERS, makes_topics=True),
     "reader": Rights(reads=(*_LANDED, HOLDS, CATALOG, LINE)),
