@@ -30,7 +30,8 @@ GROUP BY tenant_id, account_id, subscriber_id, provider, model, window_start;
 CREATE VIEW IF NOT EXISTS {database}.v_month_counters{on_cluster} AS
 SELECT
   tenant_id, account_id, window_start,
-  sum(w.events) AS events, sum(w.total_tokens) AS total_tokens, max(w.version) AS version
+  sum(toInt128(w.events)) AS events, sum(toInt128(w.total_tokens)) AS total_tokens,
+  max(w.version) AS version
 FROM {database}.windows AS w FINAL
 WHERE grain = 'month'
 GROUP BY tenant_id, account_id, window_start;

@@ -45,7 +45,7 @@ class Account:
             slots=np.array([0]),
             tokens=np.array([tokens]),
             months_ms=np.array([spans_at(ZONE, self.now).month[0]]),
-            offsets=np.array([self.offset]),
+            versions=np.array([self.offset]),
         )
         slots = add_usage(self.cells, counted, self.now)
         return decide(self.cells, slots, self.now, self.epoch)
@@ -234,7 +234,7 @@ def test_an_account_that_moves_to_another_zone_keeps_what_it_used_this_month():
             slots=np.array([0]),
             tokens=np.array([40]),
             months_ms=np.array([spans_at(zone, account.now).month[0]]),
-            offsets=np.array([9]),
+            versions=np.array([9]),
         )
         slots = add_usage(account.cells, counted, account.now)
         decisions = decide(account.cells, slots, account.now, 1)

@@ -48,9 +48,9 @@ def test_a_gateway_may_write_usage_totals_and_holds_and_nothing_else():
     assert written == {"tokenline.usage", "tokenline.control", "tokenline.holds"}
 
 
-def test_only_operators_and_charging_may_write_orders():
+def test_no_gateway_notifier_or_reader_may_write_orders():
     may = {role for role in ROLES if "commands" in ROLES[role].writes}
-    assert may == {"operator", "charging"}
+    assert may == {"operator", "charging", "landing"}
 
 
 def test_only_charging_writes_what_is_money():

@@ -97,12 +97,9 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
             at = slice(None) if fit.all() else np.flatnonzero(fit)
             batch = chunk.batch if isinstance(at, slice) else chunk.batch.take(arrow_int64s(at))
             numbers = LineNumbers(
-                slots=slots[at],
-                offsets=chunk.offsets[at],
-                totals=tokens[at].sum(axis=1),
-                charge_utok=utok[at],
-                catalog_version=versions[at],
-            )
+                slots=slots[at], offsets=chunk.offsets[at], totals=tokens[at].sum(axis=1),
+                charge_utok=utok[at], catalog_version=versions[at],
+            )  # fmt: skip
             # A broker's clock that was set back takes no account back.
             newest_ms = np.maximum.accumulate(chunk.appended_ms)
             appended_ms = np.maximum(newest_ms, step.minute_ms)[at]
@@ -111,17 +108,13 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         charges = _charges(chunk.offsets, verdict, utok, versions, paid)
     late &= verdict <= Judgement.CORRECTION
 
-    def offsets_of(judged: Bools) -> list[int]:
-        found: list[int] = chunk.offsets[judged].tolist()
-        return found
-
     rejected = sorted(refused.offset for refused in step.refused)
     step.judged = Judged(
         lo=chunk.lo,
         hi=chunk.hi,
         as_of_ms=as_of_ms,
-        late=offsets_of(late),
-        duplicate=offsets_of(verdict == Judgement.DUPLICATE),
+        late=_offsets(chunk, late),
+        duplicate=_offsets(chunk, verdict == Judgement.DUPLICATE),
         rejected=rejected,
         absent=chunk.absent.ravel().tolist(),
         deleted=chunk.deleted.ravel().tolist(),
@@ -130,12 +123,17 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         commands_next=state.next_offsets["commands"],
         holds_next=state.next_offsets["holds"],
         turns=state.turns.take(state.next_offsets),
-        correction=offsets_of(verdict == Judgement.CORRECTION),
+        correction=_offsets(chunk, verdict == Judgement.CORRECTION),
         charges=charges,
     )
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)
     return step
+
+
+def _offsets(chunk: UsageChunk, judged: Bools) -> list[int]:
+    found: list[int] = chunk.offsets[judged].tolist()
+    return found
 
 
 def by_minute(chunk: UsageChunk) -> Iterator[UsageChunk]:

@@ -45,7 +45,15 @@ NOT_OURS = (
 # Keys that are none of ours are removed too; longer or more of them would not fit a step.
 FOREIGN_KEY_BYTES, FOREIGN_KEYS = 256, 100_000
 _NUMBERS = (
-    *("seq", "minute_ms", "flushed_minute_ms", "flushed_offset", "published_seq", "accounts"),
+    *(
+        "seq",
+        "minute_ms",
+        "flushed_minute_ms",
+        "flushed",
+        "orders_next",
+        "published_seq",
+        "accounts",
+    ),
 )
 ROWS = (b"rows", b"page")
 BOOKS = (b"books", b"leaf")

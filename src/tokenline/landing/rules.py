@@ -29,31 +29,24 @@ class Rules:
     """State what a table wants: `place` must be the record's partition, the account's home if it is `keyed`.
 
     `unsigned` are its columns that hold nothing below zero: ClickHouse would take -1 for 2^64 - 1. `month`
-    is the time that names the month a row is kept under.
+    is the time that names the month a row is kept under. `totals` are below zero only in a row that has a
+    `cause`: it says what a correction took out.
     """
 
     keyed: bool = False
     place: str = ""
     unsigned: frozenset[str] = frozenset()
     month: str = ""
+    totals: frozenset[str] = frozenset()
 
 
 RULES: dict[Table, Rules] = {
     "windows": Rules(
         keyed=True,
         place="partition",
-        unsigned=frozenset(
-            (
-                "partition",
-                "events",
-                *TOKEN_KINDS,
-                "total_tokens",
-                "version",
-                "charge_utok",
-                "catalog_version",
-            )
-        ),
+        unsigned=frozenset(("partition", "version", "catalog_version")),
         month="window_start",
+        totals=frozenset(("events", *TOKEN_KINDS, "total_tokens")),
     ),
     "balance_changes": Rules(
         keyed=True,
@@ -96,6 +89,9 @@ def misfits(
         column = batch.column(item.name)
         if item.name in rules.unsigned:
             found |= _named(pc.less(column, 0), f"{item.name} is below zero")
+        elif item.name in rules.totals:
+            wrong = pc.and_(pc.less(column, 0), pc.equal(batch.column("cause"), ""))
+            found |= _named(wrong, f"{item.name} is below zero")
         elif item.name == rules.month:
             moments = column.cast(pa.int64())
             outside = pc.or_(pc.less(moments, 0), pc.greater(moments, LAST_MOMENT_MS))

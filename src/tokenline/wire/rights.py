@@ -13,7 +13,8 @@ One table: `tokenline topics --acls` prints it, the embedded broker applies it, 
 
 Whoever may write to `commands` can order tokens for anybody, so a gateway may not. Charging writes the
 parts of transfers there (`transfer_in`, `transfer_return`), and nobody else may; but Kafka cannot tell
-them from other orders, so operators are trusted. Write includes Describe, and with it what an idempotent
+them from other orders, so operators are trusted. So is landing, which orders there that a late copy is
+taken back or a correction carried out (`usage_order`). Write includes Describe, and with it what an idempotent
 producer needs since Kafka 2.8; nobody needs a right to the cluster.
 """
 
