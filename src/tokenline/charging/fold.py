@@ -118,6 +118,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         turns=state.turns.take(state.next_offsets),
     )
     state.next_offsets["usage"] = chunk.hi + 1
+    state.usage_ms = max(state.usage_ms, as_of_ms)
     _add_totals(state, step)
     return step
 
