@@ -22,6 +22,7 @@ from streams.health import HealthServer
 from streams.transport import LineApp, hand_over_raw_records
 from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput, TokenlineError
+from tokenline.masking import mask_logs, without_secrets
 from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options
 
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 def build_app(role: Role, settings: Settings) -> LineApp:
     """Return the Faust app of a role, with its agents and its health pages."""
+    mask_logs()
     app = _patient_app(settings, role) if role == "notify" else _line_app(role, settings)
     hand_over_raw_records()
     register: Callable[..., Any]
@@ -108,7 +110,7 @@ def end_process(error: BaseException) -> None:
     log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
     if not isinstance(error, TokenlineError):
         # Plain: the pretty one shows local variables, and those may hold a password.
-        traceback.print_exception(error)
+        print(without_secrets("".join(traceback.format_exception(error))), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenline.errors import SettingsError
+from tokenline.masking import MASK, without_secrets
 
 PREFIX = "TOKENLINE_"
 # Names other tools already use win over our prefix.
@@ -184,8 +185,15 @@ class Settings(BaseModel):
             first = error.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "?"
             raise SettingsError(
-                f"{variable(name)}={given.get(name, '')!r}: {first['msg']}"
-            ) from error
+                f"{variable(name)}={_shown(name, given.get(name, ''))!r}: {first['msg']}"
+            ) from None  # the chain shows the values
+
+    def shown(self) -> dict[str, str]:
+        """Return every setting's value for people, secrets masked."""
+        return {name: _shown(name, getattr(self, name)) for name in type(self).model_fields}
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [(name, _shown(name, value)) for name, value in self]
 
     def topic(self, stem: str) -> str:
         """Return the full name of a topic, for example `tokenline.usage`."""
@@ -198,6 +206,14 @@ class Settings(BaseModel):
             for name, value in self.model_dump().items()
             if value is not None and value != type(self).model_fields[name].default
         }
+
+
+def _shown(name: str, value: object) -> str:
+    """Return a value without its secrets: a password, or what stands in an address."""
+    field = Settings.model_fields.get(name)
+    if field is not None and not field.repr:
+        return MASK if value else ""
+    return without_secrets(str(value))
 
 
 def variable(name: str) -> str:

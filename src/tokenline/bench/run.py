@@ -359,7 +359,7 @@ def _room(options: BenchOptions, console: Console) -> Iterator[Room]:
             warehouse.start()
             given = {
                 "kafka_bootstrap": broker.bootstrap,
-                "clickhouse_url": warehouse.url,
+                "clickhouse_url": warehouse.dsn(),
                 "data_dir": data_dir,
             }
             yield Room(Settings.from_env().model_copy(update=given), options, console)

@@ -13,6 +13,7 @@ import typer
 from tokenline.cli import account, ask, catalog, migrate, send, stack, trial, webhooks
 from tokenline.cli.common import Misuse, err
 from tokenline.errors import SettingsError, TokenlineError
+from tokenline.masking import without_secrets
 
 # As shells have it: 128 and the number of SIGINT. Typer returns it for a Ctrl-C in a command.
 INTERRUPTED = 130
@@ -74,7 +75,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _end(text: str, code: int) -> NoReturn:
-    err.print(f"tokenline: {text}", style="red", markup=False, soft_wrap=True)
+    err.print(f"tokenline: {without_secrets(text)}", style="red", markup=False, soft_wrap=True)
     sys.exit(code)
 
 

@@ -187,7 +187,7 @@ def reconcile(
     from tokenline.landing.reconcile import reconcile as compare  # noqa: PLC0415
     from tokenline.landing.reconcile import render  # noqa: PLC0415
 
-    settings = line_settings(data)
+    settings = line_settings(data, warehouse="auditor")
     with waiting("waiting until the line is quiet and comparing", quiet=as_json):
         accepted = Accepted(deleted=accept_deleted, quarantined=accept_quarantined)
         report = compare(settings, wait, accepted=accepted)
@@ -204,15 +204,9 @@ def show_settings(as_json: Json = False) -> None:
 
     Example: tokenline settings
     """
-    settings = Settings.from_env()
+    shown = Settings.from_env().shown()
     rows = [
-        [
-            variable(name),
-            "***"
-            if "password" in name and getattr(settings, name)
-            else str(getattr(settings, name)),
-            field.description,
-        ]
+        [variable(name), shown[name], field.description]
         for name, field in Settings.model_fields.items()
     ]
     if as_json:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ DataDir = Annotated[
     Path | None, typer.Option("--data", help="data directory of the embedded stack")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for programs")]
+WarehouseRole = Literal["reader", "auditor", "writer"]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 
 
@@ -33,8 +34,11 @@ class Misuse(TokenlineError):
     """Refuse options that are wrong together; nothing was sent, and the exit code is 2 as for any usage."""
 
 
-def line_settings(data: Path | None) -> Settings:
+def line_settings(data: Path | None, *, warehouse: WarehouseRole = "reader") -> Settings:
     """Return the settings of the stack in `data`, or those of the environment when none runs there.
+
+    `warehouse` is the least role in the embedded warehouse that will do; elsewhere the
+    environment names the user.
 
     Raises:
         NotRunning: `--data` was given and no stack runs there.
@@ -43,7 +47,7 @@ def line_settings(data: Path | None) -> Settings:
     try:
         from tokenline.platform.stack_file import find_stack  # noqa: PLC0415
 
-        return find_stack(data or settings.data_dir)
+        return find_stack(data or settings.data_dir, warehouse=warehouse)
     except (NotRunning, ImportError):
         if data is not None:
             raise

@@ -21,7 +21,7 @@ def migrate_plan(data: DataDir = None) -> None:
         ["file", "statement", "status"],
         [
             [f"{one.file:04d}_{one.name}", one.statement, one.status]
-            for one in plan(line_settings(data))
+            for one in plan(line_settings(data, warehouse="auditor"))
         ],
     )
 
@@ -34,7 +34,7 @@ def migrate_apply(data: DataDir = None) -> None:
     """
     from tokenline.landing.migrate import apply  # noqa: PLC0415
 
-    done = apply(line_settings(data))
+    done = apply(line_settings(data, warehouse="writer"))
     typer.echo(f"{len(done)} statements applied")
 
 
@@ -46,7 +46,7 @@ def migrate_verify(data: DataDir = None) -> None:
     """
     from tokenline.landing.migrate import verify  # noqa: PLC0415
 
-    faults = verify(line_settings(data))
+    faults = verify(line_settings(data, warehouse="auditor"))
     for fault in faults:
         typer.echo(fault)
     raise typer.Exit(1 if faults else 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tokenline.cli.common import DataDir, Json, err, print_json, print_table
-from tokenline.errors import TokenlineError
+from tokenline.errors import NotRunning, TokenlineError
 from tokenline.settings import Settings
 
 app = typer.Typer()
@@ -50,7 +51,13 @@ def down(data: DataDir = None) -> None:
 
 
 @app.command()
-def status(data: DataDir = None, as_json: Json = False) -> None:
+def status(
+    data: DataDir = None,
+    secrets: Annotated[
+        bool, typer.Option("--secrets", help="show users and passwords of the servers instead")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show what each component of the stack does; exits 1 unless all are ready.
 
     Example: tokenline status --json
@@ -59,7 +66,11 @@ def status(data: DataDir = None, as_json: Json = False) -> None:
 
     from tokenline.platform.stack import status as look  # noqa: PLC0415
 
-    found = look(data or Settings.from_env().data_dir)
+    folder = data or Settings.from_env().data_dir
+    if secrets:
+        _print_secrets(folder, as_json=as_json)
+        return
+    found = look(folder)
     if as_json:
         print_json([asdict(one) for one in found])
     else:
@@ -68,6 +79,23 @@ def status(data: DataDir = None, as_json: Json = False) -> None:
             [list(asdict(one).values()) for one in found],
         )
     raise typer.Exit(0 if all(one.state == "ready" for one in found) else 1)
+
+
+def _print_secrets(folder: Path, *, as_json: bool) -> None:
+    from tokenline.platform.secrets import read_secrets  # noqa: PLC0415  gateways install without it
+
+    known = read_secrets(folder)
+    rows = [
+        {"server": server, "user": role, "password": password}
+        for server, roles in known.items()
+        for role, password in roles.items()
+    ]
+    if not rows:
+        raise NotRunning(f"no stack was ever started in {folder}; it makes its passwords then")
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(["server", "user", "password"], [list(row.values()) for row in rows])
 
 
 @app.command()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 import urllib3
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 
 from tokenline.errors import BadData, SettingsError, WarehouseUnavailable
+from tokenline.masking import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,13 +57,18 @@ PASSING_CODES = frozenset(
     }
 )
 UNKNOWN_TABLE_CODES = frozenset({60, 81})
-REFUSED_USER_CODES = frozenset({192, 193, 194, 492, 497, 516})
+REFUSED_USER_CODES = frozenset({192, 193, 194, 492, 516})
+_SERVER_SAID = re.compile(
+    r"server response: (?:Code: \d+\. DB::Exception: )?(?P<words>.*?)(?: \(for url .*\))?$",
+    re.DOTALL,
+)
 
 
 def connect(settings: Settings, *, database: str | None = None) -> Client:
     """Return a client that many threads may use at once.
 
-    `database` becomes the default of queries that name none; it must exist.
+    `database` becomes the default of queries that name none; it must exist. A user in the address
+    wins over `clickhouse_username`.
 
     Raises:
         WarehouseUnavailable: nobody answers.
@@ -74,15 +80,17 @@ def connect(settings: Settings, *, database: str | None = None) -> Client:
             return clickhouse_connect.get_client(dsn=url, database=database or "__default__")
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise SettingsError(f"TOKENLINE_CLICKHOUSE_URL={url!r} is not http(s)://host:port")
+        raise SettingsError(
+            f"TOKENLINE_CLICKHOUSE_URL={without_secrets(url)!r} is not http(s)://host:port"
+        )
     with warehouse_errors(f"connecting to {parts.hostname}"):
         return clickhouse_connect.get_client(
             host=parts.hostname,
             port=parts.port or (8443 if parts.scheme == "https" else 8123),
             secure=parts.scheme == "https",
             ca_cert=str(settings.clickhouse_ca_file) if settings.clickhouse_ca_file else None,
-            username=settings.clickhouse_username,
-            password=settings.clickhouse_password,
+            username=unquote(parts.username or "") or settings.clickhouse_username,
+            password=unquote(parts.password or "") or settings.clickhouse_password,
             database=database or "__default__",
             # On loopback compression only costs time that the line needs.
             compress=not is_loopback(parts.hostname),
@@ -91,6 +99,12 @@ def connect(settings: Settings, *, database: str | None = None) -> Client:
             # A session admits one query at a time; threads share this client.
             autogenerate_session_id=False,
         )
+
+
+def reading(client: Client) -> dict[str, int]:
+    """Return the settings of a query that only reads; empty for a user who cannot do more."""
+    known = client.server_settings.get("readonly")
+    return {} if known is not None and known.value != "0" else {"readonly": 1}
 
 
 @contextmanager
@@ -105,7 +119,7 @@ def warehouse_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (OperationalError, urllib3.exceptions.HTTPError, OSError) as error:
-        raise WarehouseUnavailable(f"{doing}: {error}") from error
+        raise WarehouseUnavailable(f"{doing}: {_words(error)}") from error
     except ClickHouseError as error:
         raise _ours(doing, error) from error
 
@@ -117,15 +131,22 @@ def is_loopback(host: str) -> bool:
 
 def _ours(doing: str, error: ClickHouseError) -> Exception:
     code = getattr(error, "code", None)
+    said = f"{doing}: {_words(error)}"
     if code in PASSING_CODES or (code is None and _is_gateway_trouble(error)):
-        return WarehouseUnavailable(f"{doing}: {error}")
+        return WarehouseUnavailable(said)
     if code in UNKNOWN_TABLE_CODES:
-        return SettingsError(f"{doing}: {error}; has `tokenline migrate apply` been run?")
+        return SettingsError(f"{said}; has `tokenline migrate apply` been run?")
     if code in REFUSED_USER_CODES:
         return SettingsError(
-            f"{doing}: TOKENLINE_CLICKHOUSE_USERNAME or _PASSWORD is refused: {error}"
+            f"{doing}: TOKENLINE_CLICKHOUSE_USERNAME or _PASSWORD is refused: {_words(error)}"
         )
-    return BadData(f"{doing}: {error}")
+    return BadData(said)
+
+
+def _words(error: Exception) -> str:
+    """Return what the server said, in one line, without what the client puts around it."""
+    found = _SERVER_SAID.search(str(error))
+    return " ".join((found["words"] if found else str(error)).split())
 
 
 def _is_gateway_trouble(error: ClickHouseError) -> bool:

@@ -33,6 +33,9 @@ Step = Callable[[str], None]
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _ENGINE = re.compile(r"\{engine (?P<kind>\w*MergeTree)\((?P<args>[^)]*)\)\}")
+_VIEW = re.compile(
+    r"CREATE (?:OR REPLACE )?VIEW (?:IF NOT EXISTS )?\{database\}\.\w+\{on_cluster\}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,8 @@ def render(text: str, settings: Settings) -> str:
     """Return the statement with database, cluster and engine filled in.
 
     On a cluster `{engine ReplacingMergeTree(v)}` becomes the replicated engine, with a path of
-    shard and table.
+    shard and table. A view reads its tables with the rights of who makes it, so that who may see
+    views needs no right to a table.
     """
     cluster = settings.clickhouse_cluster
 
@@ -150,6 +154,7 @@ def render(text: str, settings: Settings) -> str:
         where = "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}'"
         return f"Replicated{kind}({', '.join(part for part in (where, args) if part)})"
 
+    text = _VIEW.sub(r"\g<0> SQL SECURITY DEFINER", text)
     named = text.replace("{database}", settings.clickhouse_database)
     named = named.replace("{on_cluster}", f" ON CLUSTER '{cluster}'" if cluster else "")
     return _ENGINE.sub(engine, named)

@@ -119,9 +119,22 @@ def read_webhooks(
     Raises:
         SettingsError: file, endpoint or secret is missing or wrong; the text names it.
     """
+    return [(one, one.secrets(environ, path.parent)) for one in _read(path).endpoints]
+
+
+def secret_variables(path: Path) -> frozenset[str]:
+    """Return the names of the variables in which a file has its secrets.
+
+    Raises:
+        SettingsError: the file is missing or wrong; the text names it.
+    """
+    return frozenset(name for one in _read(path).endpoints for name in one.secret_env)
+
+
+def _read(path: Path) -> WebhooksFile:
     try:
         said: Any = tomllib.loads(_text_of(path))
-        file = WebhooksFile.model_validate(said)
+        return WebhooksFile.model_validate(said)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: {error}") from error
     except ValidationError as error:
@@ -129,7 +142,6 @@ def read_webhooks(
         where = ".".join(map(str, first["loc"])) or "file"
         # Without the chain: its text shows the values, and a URL may hold a password.
         raise SettingsError(f"{path}: {where}: {first['msg']}") from None
-    return [(one, one.secrets(environ, path.parent)) for one in file.endpoints]
 
 
 def _text_of(path: Path) -> str:

@@ -24,6 +24,8 @@ LOOPBACK = "127.0.0.1"
 LAUNCH = Path(__file__).with_name("launch.py")
 PORT_LOW, PORT_COUNT = 20_000, 12_000
 LOG_BYTES_MAX = 16 * 1024 * 1024
+# What the line keeps is its owner's alone.
+PRIVATE_UMASK = 0o077
 
 
 class _Spawner:
@@ -72,6 +74,7 @@ def _popen(argv: Sequence[str], env: Mapping[str, str] | None, log: int) -> _Chi
         stdout=log,
         stderr=log,
         start_new_session=True,
+        umask=PRIVATE_UMASK,
     )
 
 
@@ -93,14 +96,18 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
         if _spawner is None or _spawner.owner != os.getpid():
             _spawner = _Spawner()
         spawner = _spawner
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
         log.replace(log.with_name(log.name + ".1"))
     try:
-        with log.open("ab") as sink:
+        with open(log, "ab", opener=_private) as sink:
             return spawner.popen(argv, env, sink.fileno())
     except OSError as error:
         raise PlatformError(f"cannot start {argv[0]}: {error}") from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def end(process: _Child, grace_s: float) -> int:
@@ -128,8 +135,8 @@ def hold(folder: Path, what: str) -> IO[str]:
         PlatformError: another process holds it, the text names it; or it can be no folder of ours.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / "tokenline.lock").open("a+")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = open(folder / "tokenline.lock", "a+", opener=_private)  # noqa: SIM115  as above; held
     except OSError as error:
         raise PlatformError(f"{folder} cannot be a data directory: {error.strerror}") from error
     try:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from tokenline.errors import NotRunning, PlatformError, SettingsError, TokenlineError
 from tokenline.platform import processes
+from tokenline.platform.access import Role
 from tokenline.platform.kafka import VARIABLE as KAFKA_VARIABLE
 from tokenline.platform.kafka import EmbeddedKafka
 from tokenline.platform.stack_file import (
@@ -250,7 +251,12 @@ class Stack:
             0 if self._free_ports else _port(self.settings.clickhouse_url, WAREHOUSE_VARIABLE)
         )
         kafka = EmbeddedKafka(self.data_dir / "kafka", kafka_port)
-        warehouse = EmbeddedWarehouse(self.data_dir / "warehouse", warehouse_port)
+        warehouse = EmbeddedWarehouse(
+            self.data_dir / "warehouse",
+            warehouse_port,
+            database=self.settings.clickhouse_database,
+            secrets_dir=self.data_dir,
+        )
         self._components = {"kafka": kafka, "warehouse": warehouse}
         if not kafka.prepared:
             self._say("fetching Kafka, once for this user: 43 MB, about half a minute")
@@ -261,6 +267,8 @@ class Stack:
                 "kafka_bootstrap": kafka.bootstrap,
                 "kafka_security": "PLAINTEXT",
                 "clickhouse_url": warehouse.url,
+                "clickhouse_username": Role.WRITER,
+                "clickhouse_password": warehouse.password(Role.WRITER),
                 "clickhouse_cluster": "",
                 "data_dir": self.data_dir,
             }

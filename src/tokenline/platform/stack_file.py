@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenline.errors import NotRunning, PlatformError
 from tokenline.platform import processes
+from tokenline.platform.access import Role
 from tokenline.platform.kafka import broker_answers
+from tokenline.platform.secrets import read_secrets, write_private
 from tokenline.platform.worker_process import ask_health, in_words
 from tokenline.settings import Settings
 
@@ -71,15 +73,13 @@ class StackFile:
 
     def write(self, data_dir: Path) -> None:
         """Replace the file in one step."""
-        draft = data_dir / (FILE + ".draft")
         value = {
             "supervisor": _fields(self.supervisor),
             "components": [_fields(seen) for seen in self.components],
             "settings": self.settings,
             "started": self.started,
         }
-        draft.write_text(json.dumps(value, indent=1))
-        draft.replace(data_dir / FILE)
+        write_private(data_dir / FILE, json.dumps(value, indent=1))
 
     @classmethod
     def read(cls, data_dir: Path) -> StackFile:
@@ -127,16 +127,21 @@ def storable(settings: Settings) -> dict[str, str]:
     return settings.model_copy(update=dict.fromkeys(SECRETS, "")).to_env()
 
 
-def find_stack(data_dir: Path) -> Settings:
+def find_stack(data_dir: Path, *, warehouse: str = Role.READER) -> Settings:
     """Return settings that lead to the stack running in `data_dir`.
+
+    `warehouse` is the role that they have there: reader, auditor or writer.
 
     Raises:
         NotRunning: there is none, or it is still starting.
+        PlatformError: the passwords cannot be read.
     """
     file = StackFile.read(data_dir)
     if not file.started:
         raise NotRunning(f"the stack in {data_dir} is still starting; see tokenline status")
-    return Settings.from_env(file.settings)
+    passwords = read_secrets(data_dir).get("warehouse", {})
+    rights = {"clickhouse_username": warehouse, "clickhouse_password": passwords.get(warehouse, "")}
+    return Settings.from_env(file.settings).model_copy(update=rights)
 
 
 def down(data_dir: Path, timeout_s: float = 30) -> None:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenline.errors import PlatformError, SettingsError, TokenlineError
+from tokenline.masking import without_secrets
 from tokenline.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ def run(role: Role, settings: Settings) -> None:
     finally:
         reason = app.crash_reason or worker.crash_reason
         if reason is not None:
-            print(f"{role} worker crashed: {reason!r}", file=sys.stderr, flush=True)
+            print(
+                f"{role} worker crashed: {without_secrets(repr(reason))}",
+                file=sys.stderr,
+                flush=True,
+            )
             raise SystemExit(1)
 
 
@@ -113,10 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(role, Settings.from_env())
     except SettingsError as error:
-        print(f"{role} worker: {error}", file=sys.stderr)
+        print(f"{role} worker: {without_secrets(str(error))}", file=sys.stderr)
         return 2
     except TokenlineError as error:
-        print(f"{role} worker: {error}", file=sys.stderr)
+        print(f"{role} worker: {without_secrets(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenline.errors import PlatformError
 from tokenline.platform import processes
-from tokenline.settings import FOREIGN, PREFIX, Settings
+from tokenline.platform.environment import worker_environment
+from tokenline.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "tokenline.platform.worker")
 
@@ -45,9 +44,8 @@ class WorkerProcess:
         self.log = log
         self.port = port
         self._program = program
-        self._environment = environment(
-            settings.model_copy(update={f"{role}_health_port": port, "health_host": "127.0.0.1"})
-        )
+        own = settings.model_copy(update={f"{role}_health_port": port, "health_host": "127.0.0.1"})
+        self._environment = worker_environment(role, own)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -121,24 +119,6 @@ class WorkerProcess:
     def answers(self) -> bool:
         """Say whether it is ready: it has its partitions and has recovered their state."""
         return ask_health(self.port, "/readyz")[0] == 200
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """Return this process's environment with exactly these settings in it.
-
-    `PYTHONPATH` leads to the `streams` package wherever the supervisor was started.
-    """
-    ours = set(FOREIGN.values())
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(PREFIX) and name not in ours
-    }
-    found = importlib.util.find_spec("streams")
-    if found is not None and found.submodule_search_locations:
-        root = str(Path(next(iter(found.submodule_search_locations))).resolve().parent)
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH", "")]))
-    return kept | settings.to_env()
 
 
 def ask_health(port: int, path: str) -> tuple[int, str]:
