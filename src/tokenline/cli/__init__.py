@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from tokenline.cli import account, ask, catalog, migrate, send, stack, trial, we
 from tokenline.cli.common import Misuse, err
 from tokenline.errors import SettingsError, TokenlineError
 from tokenline.masking import without_secrets
+from tokenline.settings import injected_variables
 
 # As shells have it: 128 and the number of SIGINT. Typer returns it for a Ctrl-C in a command.
 INTERRUPTED = 130
@@ -39,9 +41,20 @@ app.add_typer(webhooks.app, name="webhooks")
 @app.callback()
 def _begin(context: typer.Context) -> None:
     """Keep what clients log off a person's terminal: what matters of it arrives as an error of ours."""
+    if injected := injected_variables(os.environ):
+        err.print(_about(injected), markup=False, soft_wrap=True)
     if context.invoked_subcommand != "worker":
         for client in ("aiokafka", "clickhouse_connect"):
             logging.getLogger(client).setLevel(logging.CRITICAL + 1)
+
+
+def _about(injected: list[str]) -> str:
+    others = f" and {len(injected) - 1} more" if len(injected) > 1 else ""
+    verb = "are" if others else "is"
+    return (
+        f"tokenline: {injected[0]}{others} {verb} ignored: so Kubernetes and Docker announce a service "
+        "of that name; enableServiceLinks: false ends it"
+    )
 
 
 def main() -> NoReturn:

@@ -72,7 +72,7 @@ def print_json(value: Any) -> None:  # noqa: ANN401  JSON is any JSON
 def write_json(file: Path | None, value: Any) -> None:  # noqa: ANN401  JSON is any JSON
     """Write a result to the file of `--json`, if one was named."""
     if file is not None:
-        file.write_text(json.dumps(value, indent=2) + "\n")
+        file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def print_table(columns: list[str], rows: list[list[Any]], *, title: str | None = None) -> None:

@@ -17,6 +17,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError,
 
 from tokenline.errors import BadData, SettingsError, WarehouseUnavailable
 from tokenline.masking import without_secrets
+from tokenline.texts import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +84,8 @@ def connect(settings: Settings, *, database: str | None = None) -> Client:
         raise SettingsError(
             f"TOKENLINE_CLICKHOUSE_URL={without_secrets(url)!r} is not http(s)://host:port"
         )
+    if settings.clickhouse_ca_file is not None:
+        read_text(settings.clickhouse_ca_file, SettingsError)
     with warehouse_errors(f"connecting to {parts.hostname}"):
         return clickhouse_connect.get_client(
             host=parts.hostname,

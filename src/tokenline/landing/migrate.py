@@ -128,7 +128,7 @@ def statements(folder: Path | None = None) -> list[Statement]:
         match = _FILE_NAME.fullmatch(path.name)
         if not match or int(match[1]) != number:
             raise SettingsError(f"{path.name}: the next migration must be {number:04d}_<name>.sql")
-        for position, text in enumerate(_split(path.read_text()), start=1):
+        for position, text in enumerate(_split(path.read_text(encoding="utf-8")), start=1):
             checksum = hashlib.sha256(_bare(text).encode()).hexdigest()
             found.append(
                 Statement(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import socket
 import struct
@@ -20,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from tokenline.errors import PlatformError, PortTaken
 from tokenline.platform import jars, processes
+from tokenline.platform.environment import server_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,7 +199,7 @@ class _Identity:
     def load(cls, data_dir: Path, asked_port: int) -> _Identity:
         """Read the identity, or draw one; a controller port that is taken is drawn anew."""
         path = data_dir / "kafka.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         controller_port = known.get("controller_port", 0)
         if not controller_port or not processes.port_is_free(controller_port):
             controller_port = processes.free_port()
@@ -208,14 +208,14 @@ class _Identity:
             port=asked_port or known.get("port") or processes.free_port(),
             controller_port=controller_port,
         )
-        path.write_text(json.dumps(vars(identity), indent=1))
+        path.write_text(json.dumps(vars(identity), indent=1), encoding="utf-8")
         return identity
 
     def write(self, data_dir: Path) -> Path:
         """Write the broker's properties file and return its path."""
         path = data_dir / "server.properties"
         values = vars(self) | {"log_dir": _escape(str(data_dir / "log"))}
-        path.write_text(PROPERTIES.format(**values))
+        path.write_text(PROPERTIES.format(**values), encoding="utf-8")
         return path
 
 
@@ -304,7 +304,7 @@ def _escape(path: str) -> str:
 
 def _java_env() -> dict[str, str]:
     """Return an environment in which Java reads file names as UTF-8 whatever the user's locale."""
-    return dict(os.environ) | {"LC_ALL": "C.UTF-8"}
+    return server_environment() | {"LC_ALL": "C.UTF-8"}
 
 
 def random_id() -> str:

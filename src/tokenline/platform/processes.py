@@ -136,7 +136,7 @@ def hold(folder: Path, what: str) -> IO[str]:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = open(folder / "tokenline.lock", "a+", opener=_private)  # noqa: SIM115  as above; held
+        handle = open(folder / "tokenline.lock", "a+", encoding="utf-8", opener=_private)  # noqa: SIM115  as above; held
     except OSError as error:
         raise PlatformError(f"{folder} cannot be a data directory: {error.strerror}") from error
     try:

@@ -90,7 +90,7 @@ class StackFile:
         """
         path = data_dir / FILE
         try:
-            value = json.loads(path.read_text())
+            value = json.loads(path.read_text(encoding="utf-8"))
             file = cls(
                 supervisor=Seen(**value["supervisor"]),
                 components=tuple(Seen(**seen) for seen in value["components"]),

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import murmur2
 
 from tokenline.errors import SettingsError
+from tokenline.texts import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,6 +107,11 @@ def partition_of(key: bytes, n: int) -> int:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:
+    for file in (settings.kafka_ca_file, settings.kafka_cert_file, settings.kafka_key_file):
+        if file is not None:
+            read_text(
+                file, SettingsError
+            )  # OpenSSL says neither which file it was, nor what is wrong
     try:
         context = ssl.create_default_context(cafile=settings.kafka_ca_file)
         if settings.kafka_cert_file:
