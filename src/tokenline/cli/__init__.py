@@ -14,6 +14,7 @@ import typer
 from tokenline.cli import account, ask, catalog, migrate, send, stack, trial, webhooks
 from tokenline.cli.common import Misuse, err
 from tokenline.errors import SettingsError, TokenlineError
+from tokenline.extras import missing_extra
 from tokenline.masking import without_secrets
 from tokenline.settings import injected_variables
 
@@ -78,6 +79,11 @@ def main() -> NoReturn:
         _end("stopped", INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
+    except ModuleNotFoundError as error:
+        told = missing_extra(error, " ".join(sys.argv[1:2]))
+        if told is None:
+            raise
+        _end(f"{told}", 1)
     except Exception as error:  # noqa: BLE001  the CLI's edge: click has its own errors and their codes
         _end_click(error)
     sys.exit(code if isinstance(code, int) else 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from tokenline.cli.common import DataDir, line_settings, print_table
@@ -9,14 +11,24 @@ from tokenline.cli.common import DataDir, line_settings, print_table
 app = typer.Typer(help="Bring the warehouse's tables up to date.", no_args_is_help=True)
 
 
+Roles = Annotated[
+    bool, typer.Option("--roles", help="the roles of a ClickHouse server instead, and their rights")
+]
+
+
 @app.command("plan")
-def migrate_plan(data: DataDir = None) -> None:
+def migrate_plan(data: DataDir = None, roles: Roles = False) -> None:
     """Show which statements `apply` would run.
 
-    Example: tokenline migrate plan
+    Example: tokenline migrate plan --roles
     """
     from tokenline.landing.migrate import plan  # noqa: PLC0415
+    from tokenline.landing.migrate import roles as statements  # noqa: PLC0415
 
+    if roles:
+        for one in statements(line_settings(data)):
+            typer.echo(f"{one};")
+        return
     print_table(
         ["file", "statement", "status"],
         [
@@ -27,14 +39,15 @@ def migrate_plan(data: DataDir = None) -> None:
 
 
 @app.command("apply")
-def migrate_apply(data: DataDir = None) -> None:
+def migrate_apply(data: DataDir = None, roles: Roles = False) -> None:
     """Create or alter tables and views; safe to repeat, also after a crash.
 
     Example: tokenline migrate apply
     """
-    from tokenline.landing.migrate import apply  # noqa: PLC0415
+    from tokenline.landing.migrate import apply, apply_roles  # noqa: PLC0415
 
-    done = apply(line_settings(data, warehouse="writer"))
+    settings = line_settings(data, warehouse="writer")
+    done = apply_roles(settings) if roles else apply(settings)
     typer.echo(f"{len(done)} statements applied")
 
 

@@ -31,6 +31,8 @@ Status = Literal["pending", "started", "done"]
 # Called before each point at which a run may be killed; tests die there.
 Step = Callable[[str], None]
 
+# Beside the migrations: roles are of a server, not of a database, and running them again is right.
+ROLES_FILE = "roles.sql"
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _ENGINE = re.compile(r"\{engine (?P<kind>\w*MergeTree)\((?P<args>[^)]*)\)\}")
 _VIEW = re.compile(
@@ -124,7 +126,8 @@ def statements(folder: Path | None = None) -> list[Statement]:
     """
     folder = folder or schemas_dir() / "clickhouse"
     found: list[Statement] = []
-    for number, path in enumerate(sorted(folder.glob("*.sql")), start=1):
+    files = sorted(path for path in folder.glob("*.sql") if path.name != ROLES_FILE)
+    for number, path in enumerate(files, start=1):
         match = _FILE_NAME.fullmatch(path.name)
         if not match or int(match[1]) != number:
             raise SettingsError(f"{path.name}: the next migration must be {number:04d}_<name>.sql")
@@ -136,6 +139,33 @@ def statements(folder: Path | None = None) -> list[Statement]:
                 )
             )
     return found
+
+
+def roles(settings: Settings) -> list[str]:
+    """Return the statements that make the roles of a ClickHouse server and grant them their rights."""
+    text = (schemas_dir() / "clickhouse" / ROLES_FILE).read_text(encoding="utf-8")
+    views = sorted(name for name in _created(statements()) if name.startswith("v_"))
+    found = []
+    for one in _split(text):
+        repeated = views if "{view}" in one else [""]
+        found += [render(_bare(one).replace("{view}", view), settings) for view in repeated]
+    return found
+
+
+def apply_roles(settings: Settings) -> list[str]:
+    """Make the roles and return the statements that were run; harmless when repeated.
+
+    Raises:
+        SettingsError: the user may not make roles, or this is the embedded warehouse.
+        WarehouseUnavailable: nobody answers.
+    """
+    wanted = roles(settings)
+    with warehouse_errors("making roles (the embedded warehouse has them by itself)"):
+        client = connect(settings)
+        for one in wanted:
+            client.command(one)
+        client.close()
+    return wanted
 
 
 def render(text: str, settings: Settings) -> str:
@@ -175,8 +205,11 @@ def _bare(text: str) -> str:
 
 
 def _created(planned: list[Statement]) -> list[str]:
-    pattern = re.compile(r"CREATE (?:TABLE|VIEW) IF NOT EXISTS \{database\}\.(\w+)")
-    return [match[1] for one in planned if (match := pattern.search(one.text))]
+    pattern = re.compile(
+        r"CREATE (?:OR REPLACE )?(?:TABLE|VIEW) (?:IF NOT EXISTS )?\{database\}\.(\w+)"
+    )
+    found = [match[1] for one in planned if (match := pattern.search(one.text))]
+    return list(dict.fromkeys(found))
 
 
 def _run(client: Client, one: Statement, settings: Settings, clock: Clock, step: Step) -> None:

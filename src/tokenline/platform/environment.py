@@ -43,7 +43,7 @@ def worker_environment(role: str, settings: Settings) -> dict[str, str]:
     """Return this process's environment with exactly the settings of a role in it.
 
     Only the notify worker gets the variables in which the webhooks file has its secrets.
-    `PYTHONPATH` leads to the `streams` package wherever the supervisor was started.
+    In a checkout `PYTHONPATH` leads to the `streams` package wherever the supervisor was started.
 
     Raises:
         SettingsError: the webhooks file cannot be read.

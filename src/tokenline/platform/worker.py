@@ -14,8 +14,10 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenline.errors import PlatformError, SettingsError, TokenlineError
+from tokenline.extras import missing_extra
 from tokenline.masking import without_secrets
 from tokenline.settings import Settings
+from tokenline.workers import application
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,20 +33,16 @@ def run(role: Role, settings: Settings) -> None:
     """Run a worker until it is told to stop; ends the process with `SystemExit`.
 
     Raises:
-        PlatformError: the `streams` package or the worker extra is not installed, or the data
-            directory cannot be made.
+        PlatformError: the worker extra is not installed, or the data directory cannot be made.
     """
     sys.meta_path.insert(0, _NoPandas())
-    _use_uvloop()
     try:
+        _use_uvloop()
         import faust  # noqa: PLC0415  slow, and only workers have it
 
-        from streams.app import build_app  # noqa: PLC0415  the wheel does not carry it
+        build_app = application().build_app
     except ModuleNotFoundError as error:
-        raise PlatformError(
-            f"a worker needs the module {error.name}: run it from a checkout or the image, "
-            "with tokenline[worker] installed"
-        ) from error
+        raise missing_extra(error, "worker") or error from error
     _make_data_dir(settings)
     app = build_app(role, settings)
     threading.Thread(target=_insist_on_end, args=(app,), daemon=True).start()
