@@ -1,8 +1,10 @@
 """Compose a worker: the one place where settings become real parts.
 
-    faust -A streams.app:charging worker        tokenline worker charging
-    faust -A streams.app:landing worker         tokenline worker landing
-    faust -A streams.app:notify worker          tokenline worker notify
+    faust -A tokenline.workers:charging worker        tokenline worker charging
+    faust -A tokenline.workers:landing worker         tokenline worker landing
+    faust -A tokenline.workers:notify worker          tokenline worker notify
+
+The wheel carries this folder as `tokenline._streams`; `tokenline.workers` finds it in either place.
 
 Nothing is built at import: `charging`, `landing` and `notify` are made when they are first asked for.
 """

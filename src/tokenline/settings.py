@@ -136,7 +136,10 @@ class Settings(BaseModel):
     clickhouse_database: str = Field(
         "tokenline", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database of all tables"
     )
-    clickhouse_username: str = Field("default", description="ClickHouse user")
+    clickhouse_username: str = Field(
+        "default",
+        description="ClickHouse user; a command needs the rights of its role (migrate plan --roles)",
+    )
     clickhouse_password: str = Field("", repr=False, description="ClickHouse password")
     clickhouse_ca_file: Path | None = Field(None, description="CA bundle for TLS to ClickHouse")
     clickhouse_cluster: str = Field(

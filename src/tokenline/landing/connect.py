@@ -76,9 +76,6 @@ def connect(settings: Settings, *, database: str | None = None) -> Client:
         SettingsError: the address, user or database is wrong.
     """
     url = settings.clickhouse_url
-    if url.startswith("chdb://"):
-        with warehouse_errors("opening chDB"):
-            return clickhouse_connect.get_client(dsn=url, database=database or "__default__")
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise SettingsError(
