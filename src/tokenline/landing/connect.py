@@ -59,6 +59,7 @@ PASSING_CODES = frozenset(
 )
 UNKNOWN_TABLE_CODES = frozenset({60, 81})
 REFUSED_USER_CODES = frozenset({192, 193, 194, 492, 516})
+ACCESS_DENIED = 497
 _SERVER_SAID = re.compile(
     r"server response: (?:Code: \d+\. DB::Exception: )?(?P<words>.*?)(?: \(for url .*\))?$",
     re.DOTALL,
@@ -113,7 +114,7 @@ def warehouse_errors(doing: str) -> Iterator[None]:
 
     Raises:
         WarehouseUnavailable: nobody answered, or the answer was "not now"; trying again is right.
-        SettingsError: the user is refused, or the tables are not there.
+        SettingsError: the user is refused or lacks a right, or the tables are not there.
         BadData: the warehouse refused the statement or the rows; trying again gives the same.
     """
     try:
@@ -140,7 +141,8 @@ def _ours(doing: str, error: ClickHouseError) -> Exception:
         return SettingsError(
             f"{doing}: TOKENLINE_CLICKHOUSE_USERNAME or _PASSWORD is refused: {_words(error)}"
         )
-    return BadData(said)
+    # A known user without the right: its role is wrong for what was asked.
+    return SettingsError(said) if code == ACCESS_DENIED else BadData(said)
 
 
 def _words(error: Exception) -> str:

@@ -21,9 +21,9 @@ from tokenline.platform.dialect import RefusedStatementError
 _TOKEN = re.compile(
     rb"""
       (?P<space>[ \n]+)
-    | (?P<text>'(?:[^'\\]|\\.|'')*')
+    | (?P<text>'(?:[^'\\]++|\\.|'')*+')
     | (?P<parameter>\{[A-Za-z_][A-Za-z0-9_]*:[^{}]*\})
-    | (?P<quoted>`(?:[^`\\]|\\.|``)*`)
+    | (?P<quoted>`(?:[^`\\]++|\\.|``)*+`)
     | (?P<word>[A-Za-z_][A-Za-z0-9_$]*)
     | (?P<number>[0-9][0-9A-Za-z_.]*)
     | (?P<mark>->|::|-(?!-)|/(?![*/])|[][()+*%<>=!|?:,.^&~])

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 BODY_BYTES_MAX = 1 << 30
-# Of who only reads; see `access.LIMITS`.
-QUERY_BYTES_MAX = 16 << 20
+# Of queries: the engine takes 256 KiB of a reader, and of an auditor what `access.LIMITS` says.
+BYTES_MAX = {Role.WRITER: BODY_BYTES_MAX, Role.AUDITOR: 16 << 20, Role.READER: 1 << 18}
 # Parameters of the HTTP interface itself; every other one is a setting of the engine.
 TRANSPORT = frozenset(
     (
@@ -64,7 +64,7 @@ async def fields_of(request: web.Request, role: Role) -> tuple[Mapping[str, str]
         RefusedStatementError: the form holds a file.
         HTTPRequestEntityTooLarge: the body is longer than this role may send.
     """
-    most = BODY_BYTES_MAX if role is Role.WRITER else QUERY_BYTES_MAX
+    most = BYTES_MAX[role]
     fields = dict(request.query)
     if request.content_type not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         return fields, await _body(request, most)
