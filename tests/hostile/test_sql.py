@@ -145,6 +145,28 @@ def test_the_list_names_functions_as_the_engine_does(line):
     ] == []
 
 
+def test_no_function_on_the_list_reads_a_file_or_calls_a_server(line, stranger, tmp_path):
+    """Whatever its documentation says: each is given a path and an address, and what comes back is looked at."""
+    port, calls = stranger
+    secret = uuid.uuid4().hex
+    (tmp_path / "canary").write_text(secret)
+    path, address = f"'{tmp_path}/canary'", f"'http://127.0.0.1:{port}/'"
+    before = len(calls)
+    link = http.client.HTTPConnection(processes.LOOPBACK, line.port, timeout=60)
+    headers = {"X-ClickHouse-User": "reader", "X-ClickHouse-Key": line.password(Role.READER)}
+    answered = set()
+    for name in listed_functions():
+        for arguments in (path, f"{address}, {path}"):
+            link.request("POST", "/", body=f"SELECT {name}({arguments})".encode(), headers=headers)
+            answer = link.getresponse()
+            text = answer.read()
+            assert secret.encode() not in text, name
+            answered |= {name} if answer.status == 200 else set()
+    link.close()
+    assert len(answered) > 300
+    assert len(calls) == before
+
+
 def test_a_reader_sees_views_of_the_line_and_no_other_table(line):
     every = names(line, "SELECT database, name, engine FROM system.tables")
     assert len(every) > 100
