@@ -23,6 +23,7 @@ PLAIN = frozenset(
 PLAIN_PREFIXES = ("LC_", "MALLOC_", "PYTHON", "XDG_")
 # Settings that only some workers need, with those that do.
 ONLY_FOR = {
+    "clickhouse_url": ("landing",),  # a user may stand in it
     "clickhouse_username": ("landing",),
     "clickhouse_password": ("landing",),
     "webhooks_file": ("notify",),
