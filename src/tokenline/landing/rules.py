@@ -41,7 +41,7 @@ RULES: dict[Table, Rules] = {
     "decisions": Rules(
         keyed=True,
         place="cause_partition",
-        signed=frozenset({"used", "limit", "threshold_percent"}),
+        signed=frozenset({"used", "limit", "threshold_percent", "least_call_utok"}),
         month="as_of",
     ),
     "dead_letters": Rules(
