@@ -135,7 +135,7 @@ def worker_is_ready(place, folder):
     """Run one worker by hand beside the line's own, as its address and passwords say."""
     program = (
         "import json, pathlib; from tokenline.platform.stack_file import find_stack; "
-        "print(json.dumps(find_stack(pathlib.Path('line')).to_env()))"
+        "print(json.dumps(find_stack(pathlib.Path('line'), 'notify').to_env()))"
     )
     found = subprocess.run(
         [place / "python", "-c", program],
