@@ -61,6 +61,13 @@ class Use:
     subscriber: str
 
 
+USES = [
+    Use(provider, model, subscriber)
+    for provider, model in (("p", "max"), ("p", "mini"), ("p", "gift"), ("q", "x"))
+    for subscriber in ("", "ann", "bob")
+]
+
+
 @dataclass
 class Terms:
     """Hold what one version of a catalog says of a plan."""
@@ -533,6 +540,46 @@ class Account:
             "late_adjustment_utok": counted["late_adjustment"],
         }
 
+    # Decisions
+
+    def crumbs(self, now: int) -> int:
+        """Return how much is too little for any call."""
+        if not self.terms.holds:
+            return 0
+        said = self.terms.said.get("least_call_tokens")
+        if said is not None:
+            return int(said) * MILLION
+        return min(100 * MILLION, sum(one.total for one in self.valid(now)) // 1000)
+
+    def left(self, now: int, use: Use | None = None) -> int:
+        """Return what buckets have that is not used: who holds it may go on, claimed or not."""
+        found = [one for one in self.valid(now) if use is None or one.covers(use)]
+        return sum(max(0, one.total - one.used) for one in found)
+
+    def used_up(self, now: int) -> bool:
+        return not self.terms.overage and self.left(now) <= self.crumbs(now)
+
+    def state(self, now: int) -> tuple[str, str]:
+        if self.status != "active":
+            return "cut", self.status
+        if self.used_up(now):
+            return "cut", "balance"
+        figures = self.figures(now)
+        used, had = figures["used_utok"] + figures["overage_utok"], figures["allowance_utok"]
+        first = min(self.terms.said.get("thresholds", [50, 80, 100]), default=NEVER)
+        if had and used * 100 >= had * first:
+            return "warned", "balance"
+        return "open", ""
+
+    def passes(self, use: Use, now: int) -> bool:
+        """Say whether a use may go on."""
+        if self.status != "active":
+            return False
+        rate = self.catalogs.rate(use, now)
+        if self.terms.overage or not any(rate or (1,)):
+            return True
+        return not self.used_up(now) and self.left(now, use) > 0
+
     def view(self, now: int) -> dict[str, Any]:
         self.advance(now)
         rows = {
@@ -547,6 +594,8 @@ class Account:
         )
         return {
             **self.figures(now),
+            "decided": self.state(now),
+            "refused": {use for use in USES if not self.passes(use, now)},
             "status": self.status,
             "plan": self.terms.plan,
             "terms_version": self.terms.version,

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.hostile.commerce_model import MILLION, Account, Catalogs, No, Use
+from tests.hostile.commerce_model import MILLION, USES, Account, Catalogs, No, Use
 from tests.orders import catalog_version, hold_order, order, tick
 from tests.paper_line import Books, Journal, PaperLine
 from tests.strategies import DAY, HOUR, MINUTE, NOON, record
@@ -259,12 +259,27 @@ class Engine:
         }
         holds = ("status", "held_utok", "used_utok", "expires_at_ms")
         return shown | {
+            "decided": (shown["state"], shown["why"]),
+            "refused": {use for use in USES if not self.passes(shown, use)},
             "cycle": (shown["cycle_start_ms"], shown["cycle_end_ms"]),
             "buckets": {number: row for number, row in rows.items() if number > 0},
             "pseudo": {number: row[3] for number, row in rows.items() if number <= 0 and row[3]},
             "owed_held": rows[0][4] if 0 in rows else 0,
             "holds": sorted(tuple(row[name] for name in holds) for row in shown["holds"]),
         }
+
+    @staticmethod
+    def passes(shown: dict[str, Any], use: Use) -> bool:
+        """Say what a guard does that goes by what is decided."""
+        names = {f"{use.provider}/{use.model}", f"{use.provider}/*"}
+        covered = any(
+            (not one["models"] or names & set(one["models"]))
+            and (not one["subscribers"] or use.subscriber in one["subscribers"])
+            for one in shown["covers"]
+        )
+        if shown["state"] == "cut":
+            return shown["why"] == "balance" and covered
+        return not shown["covers"] or covered
 
     def entries(self) -> list[tuple[str, int, int, int]]:
         """Return the entries of the account but those of usage."""
