@@ -15,6 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 MILLION = 1_000_000
+DAY = 86_400_000
 NEVER = 10**18
 LINGER = 61 * 60_000
 OVERAGE, WRITTEN_OFF, LATE, CLAIM = 0, -1, -2, -3
@@ -103,6 +104,9 @@ class Terms:
         call = int(self.said.get("longest_call_s", 600)) * 1000
         return max(2 * self.validity, call if self.said["mode"] == "strict" else 0)
 
+    def same(self, other: Terms) -> bool:
+        return (self.plan, self.said, self.models) == (other.plan, other.said, other.models)
+
     def share(self, days: int, of: int) -> int:
         """Return what the plan gives for some days of a cycle."""
         return self.allowance if self.full else self.allowance * days // of
@@ -165,6 +169,12 @@ class Bucket:
     held: int = 0
     claimed: int = 0
     rolls: int = 0
+    # Of an allowance: its days, what it gives for them, what orders added, what of it paid debts.
+    days: tuple[date, date] = (date.min, date.min)
+    gives: int = 0
+    adjusted: int = 0
+    paid: int = 0
+    full: bool = False
     # When it was granted; of what rolled over, when the allowance was that it comes from.
     granted: int = -1
 
@@ -221,22 +231,42 @@ class Account:
     numbers: int = 0
     start: int = 0
     end: int = 0
+    last: date = date.min
+    pending: str = ""
+    debt: int = 0
+    overused: int = 0
+    rolled: dict[int, int] = field(default_factory=dict)
     counters: dict[int, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     bases: dict[int, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
 
     # Time
 
     def open(self, now: int) -> None:
-        first, following = cycle_days(self.day, today := day_of(now, self.zone))
-        self.start, self.end = begin_of(first, self.zone), begin_of(following, self.zone)
-        self.grant_plan(now, self.terms.share((following - today).days, (following - first).days))
+        first, self.last = cycle_days(self.day, today := day_of(now, self.zone))
+        self.start, self.end = begin_of(first, self.zone), begin_of(self.last, self.zone)
+        left, usual = (self.last - today).days, (self.last - first).days
+        self.grant_plan(now, self.terms.share(left, usual), "grant")
 
-    def grant_plan(self, now: int, amount: int) -> None:
-        rolls = int(self.terms.said.get("rollover_tokens", 0)) * MILLION
-        priority = self.terms.said.get("priority", 100)
-        bucket = Bucket(0, "plan", priority, self.start, self.end, amount, self.terms.models)
-        bucket.rolls = rolls
-        self.add(bucket, "grant", now)
+    def grant_plan(self, now: int, amount: int, kind: str) -> None:
+        terms = self.terms
+        priority = terms.said.get("priority", 100)
+        bucket = Bucket(0, "plan", priority, self.start, self.end, amount, terms.models)
+        bucket.rolls = int(terms.said.get("rollover_tokens", 0)) * MILLION
+        bucket.days, bucket.gives, bucket.full = (
+            (day_of(now, self.zone), self.last),
+            amount,
+            terms.full,
+        )
+        if amount:
+            self.add(bucket, kind, now)
+        self.pay_debt(bucket, now)
+
+    def pay_debt(self, bucket: Bucket, now: int) -> None:
+        paid = min(self.debt, max(0, bucket.free))
+        self.debt -= paid
+        bucket.total -= paid
+        bucket.paid += paid
+        self.enter("debt", bucket.number, -paid, now)
 
     def add(self, bucket: Bucket, kind: str, now: int) -> Bucket:
         self.numbers += 1
@@ -259,8 +289,7 @@ class Account:
         for bucket in self.buckets:
             if bucket.until < NEVER:
                 yield bucket.until + LINGER, 1, bucket.order, bucket
-        if self.status != "closed":
-            yield self.end, 2, (), None
+        yield self.end, 2, (), None
 
     def advance(self, now: int) -> None:
         while True:
@@ -285,9 +314,11 @@ class Account:
         self.lose(bucket, bucket.claimed, at)
         left = bucket.total - bucket.used
         self.buckets.remove(bucket)
-        rolls = (
-            min(left, bucket.rolls) if self.status != "closed" and bucket.source == "plan" else 0
-        )
+        rolls = 0
+        if self.status != "closed" and bucket.source == "plan":
+            # The allowances of one cycle have one cap together.
+            rolls = min(left, max(0, bucket.rolls - self.rolled.get(bucket.until, 0)))
+            self.rolled[bucket.until] = self.rolled.get(bucket.until, 0) + rolls
         self.enter("rollover_out", bucket.number, -rolls, at)
         self.enter("expiry", bucket.number, rolls - left, at)
         if rolls:
@@ -296,13 +327,18 @@ class Account:
             self.add(rolled, "rollover_in", at)
 
     def begin_cycle(self, at: int) -> None:
-        following = cycle_days(self.day, day_of(at, self.zone))[1]
-        self.start, self.end = at, begin_of(following, self.zone)
-        self.terms = self.catalogs.terms(self.terms.plan, at) or self.terms
+        self.last = cycle_days(self.day, day_of(at, self.zone))[1]
+        self.start, self.end = at, begin_of(self.last, self.zone)
+        if self.status != "closed":
+            plan, self.pending = self.pending or self.terms.plan, ""
+            self.terms = self.catalogs.terms(plan, at) or self.terms
+        # One without an end that is used up ends with the cycle.
+        self.buckets = [one for one in self.buckets if one.until < NEVER or one.used < one.total]
         for bucket in self.buckets:
             bucket.base = bucket.used
-        self.bases = dict(self.counters)
-        self.grant_plan(at, self.terms.allowance)
+        self.bases, self.overused = dict(self.counters), 0
+        if self.status != "closed":
+            self.grant_plan(at, self.terms.allowance, "grant")
 
     # Paying
 
@@ -504,15 +540,152 @@ class Account:
 
     # Orders
 
-    def grant(self, said: dict[str, Any], now: int) -> int:
+    def must_live(self, now: int) -> None:
         self.advance(now)
         if self.status == "closed":
             raise No("closed")
+
+    def grant(self, said: dict[str, Any], now: int) -> int:
+        self.must_live(now)
         until = said["valid_to"] or NEVER
         bucket = Bucket(0, said["source"], said["priority"], said["valid_from"], until, 0)
         bucket.total = said["amount_utok"]
         bucket.models, bucket.subscribers = tuple(said["models"]), tuple(said["subscribers"])
+        if said.get("valid_days"):
+            after = day_of(now, self.zone) + timedelta(days=said["valid_days"])
+            bucket.until = begin_of(after, self.zone)
         return self.add(bucket, "grant", now).number
+
+    def grant_pack(self, name: str, now: int) -> int:
+        self.must_live(now)
+        catalog = self.catalogs.at(now)
+        if catalog is None or name not in catalog["packs"]:
+            raise No("unknown_pack")
+        pack = catalog["packs"][name]
+        models = [m for group in pack.get("groups", ()) for m in catalog["groups"][group]]
+        until, priority = now + pack["valid_days"] * DAY, pack.get("priority", 100)
+        source = pack.get("source", "pack")
+        bucket = Bucket(0, source, priority, 0, until, pack["tokens"] * MILLION, tuple(models))
+        return self.add(bucket, "grant", now).number
+
+    def adjust(self, number: int, amount: int, now: int) -> None:
+        self.must_live(now)
+        bucket = next((one for one in self.buckets if one.number == number), None)
+        if bucket is None or bucket.until <= now:
+            raise No("expired")
+        if amount < 0 and bucket.free < -amount:
+            raise No("balance")
+        bucket.total += amount
+        if bucket.source == "plan":
+            bucket.adjusted += amount
+        self.enter("adjustment", number, amount, now)
+
+    def set_status(self, status: str, now: int) -> None:
+        self.must_live(now)
+        needed = {"suspended": "active", "active": "suspended"}.get(status, self.status)
+        if self.status != needed:
+            raise No("wrong_status")
+        self.status = status
+
+    def change_plan(self, plan: str, when: str, now: int) -> None:
+        self.must_live(now)
+        terms = self.catalogs.terms(plan, now)
+        if terms is None:
+            raise No("unknown_plan")
+        if terms.plan == self.terms.plan and terms.same(self.terms):
+            self.pending = ""
+            return
+        when = when or terms.said.get("change", "upgrade_now")
+        if when == "upgrade_now":
+            when = "now" if terms.allowance >= self.terms.allowance else "next_cycle"
+        self.pending = plan if when == "next_cycle" else ""
+        if when == "now":
+            self.change_now(terms, now)
+
+    def of_cycle(self) -> list[Bucket]:
+        """Return the plan allowances of the present cycle."""
+        return [one for one in self.buckets if one.source == "plan" and one.until == self.end]
+
+    @staticmethod
+    def taken(bucket: Bucket) -> int:
+        return bucket.used - bucket.base + bucket.held
+
+    def end_days(self, old: Bucket, now: int) -> None:
+        """Let an allowance keep the share of its days before today."""
+        today, (begun, ended) = day_of(now, self.zone), old.days
+        taken, share = self.taken(old), old.gives * (today - begun).days // (ended - begun).days
+        old.gives, old.days = share, (begun, today)
+        if old.full:
+            # No debt comes of it; what it paid of one, it paid as a whole.
+            self.debt += old.paid
+            old.paid = 0
+            self.keep(old, max(taken, share + old.adjusted), "plan_change", now)
+        else:
+            self.settle_days(old, "plan_change", now)
+
+    def settle_days(self, bucket: Bucket, kind: str, now: int) -> None:
+        """Let an allowance have what its days are worth; what was used beyond is a debt."""
+        taken, worth = self.taken(bucket), bucket.gives + bucket.adjusted
+        self.overused += max(0, taken - worth)
+        paid = min(bucket.paid, max(0, worth - taken))
+        self.debt += max(0, taken - worth) + bucket.paid - paid
+        bucket.paid = paid
+        self.keep(bucket, max(taken, worth - paid), kind, now)
+
+    def keep(self, bucket: Bucket, total: int, kind: str, now: int) -> None:
+        total += bucket.base
+        self.enter(kind, bucket.number, total - bucket.total, now)
+        bucket.total = total
+
+    def usual_days(self) -> int:
+        """Return by how many days an allowance is shared: those of the cycle, if it is about a month."""
+        first, following = cycle_days(self.day, self.last - timedelta(days=1))
+        usual = (following - first).days
+        days = (self.last - day_of(self.start, self.zone)).days
+        return days if abs(days - usual) <= 3 else usual
+
+    def in_force(self) -> list[Bucket]:
+        """Return the allowance of the present plan, if it gave any."""
+        return [one for one in self.of_cycle() if one.days[1] == self.last]
+
+    def change_now(self, terms: Terms, now: int) -> None:
+        today = day_of(now, self.zone)
+        self.terms = terms
+        for bucket in self.in_force():
+            self.end_days(bucket, now)
+        if terms.full:
+            spent = sum(self.taken(one) for one in self.of_cycle())
+            for bucket in self.of_cycle():
+                self.keep(bucket, self.taken(bucket), "plan_change", now)
+            usual = self.usual_days()
+            days = (self.last - day_of(self.start, self.zone)).days
+            whole = terms.allowance * min(days, usual) // usual
+            amount = max(0, whole - spent)
+            # What was used beyond its days is in what was spent: it is not owed besides.
+            made_up = min(self.debt, self.overused)
+            made_up = min(made_up, max(0, whole - spent + self.overused))
+            self.debt -= made_up
+            self.overused -= made_up
+        else:
+            amount = terms.allowance * (self.last - today).days // self.usual_days()
+        self.grant_plan(now, amount, "grant")
+
+    def change_cycle(self, day: int, now: int) -> None:
+        self.must_live(now)
+        today = day_of(now, self.zone)
+        self.day = day
+        current, in_force = self.of_cycle(), self.in_force()
+        self.last = next(one for one in begins_of_cycles(day, today) if one > today)
+        self.end = begin_of(self.last, self.zone)
+        for bucket in current:
+            bucket.until = self.end
+        for bucket in in_force:
+            begun, ended = bucket.days
+            gives = bucket.gives * (self.last - begun).days // (ended - begun).days
+            bucket.gives = min(bucket.gives, gives) if bucket.full else gives
+            bucket.days = begun, self.last
+            self.settle_days(bucket, "cycle_change", now)
+            self.pay_debt(bucket, now)
 
     # What is seen
 
@@ -598,6 +771,8 @@ class Account:
             "refused": {use for use in USES if not self.passes(use, now)},
             "status": self.status,
             "plan": self.terms.plan,
+            "pending_plan": self.pending,
+            "debt_utok": self.debt,
             "terms_version": self.terms.version,
             "cycle": (self.start, self.end),
             "buckets": rows,

@@ -67,7 +67,30 @@ fee = "1"
 tokens = 620
 mode = "postpaid"
 hold_expiry = "release"
+
+[packs.coupon]
+title = "a day or two"
+fee = "1"
+tokens = 20
+valid_days = 2
+priority = 50
+
+[packs.trial]
+title = "small models"
+fee = 0
+tokens = 90
+valid_days = 31
+priority = 10
+source = "free"
+groups = ["minis"]
 """
+ORDERS = {"look": "show", "pack": "grant", "plan": "change_plan", "cycle": "change_cycle"}
+ALWAYS = ["settle", "grant", "tick", "look", "pack", "adjust", "plan", "cycle", "status"]
+MOODS = {
+    "calls": ["use"] * 8 + ["hold"] * 6 + ["settle"] * 2,
+    "orders": ["use"] * 6 + ["hold"] * 2 + ["plan"] * 5 + ["cycle"] * 3 + ["adjust"] * 2,
+    "usage": ["use"] * 30,
+}
 MODELS = [("p", "max"), ("p", "mini"), ("p", "gift"), ("q", "x")]
 ZONES = ["Asia/Shanghai", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu", "Pacific/Apia"]
 PLANS = ["owed", "paid", "strict", "stops"]
@@ -88,6 +111,7 @@ class Walk:
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
         self.now, self.sessions = NOON, 0
+        self.mood = self.draw.choice(sorted(MOODS))
         self.zone = self.draw.choice(ZONES)
         self.steps = [self.opening()]
 
@@ -99,7 +123,7 @@ class Walk:
     def take(self, count: int) -> list[Step]:
         while len(self.steps) < count:
             self.pass_time()
-            kinds = ["use"] * 8 + ["hold"] * 3 + ["settle", "grant", "tick", "look"]
+            kinds = MOODS[self.mood] + ALWAYS
             self.steps.append(getattr(self, self.draw.choice(kinds))())
         return self.steps
 
@@ -162,6 +186,25 @@ class Walk:
         }
         return Step("grant", self.now, said)
 
+    def pack(self) -> Step:
+        return Step("pack", self.now, {"pack": self.draw.choice(["coupon", "trial", "none"])})
+
+    def adjust(self) -> Step:
+        bucket = self.draw.randrange(1, 6)
+        amount = self.draw.choice([-100, -1, 7, 200]) * MILLION
+        return Step("adjust", self.now, {"bucket": bucket, "amount_utok": amount})
+
+    def plan(self) -> Step:
+        when = self.draw.choice(["", "", "now", "next_cycle"])
+        return Step("plan", self.now, {"plan": self.draw.choice(PLANS), "when": when})
+
+    def cycle(self) -> Step:
+        return Step("cycle", self.now, {"cycle_day": self.draw.choice([1, 10, 20, 31])})
+
+    def status(self) -> Step:
+        kinds = ["suspend", "resume", "resume", "resume"] + ["close"] * (self.draw.random() < 0.2)
+        return Step("status", self.now, {"kind": self.draw.choice(kinds)})
+
     def tick(self) -> Step:
         return Step("tick", self.now)
 
@@ -206,6 +249,22 @@ class Modelled:
     def grant(self, now: int, said: dict[str, Any]) -> dict[str, Any]:
         return {"bucket": self.account.grant(said, now)}
 
+    def pack(self, now: int, said: dict[str, Any]) -> dict[str, Any]:
+        return {"bucket": self.account.grant_pack(said["pack"], now)}
+
+    def adjust(self, now: int, said: dict[str, Any]) -> None:
+        self.account.adjust(said["bucket"], said["amount_utok"], now)
+
+    def plan(self, now: int, said: dict[str, Any]) -> None:
+        self.account.change_plan(said["plan"], said["when"], now)
+
+    def cycle(self, now: int, said: dict[str, Any]) -> None:
+        self.account.change_cycle(said["cycle_day"], now)
+
+    def status(self, now: int, said: dict[str, Any]) -> None:
+        became = {"suspend": "suspended", "resume": "active", "close": "closed"}[said["kind"]]
+        self.account.set_status(became, now)
+
     def tick(self, now: int, said: dict[str, Any]) -> None:
         """Do nothing: what is due is done whoever looks."""
 
@@ -244,8 +303,8 @@ class Engine:
             said = {"seq": int(step.kind == "settle"), "action": step.kind} | step.said
             self.line.command([hold_order(offset, step.at, **said)])
         else:
-            kind = "show" if step.kind == "look" else step.kind
-            self.line.command([order(offset, step.at, kind=kind, **step.said)])
+            said = {"kind": ORDERS.get(step.kind, step.kind)} | step.said
+            self.line.command([order(offset, step.at, **said)])
         return self.books.replies[topic, offset]
 
     def view(self, now: int) -> dict[str, Any]:
@@ -294,6 +353,14 @@ class Engine:
         ]
 
 
+def summed(entries: list[tuple[str, int, int, int]]) -> Counter[tuple[str, int, int]]:
+    """Return what was entered of a kind, on a bucket, at a moment, in all."""
+    sums: Counter[tuple[str, int, int]] = Counter()
+    for kind, bucket, amount, at in entries:
+        sums[kind, bucket, at] += amount
+    return Counter({name: amount for name, amount in sums.items() if amount})
+
+
 def difference(steps: list[Step], variant: random.Random | None = None) -> str:
     """Return where engine and model differ first, empty if nowhere.
 
@@ -322,9 +389,11 @@ def difference(steps: list[Step], variant: random.Random | None = None) -> str:
         }
         if wrong:
             return f"step {number} {step}: (expected, seen): {wrong}"
-        more, fewer = Counter(engine.entries()), Counter(model.account.entries)
+        more, fewer = summed(engine.entries()), summed(model.account.entries)
         if more != fewer:
-            return f"step {number} {step}: entries expected {fewer - more}, seen {more - fewer}"
+            wrong = {name: (fewer[name], more[name]) for name in fewer | more}
+            wrong = {name: pair for name, pair in wrong.items() if pair[0] != pair[1]}
+            return f"step {number} {step}: entries (expected, seen): {wrong}"
     return ""
 
 
