@@ -105,7 +105,13 @@ class Terms:
         return max(2 * self.validity, call if self.said["mode"] == "strict" else 0)
 
     def same(self, other: Terms) -> bool:
-        return (self.plan, self.said, self.models) == (other.plan, other.said, other.models)
+        """Say whether both mean the same to an account that has them."""
+        apart = ("title", "fee", "overage_price", "running_accounts")
+        mine, theirs = (
+            {name: value for name, value in one.said.items() if name not in apart}
+            for one in (self, other)
+        )
+        return (self.plan, mine, self.models) == (other.plan, theirs, other.models)
 
     def share(self, days: int, of: int) -> int:
         """Return what the plan gives for some days of a cycle."""
@@ -144,10 +150,16 @@ class Catalogs:
                     return Fraction(one["input_tokens"]), Fraction(one["output_tokens"])
         return None
 
-    def cost(self, use: Use, tokens: tuple[int, int], moment: int) -> int | None:
-        rate = self.rate(use, moment)
-        if rate is None:
+    def dearest(self, use: Use, since: int, until: int) -> tuple[Fraction, Fraction] | None:
+        """Return the most that a token of input and of output costs in a stretch of time."""
+        if self.rate(use, since) is None:
             return None
+        moments = [since, *(begins for begins, _ in self.versions if since < begins <= until)]
+        rates = [rate for moment in moments if (rate := self.rate(use, moment))]
+        return max(rate[0] for rate in rates), max(rate[1] for rate in rates)
+
+    @staticmethod
+    def cost(rate: tuple[Fraction, Fraction], tokens: tuple[int, int]) -> int:
         cost = (rate[0] * tokens[0] + rate[1] * tokens[1]) * MILLION
         assert cost.denominator == 1
         return int(cost)
@@ -233,6 +245,7 @@ class Account:
     end: int = 0
     last: date = date.min
     pending: str = ""
+    versions_until: int = 0
     debt: int = 0
     overused: int = 0
     rolled: dict[int, int] = field(default_factory=dict)
@@ -242,6 +255,7 @@ class Account:
     # Time
 
     def open(self, now: int) -> None:
+        self.versions_until = now
         first, self.last = cycle_days(self.day, today := day_of(now, self.zone))
         self.start, self.end = begin_of(first, self.zone), begin_of(self.last, self.zone)
         left, usual = (self.last - today).days, (self.last - first).days
@@ -290,6 +304,9 @@ class Account:
             if bucket.until < NEVER:
                 yield bucket.until + LINGER, 1, bucket.order, bucket
         yield self.end, 2, (), None
+        begins = [one for one, _ in self.catalogs.versions if one > self.versions_until]
+        if begins and self.status != "closed":
+            yield min(begins), 3, (), None
 
     def advance(self, now: int) -> None:
         while True:
@@ -305,8 +322,15 @@ class Account:
             self.expire(what, at)
         elif kind == 1:
             self.close_bucket(what, at)
-        else:
+        elif kind == 2:
             self.begin_cycle(at)
+        else:
+            self.versions_until = at
+            terms = self.catalogs.terms(self.terms.plan, at)
+            if terms and terms.said.get("running_accounts") == "now":
+                if not terms.same(self.terms):
+                    self.change_now(terms, at)
+                self.terms = terms
 
     def close_bucket(self, bucket: Bucket, at: int) -> None:
         for hold in self.holds.values():
@@ -330,8 +354,9 @@ class Account:
         self.last = cycle_days(self.day, day_of(at, self.zone))[1]
         self.start, self.end = at, begin_of(self.last, self.zone)
         if self.status != "closed":
-            plan, self.pending = self.pending or self.terms.plan, ""
-            self.terms = self.catalogs.terms(plan, at) or self.terms
+            chosen = self.catalogs.terms(self.pending, at)
+            self.terms = chosen or self.catalogs.terms(self.terms.plan, at) or self.terms
+            self.pending = ""
         # One without an end that is used up ends with the cycle.
         self.buckets = [one for one in self.buckets if one.until < NEVER or one.used < one.total]
         for bucket in self.buckets:
@@ -347,10 +372,9 @@ class Account:
 
     def use(self, use: Use, tokens: tuple[int, int], hold: str, occurred: int, now: int) -> None:
         self.advance(now)
-        cost = self.catalogs.cost(use, tokens, occurred)
-        assert cost is not None
-        at = min(occurred, now)
-        left = cost
+        rate = self.catalogs.rate(use, occurred)
+        assert rate is not None
+        at, left = min(occurred, now), self.catalogs.cost(rate, tokens)
         if hold in self.holds:
             left = self.draw(self.holds[hold], use, left, now)
         for bucket in self.payers(use, at):
@@ -472,13 +496,13 @@ class Account:
             raise No(self.status)
         if session in self.holds:
             raise No("unknown_hold")
-        rate = self.catalogs.rate(use, now)
+        rate = self.catalogs.dearest(use, now, now + self.terms.longest)
         if rate is None:
             raise No("unknown_model")
-        wanted = self.catalogs.cost(use, tokens, now) or 0
+        wanted = self.catalogs.cost(rate, tokens)
         free = [(one, max(0, one.free)) for one in self.payers(use, now)]
         left = wanted if self.terms.overage else min(wanted, sum(much for _, much in free))
-        prompt = self.catalogs.cost(use, (tokens[0], 0), now) or 0
+        prompt = self.catalogs.cost(rate, (tokens[0], 0))
         answer = tokens[1]
         if left < wanted:
             if left < prompt or not rate[1]:
@@ -590,15 +614,19 @@ class Account:
     def change_plan(self, plan: str, when: str, now: int) -> None:
         self.must_live(now)
         terms = self.catalogs.terms(plan, now)
-        if terms is None:
+        if terms is None and plan != self.terms.plan:
             raise No("unknown_plan")
-        if terms.plan == self.terms.plan and terms.same(self.terms):
+        if terms is None:
             self.pending = ""
             return
         when = when or terms.said.get("change", "upgrade_now")
         if when == "upgrade_now":
             when = "now" if terms.allowance >= self.terms.allowance else "next_cycle"
-        self.pending = plan if when == "next_cycle" else ""
+        if terms.same(self.terms):
+            self.terms, self.pending = terms if when == "now" else self.terms, ""
+            return
+        # Its own plan comes with the next cycle in any case.
+        self.pending = plan if when == "next_cycle" and plan != self.terms.plan else ""
         if when == "now":
             self.change_now(terms, now)
 

@@ -7,6 +7,7 @@ import random
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.hostile.commerce_model import MILLION, USES, Account, Catalogs, No, Use
@@ -85,7 +86,7 @@ source = "free"
 groups = ["minis"]
 """
 ORDERS = {"look": "show", "pack": "grant", "plan": "change_plan", "cycle": "change_cycle"}
-ALWAYS = ["settle", "grant", "tick", "look", "pack", "adjust", "plan", "cycle", "status"]
+ALWAYS = ["settle", "grant", "tick", "look", "pack", "adjust", "plan", "cycle", "status", "catalog"]
 MOODS = {
     "calls": ["use"] * 8 + ["hold"] * 6 + ["settle"] * 2,
     "orders": ["use"] * 6 + ["hold"] * 2 + ["plan"] * 5 + ["cycle"] * 3 + ["adjust"] * 2,
@@ -105,12 +106,25 @@ class Step:
     said: dict[str, Any] = field(default_factory=dict)
 
 
+def catalog_of(said: dict[str, Any]) -> dict[str, Any]:
+    """Return the version of the catalog that a step publishes."""
+    found = tomllib.loads(CATALOG)
+    found["version"] = said["version"]
+    found["effective_from"] = datetime.fromtimestamp(said["begins"] // 1000, UTC)
+    for plan, changed in said["plans"].items():
+        found["plans"][plan] |= changed
+    found["plans"].pop(said["gone"], None)
+    found["groups"]["minis"] = said["minis"]
+    found["rates"][0]["input_tokens"] = said["max_input"]
+    return found
+
+
 class Walk:
     """Draw steps; it knows only times, names and what it drew before."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
-        self.now, self.sessions = NOON, 0
+        self.now, self.sessions, self.versions, self.begins = NOON, 0, 1, 0
         self.mood = self.draw.choice(sorted(MOODS))
         self.zone = self.draw.choice(ZONES)
         self.steps = [self.opening()]
@@ -205,6 +219,24 @@ class Walk:
         kinds = ["suspend", "resume", "resume", "resume"] + ["close"] * (self.draw.random() < 0.2)
         return Step("status", self.now, {"kind": self.draw.choice(kinds)})
 
+    def catalog(self) -> Step:
+        """Draw a version that begins soon: some plans say something else, one may be gone."""
+        self.versions += 1
+        ahead = self.draw.choice([1, 2, 60, 60 * 24]) * MINUTE
+        self.begins = max(self.begins, -(-self.now // MINUTE) * MINUTE + ahead)
+        plans = {
+            plan: {
+                "tokens": self.draw.choice([310, 900, 2000]),
+                "running_accounts": self.draw.choice(["now", "now", "next_cycle"]),
+            }
+            for plan in self.draw.sample(PLANS, 2)
+        }
+        said = {"version": self.versions, "begins": self.begins, "plans": plans}
+        said["gone"] = self.draw.choice([*PLANS, "", "", "", "", "", ""])
+        said["minis"] = self.draw.choice([["p/mini", "q/*"], ["p/mini", "q/*"], ["p/mini"]])
+        said["max_input"] = self.draw.choice([1, 1, 0, "0.5", 3])
+        return Step("catalog", self.now, said)
+
     def tick(self) -> Step:
         return Step("tick", self.now)
 
@@ -265,6 +297,9 @@ class Modelled:
         became = {"suspend": "suspended", "resume": "active", "close": "closed"}[said["kind"]]
         self.account.set_status(became, now)
 
+    def catalog(self, _now: int, said: dict[str, Any]) -> None:
+        self.catalogs.add(catalog_of(said))
+
     def tick(self, now: int, said: dict[str, Any]) -> None:
         """Do nothing: what is due is done whoever looks."""
 
@@ -296,6 +331,10 @@ class Engine:
             return {"outcome": int(self.books.verdicts[offset] != "counted")}
         topic = "holds" if step.kind in {"hold", "settle"} else "commands"
         offset = self.next(topic)
+        if step.kind == "catalog":
+            catalog = Catalog.model_validate(catalog_of(step.said))
+            self.line.command([catalog_version(offset, step.at, catalog)])
+            return {"outcome": 0}
         if step.kind == "tick":
             self.line.command([tick(offset, step.at)])
             return {"outcome": 0}
