@@ -179,7 +179,6 @@ class ChargingWorker:
         for line in [line for line in self.lines.values() if line.ready.is_set()]:
             if line.standing.astray or self._is_behind_end(line, read_to.get(line.partition, {})):
                 await line.standing.check(line.state)
-            self.metrics.stands(line.partition, astray=bool(line.standing.astray))
             if line.standing.astray:
                 continue  # nobody may take this for fresh
             end = self.ends.of(self.settings.topic(USAGE), line.partition)

@@ -70,7 +70,7 @@ class PartitionLine:
         self.home = Home(partition, worker.settings.partitions)
         self.state = PartitionState(worker.bounds, self.home)
         self.ready = asyncio.Event()
-        self.standing = Standing(worker.settings, worker.clock, partition)
+        self.standing = Standing(worker.settings, worker.clock, worker.metrics, partition)
         self._gatherer = Gatherer(worker.settings, worker.clock, worker.metrics, partition)
         self._stood_at = -1
         self.published_next = 0

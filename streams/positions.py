@@ -17,12 +17,12 @@ from tokenline.wire.kafka import client_options
 from tokenline.wire.topics import USAGE
 
 if TYPE_CHECKING:
+    from streams.metrics import ChargingMetrics
     from tokenline.charging.partition import PartitionState
     from tokenline.clock import Clock
     from tokenline.settings import Settings
 
 LOOK_MS = 2_000
-MINUTE_MS = 60_000
 TELL_S = 30.0
 
 log = structlog.get_logger(__name__)
@@ -34,8 +34,11 @@ class Standing:
     `astray` says why they cannot be; empty when they can. Nothing is charged meanwhile.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, partition: int) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, metrics: ChargingMetrics, partition: int
+    ) -> None:
         self._settings, self._clock, self._partition = settings, clock, partition
+        self._metrics = metrics
         self._told_s: float | None = None
         self.astray = ""
 
@@ -45,6 +48,7 @@ class Standing:
             self.astray = await why_astray(self._settings, self._partition, state)
         except KafkaError as error:
             self.astray = f"Kafka does not answer: {error!r}"
+        self._metrics.stands(self._partition, astray=bool(self.astray))
         now_s = self._clock.monotonic_s()
         if self.astray and (self._told_s is None or now_s - self._told_s >= TELL_S):
             self._told_s = now_s
@@ -77,7 +81,7 @@ async def why_astray(settings: Settings, partition: int, state: PartitionState) 
                     "the topic was made again, or lost its end"
                 )
         usage = TopicPartition(settings.topic(USAGE), partition)
-        if usage in nexts and await _is_newer(consumer, usage, nexts[usage] - 1, state.minute_ms):
+        if usage in nexts and await _is_newer(consumer, usage, nexts[usage] - 1, state.usage_ms):
             return (
                 f"the last record of {usage.topic}/{partition} that was charged is newer than all "
                 "that was charged: the topic was made again"
@@ -86,13 +90,13 @@ async def why_astray(settings: Settings, partition: int, state: PartitionState) 
 
 
 async def _is_newer(
-    consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, minute_ms: int
+    consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, newest_ms: int
 ) -> bool:
-    """Say whether a record, if it is still there, was appended after a minute."""
+    """Say whether a record, if it is still there, was appended after a moment."""
     if (await consumer.beginning_offsets([tp]))[tp] > offset:
         return False
     consumer.assign([tp])
     consumer.seek(tp, offset)
     found = await consumer.getmany(tp, timeout_ms=LOOK_MS, max_records=1)
     records = [one for one in found.get(tp, []) if one.offset == offset]
-    return any(record.timestamp >= minute_ms + MINUTE_MS for record in records)
+    return any(record.timestamp > newest_ms for record in records)

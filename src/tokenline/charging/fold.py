@@ -127,6 +127,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         charges=charges,
     )
     state.next_offsets["usage"] = chunk.hi + 1
+    state.usage_ms = max(state.usage_ms, as_of_ms)
     _add_totals(state, step)
     return step
 

@@ -54,6 +54,7 @@ class PartitionState:
     `line_id` is the line that its journal belongs to, empty before that is known.
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
     `minute_ms` is the append minute in hand, `clock_ms` the time of the balances; neither goes back.
+    `usage_ms` is when the newest usage that was read was appended.
     `ticked_ms` is the moment of the newest tick: usage appended earlier was here before it, as a rule;
     `tick_took` how many accounts the last one took. `home` is the partition: an account has a row here
     only if its key belongs into it. `strays` counts rows of a journal that did not know that; nobody
@@ -71,6 +72,7 @@ class PartitionState:
     epoch: int = 0
     seq: int = 0
     minute_ms: int = 0
+    usage_ms: int = 0
     next_offsets: dict[str, int] = field(
         default_factory=lambda: {"usage": 0, "commands": 0, "holds": 0}
     )
@@ -234,6 +236,7 @@ class PartitionState:
             "epoch": self.epoch,
             "seq": self.seq,
             "minute_ms": self.minute_ms,
+            "usage_ms": self.usage_ms,
             "clock_ms": self.clock_ms,
             "ticked_ms": self.ticked_ms,
             "next_offsets": dict(self.next_offsets),

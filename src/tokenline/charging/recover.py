@@ -263,6 +263,7 @@ def _take_head(state: PartitionState, head: Mapping[str, object]) -> None:
     state.line_id = str(head.get("line_id", ""))
     state.seq = int(str(head["seq"]))
     state.minute_ms = int(str(head["minute_ms"]))
+    state.usage_ms = int(str(head.get("usage_ms", state.minute_ms + 59_999)))
     state.clock_ms = int(str(head.get("clock_ms", 0)))
     state.ticked_ms = int(str(head.get("ticked_ms", 0)))
     state.flushed_minute_ms = int(str(head["flushed_minute_ms"]))

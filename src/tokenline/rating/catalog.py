@@ -55,6 +55,7 @@ from tokenline.rating.rates import (
     minute_of_day,
     moment_of,
 )
+from tokenline.texts import read_text
 
 # The last day a calendar can say, in any zone; no catalog is in force from there on.
 END_OF_TIME_MS = 253_402_214_400_000
@@ -297,9 +298,7 @@ def read_catalog(path: Path) -> Catalog:
         BadData: the file is not there or is wrong; the text names the place.
     """
     try:
-        return _checked(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise BadData(f"{path}: {error.strerror}") from error
+        return _checked(tomllib.loads(read_text(path, BadData)))
     except _BadParts as error:
         raise BadData(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
