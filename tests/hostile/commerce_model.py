@@ -18,6 +18,7 @@ MILLION = 1_000_000
 DAY = 86_400_000
 NEVER = 10**18
 LINGER = 61 * 60_000
+HORIZON = 60 * 60_000
 OVERAGE, WRITTEN_OFF, LATE, CLAIM = 0, -1, -2, -3
 SOURCES = {OVERAGE: "overage", WRITTEN_OFF: "written_off", LATE: "late_adjustment", CLAIM: "claim"}
 
@@ -228,6 +229,33 @@ class Hold:
 
 
 @dataclass
+class Limit:
+    """Count tokens or requests of an account in windows of its local calendar."""
+
+    unit: str
+    per: str
+    ceiling: int
+    zone: str
+    used: int = 0
+    window: object = None
+
+    def key(self, now: int) -> object:
+        local = datetime.fromtimestamp(now // 1000, UTC).astimezone(ZoneInfo(self.zone))
+        if self.per == "day":
+            return local.date()
+        # An hour is cut where the zone's clock moves.
+        return local.date(), local.hour, local.utcoffset()
+
+    def at(self, now: int) -> int:
+        """Return what is used of the window that a moment lies in."""
+        return self.used if self.window == self.key(now) else 0
+
+    def count(self, tokens: int, now: int) -> None:
+        self.used = self.at(now) + (tokens if self.unit == "tokens" else 1)
+        self.window = self.key(now)
+
+
+@dataclass
 class Account:
     """Be one account; every entrance first does what is due, due by due."""
 
@@ -241,6 +269,7 @@ class Account:
     holds: dict[str, Hold] = field(default_factory=dict)
     entries: list[tuple[str, int, int, int]] = field(default_factory=list)
     numbers: int = 0
+    before: int = 0
     start: int = 0
     end: int = 0
     last: date = date.min
@@ -248,13 +277,27 @@ class Account:
     versions_until: int = 0
     debt: int = 0
     overused: int = 0
+    limits: dict[str, Limit] = field(default_factory=dict)
     rolled: dict[int, int] = field(default_factory=dict)
     counters: dict[int, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     bases: dict[int, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
 
     # Time
 
+    def limit(self) -> None:
+        """Count by the limits of the present terms; one that was there goes on."""
+        found = {}
+        for said in self.terms.said.get("limits", ()):
+            unit = "tokens" if "tokens" in said else "requests"
+            name = f"{said['per']}_{unit}"
+            limit = Limit(unit, said["per"], said[unit], self.zone)
+            if name in self.limits:
+                limit.used, limit.window = self.limits[name].used, self.limits[name].window
+            found[name] = limit
+        self.limits = found
+
     def open(self, now: int) -> None:
+        self.limit()
         self.versions_until = now
         first, self.last = cycle_days(self.day, today := day_of(now, self.zone))
         self.start, self.end = begin_of(first, self.zone), begin_of(self.last, self.zone)
@@ -352,11 +395,14 @@ class Account:
 
     def begin_cycle(self, at: int) -> None:
         self.last = cycle_days(self.day, day_of(at, self.zone))[1]
-        self.start, self.end = at, begin_of(self.last, self.zone)
+        self.before, self.start, self.end = self.start, at, begin_of(self.last, self.zone)
         if self.status != "closed":
             chosen = self.catalogs.terms(self.pending, at)
             self.terms = chosen or self.catalogs.terms(self.terms.plan, at) or self.terms
+            if self.pending and chosen:
+                self.limits = {}
             self.pending = ""
+            self.limit()
         # One without an end that is used up ends with the cycle.
         self.buckets = [one for one in self.buckets if one.until < NEVER or one.used < one.total]
         for bucket in self.buckets:
@@ -375,6 +421,14 @@ class Account:
         rate = self.catalogs.rate(use, occurred)
         assert rate is not None
         at, left = min(occurred, now), self.catalogs.cost(rate, tokens)
+        if now - occurred > HORIZON:
+            # Late: it counts in no limit; of a cycle that is closed it is for the next statement.
+            if self.is_closed(occurred, now):
+                self.counters[LATE] += left
+                return
+        else:
+            for limit in self.limits.values():
+                limit.count(sum(tokens), now)
         if hold in self.holds:
             left = self.draw(self.holds[hold], use, left, now)
         for bucket in self.payers(use, at):
@@ -382,6 +436,12 @@ class Account:
             bucket.used += taken
             left -= taken
         self.unpaid(use, left, at)
+
+    def is_closed(self, occurred: int, now: int) -> bool:
+        """Say whether the bill cycle of a moment is closed: the one before lingers."""
+        if occurred >= self.start:
+            return False
+        return occurred < self.before or now >= self.start + LINGER
 
     def payers(self, use: Use, at: int) -> list[Bucket]:
         found = [one for one in self.buckets if one.valid(at) and one.covers(use)]
@@ -499,6 +559,13 @@ class Account:
         rate = self.catalogs.dearest(use, now, now + self.terms.longest)
         if rate is None:
             raise No("unknown_model")
+        if self.reached(now):
+            raise No("limit")
+        counted = [one for one in self.limits.values() if one.unit == "tokens"]
+        room = min((one.ceiling - one.at(now) for one in counted), default=NEVER)
+        tokens = (tokens[0], min(tokens[1], room - tokens[0]))
+        if tokens[1] <= 0:
+            raise No("limit")
         wanted = self.catalogs.cost(rate, tokens)
         free = [(one, max(0, one.free)) for one in self.payers(use, now)]
         left = wanted if self.terms.overage else min(wanted, sum(much for _, much in free))
@@ -677,8 +744,11 @@ class Account:
         return [one for one in self.of_cycle() if one.days[1] == self.last]
 
     def change_now(self, terms: Terms, now: int) -> None:
+        if terms.plan != self.terms.plan:
+            self.limits = {}
         today = day_of(now, self.zone)
         self.terms = terms
+        self.limit()
         for bucket in self.in_force():
             self.end_days(bucket, now)
         if terms.full:
@@ -763,8 +833,12 @@ class Account:
     def state(self, now: int) -> tuple[str, str]:
         if self.status != "active":
             return "cut", self.status
+        reached = self.reached(now)
         if self.used_up(now):
-            return "cut", "balance"
+            # Of two that cut, what lasts longer is named: when that is, is not modelled.
+            return "cut", "balance or limit" if reached else "balance"
+        if reached:
+            return "cut", reached
         figures = self.figures(now)
         used, had = figures["used_utok"] + figures["overage_utok"], figures["allowance_utok"]
         first = min(self.terms.said.get("thresholds", [50, 80, 100]), default=NEVER)
@@ -772,9 +846,23 @@ class Account:
             return "warned", "balance"
         return "open", ""
 
+    def unsure(self, now: int) -> set[Use]:
+        """Return what costs nothing, of an account that is used up and whose limits may have cut it too.
+
+        When the limit ends, nobody tells that these may go on: a decision of something else does.
+        """
+        free = {use for use in USES if not any(self.catalogs.rate(use, now) or (1,))}
+        return free if self.limits and self.used_up(now) else set()
+
+    def reached(self, now: int) -> str:
+        """Return the limit that is used up for longest, empty if none is."""
+        return min(
+            (name for name, one in self.limits.items() if one.at(now) >= one.ceiling), default=""
+        )
+
     def passes(self, use: Use, now: int) -> bool:
         """Say whether a use may go on."""
-        if self.status != "active":
+        if self.status != "active" or self.reached(now):
             return False
         rate = self.catalogs.rate(use, now)
         if self.terms.overage or not any(rate or (1,)):
@@ -796,8 +884,9 @@ class Account:
         return {
             **self.figures(now),
             "decided": self.state(now),
-            "refused": {use for use in USES if not self.passes(use, now)},
+            "refused": {use for use in USES if not self.passes(use, now)} - self.unsure(now),
             "status": self.status,
+            "limits": {name: (one.at(now), one.ceiling) for name, one in self.limits.items()},
             "plan": self.terms.plan,
             "pending_plan": self.pending,
             "debt_utok": self.debt,

@@ -68,6 +68,7 @@ fee = "1"
 tokens = 620
 mode = "postpaid"
 hold_expiry = "release"
+limits = [{ requests = 4, per = "hour" }, { tokens = 700, per = "day" }]
 
 [packs.coupon]
 title = "a day or two"
@@ -170,6 +171,8 @@ class Walk:
         }
         hold = self.session() if self.draw.random() < 0.5 else ""
         ago = self.draw.choice([0, 0, 0, 1, MINUTE, 30 * MINUTE, HOUR, -MINUTE])
+        if self.mood == "late" and self.draw.random() < 0.4:
+            ago = self.draw.choice([HOUR + 1, 2 * HOUR, DAY, 10 * DAY, 40 * DAY])
         said = self.named_use() | tokens | {"hold_id": hold, "occurred_at": self.now - ago}
         return Step("use", self.now, said)
 
@@ -328,7 +331,7 @@ class Engine:
         if step.kind == "use":
             offset = self.next("usage")
             self.line.charge([record(offset, step.at, event_id=f"e{offset}", **step.said)])
-            return {"outcome": int(self.books.verdicts[offset] != "counted")}
+            return {"outcome": int(self.books.verdicts[offset] not in {"counted", "late"})}
         topic = "holds" if step.kind in {"hold", "settle"} else "commands"
         offset = self.next(topic)
         if step.kind == "catalog":
@@ -347,6 +350,11 @@ class Engine:
         return self.books.replies[topic, offset]
 
     def view(self, now: int) -> dict[str, Any]:
+        for _ in range(3):
+            # What a worker does of itself within two seconds: nobody need ask.
+            if self.line.state.is_due(now):
+                self.do(Step("tick", now))
+        assert not self.line.state.is_due(now)
         shown = json.loads(self.do(Step("look", now))["detail"])
         names = ("source", "priority", "total_utok", "used_utok", "held_utok", "claimed_utok")
         # One without an end that is used up may be kept or not.
@@ -357,7 +365,8 @@ class Engine:
         }
         holds = ("status", "held_utok", "used_utok", "expires_at_ms")
         return shown | {
-            "decided": (shown["state"], shown["why"]),
+            "limits": {row["limit"]: (row["used"], row["ceiling"]) for row in shown["limits"]},
+            "decided": (shown["state"], shown["why"].removeprefix("limit: ")),
             "refused": {use for use in USES if not self.passes(shown, use)},
             "cycle": (shown["cycle_start_ms"], shown["cycle_end_ms"]),
             "buckets": {number: row for number, row in rows.items() if number > 0},
@@ -421,6 +430,9 @@ def difference(steps: list[Step], variant: random.Random | None = None) -> str:
             if variant.random() < 0.9 and number + 1 < len(steps):
                 continue
         expected, seen = model.account.view(step.at), engine.view(step.at)
+        if expected["decided"] == ("cut", "balance or limit"):
+            seen["decided"] = (seen["state"], "balance or limit")
+        seen["refused"] -= model.account.unsure(step.at)
         wrong = {
             name: (said, seen.get(name))
             for name, said in expected.items()
