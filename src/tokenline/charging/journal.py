@@ -82,7 +82,7 @@ HEADS_KEPT = 64
 # An owner opens the epoch after the last; a few may open one and die. A jump is nobody's of ours.
 EPOCHS_AT_ONCE = 1_000_000
 _KEY = re.compile(
-    rb"([1-9][0-9]{0,17})/(open|head|rows|page|books|leaf|names|seen|part|burn|out)(?:/[^/]*)*"
+    rb"([1-9][0-9]{0,17})/(open|head|rows|page|books|leaf|names|seen|part|burn|late|out)(?:/[^/]*)*"
 )
 
 
