@@ -54,6 +54,7 @@ class Post:
         return EmitterStats(
             emitted=len(self.sent),
             acknowledged=len(self.sent) - waiting,
+            lost=0,
             waiting=waiting,
             outbox_bytes=0,
             refused=0,

@@ -84,7 +84,8 @@ class GatewaySides:
     """Hold what one life of a gateway says it emitted, and what the warehouse shows of it.
 
     `records` counts every landed record of the life, `distinct` its different gateway_seq,
-    `highest` the greatest of them. `stated` is false when there is no control total.
+    `highest` the greatest of them. `lost` is how many its disk did not keep, at most. `stated` is
+    false when there is no control total.
     """
 
     gateway_id: str
@@ -95,6 +96,7 @@ class GatewaySides:
     records: int
     distinct: int
     highest: int
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,11 +222,19 @@ def gateway_differences(gateways: Iterable[GatewaySides]) -> Iterator[Difference
     """Yield where a gateway's own count and the landed records of its life differ.
 
     A total that lags behind what landed is no difference: the gateway died before it could publish
-    the newest. But then its numbers must still be without gaps.
+    the newest. But then its numbers must still be without gaps. What a gateway itself says its disk
+    lost is a difference of its own kind.
     """
     for one in gateways:
-        if one.stated:
-            unsent = one.emitted - one.acknowledged
+        missing = max(one.emitted, one.highest) - one.distinct
+        if one.stated and 0 < missing <= one.lost:
+            where, what = (
+                f"{one.gateway_id}/{one.gateway_epoch}",
+                "events lost by the gateway's disk, and none",
+            )
+            yield from _unequal("lost", where, what, missing, 0)
+        elif one.stated:
+            unsent = one.emitted - one.acknowledged - one.lost
             hint = f" ({unsent} not acknowledged yet)" if unsent else ""
             where, what = (
                 f"{one.gateway_id}/{one.gateway_epoch}",

@@ -249,6 +249,7 @@ class Emitter:
         return EmitterStats(
             emitted=outbox.emitted,
             acknowledged=outbox.acknowledged,
+            lost=outbox.lost,
             waiting=outbox.unacked,
             outbox_bytes=outbox.size_bytes,
             refused=self._totals.refused if self._totals else 0,

@@ -19,10 +19,14 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmitterStats:
-    """Count one life of an emitter; `waiting` and `outbox_bytes` are of this moment."""
+    """Count one life of an emitter; `waiting` and `outbox_bytes` are of this moment.
+
+    `lost` is how many events the disk did not keep, at most: a damaged outbox.
+    """
 
     emitted: int
     acknowledged: int
+    lost: int
     waiting: int
     outbox_bytes: int
     refused: int
