@@ -209,8 +209,10 @@ async def test_a_whole_event_is_kept_as_it_is_but_for_the_session_that_pays(stan
     assert stand.lease.spent_utok == 8 * MILLION
 
 
-async def test_a_whole_event_of_another_call_is_refused_and_the_call_goes_on(stand):
-    other = UsageEvent(account_id="a", provider="p", model="mini", event_id="x", input_tokens=1)
+@pytest.mark.parametrize("whose", [{"account_id": "b"}, {"subscriber_id": "x"}, {"tenant_id": "t"}])
+async def test_a_whole_event_of_another_call_is_refused_and_the_call_goes_on(stand, whose):
+    said = {"account_id": "a", "provider": "p", "model": "max", "event_id": "x", "input_tokens": 1}
+    other = UsageEvent(**said | whose)
     async with stand.gateway.admit(**CALL) as call:
         with pytest.raises(InvalidEvent, match="the usage is of"):
             call.finish(other)
@@ -226,7 +228,7 @@ async def test_a_whole_event_of_another_call_is_refused_and_the_call_goes_on(sta
         ({"prompt_tokens": True}, "prompt_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": "9", "prompt_tokens": 0}, "max_tokens"),
-        ({"prompt_tokens": 1_000_000_001}, "prompt_tokens 1000000001 is above"),
+        ({"prompt_tokens": 1_000_000_001}, "prompt_tokens is above 1000000000"),
     ],
 )
 async def test_a_count_that_is_none_is_named(stand, wrong, named):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tokenline.clock import Clock
 from tokenline.gateway.desk import Ask, Desk, Waiter
 from tokenline.gateway.lease import Key, Need, Reserved
+from tokenline.wire.tasks import end_tasks
 
 
 @dataclass(slots=True)
@@ -88,9 +89,7 @@ class Keeper:
             await asyncio.wait(settling, timeout=within_s)
         # Calls may have come meanwhile, and opened others.
         desks = list(self._desks.values())
-        for desk in desks:
-            desk.stop()
-        await asyncio.gather(*(desk.task for desk in desks), return_exceptions=True)
+        await end_tasks(desk.task for desk in desks)
         self._desks.clear()
 
     async def _wait(self, key: Key, waiter: Waiter) -> Reserved:

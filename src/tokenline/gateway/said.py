@@ -10,7 +10,7 @@ from tokenline.gateway.lease import MOST_UTOK, Granted, Need
 from tokenline.rating.exact import UTOK
 
 if TYPE_CHECKING:
-    from tokenline.gateway.call import Asked
+    from tokenline.gateway.admission import Asked
     from tokenline.gateway.lease import Key
     from tokenline.gateway.prices import Price, Prices
     from tokenline.wire.orders import Reply

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Self
 
@@ -15,8 +14,9 @@ from tokenline.errors import BadData, BrokerUnavailable, Unavailable
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import Catalog
 from tokenline.wire.avro import Codec
-from tokenline.wire.kafka import start_reader
+from tokenline.wire.kafka import start_reader, stop_consumer
 from tokenline.wire.registry import Registry, open_registry
+from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import CATALOG
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class Catalogs:
     ) -> None:
         """Stop following; what is known stays known."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
         # A task that is cancelled before its first turn has cleaned nothing up.
         await self._close()
 
@@ -92,8 +91,7 @@ class Catalogs:
     async def _close(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(KafkaError):
-                await consumer.stop()
+            await stop_consumer(consumer)
 
     async def _open(self) -> AIOKafkaConsumer:
         consumer = await start_reader(self._settings, self._partition, auto_offset_reset="earliest")
@@ -155,7 +153,7 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
                         raise BadData(f"offset {record.offset} of {tp.topic} is a {name}")
                     found[int(str(said["version"]))] = str(said["catalog"])
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
     except KafkaError as error:
         raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
     return [found[version] for version in sorted(found)]

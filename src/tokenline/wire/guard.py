@@ -12,7 +12,6 @@ its knowledge is, is part of each answer. Not thread-safe: one event loop, one g
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -24,8 +23,9 @@ from aiokafka.errors import KafkaError
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BadData, BrokerUnavailable, SettingsError, StaleView, Unavailable
 from tokenline.wire.avro import Codec
-from tokenline.wire.kafka import client_options
+from tokenline.wire.kafka import client_options, stop_consumer
 from tokenline.wire.registry import Registry, open_registry
+from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import DECISIONS
 from tokenline.wire.view import RESET, UNKNOWN, Decision, Identity, Served, Verdict, View
 
@@ -152,8 +152,7 @@ class Guard:
     async def close(self) -> None:
         """Stop following; `check` keeps answering and turns stale."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
 
     def check(
         self,
@@ -331,8 +330,7 @@ class Guard:
                 if not self._caught_up.is_set():
                     await self._note_progress(consumer, ends)
         finally:
-            with contextlib.suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(consumer.stop(), BACKOFF_MAX_S)
+            await stop_consumer(consumer)
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> dict[Any, int]:
         found = await consumer._client._wait_on_metadata(self._topic)  # the public call only peeks

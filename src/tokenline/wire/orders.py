@@ -11,7 +11,6 @@ asker falls on, so any number of askers share the topic.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import uuid
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
+from tokenline.counts import duration_of
 from tokenline.errors import BadData, BrokerUnavailable, Unavailable
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import (
@@ -28,11 +28,15 @@ from tokenline.wire.kafka import (
     account_key,
     check_partitions,
     client_options,
+    deliver,
     partition_of,
     start_reader,
+    stop_consumer,
+    stop_producer,
     unusable_names,
 )
 from tokenline.wire.registry import Registry, open_registry
+from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import CATALOG, COMMANDS, REPLIES
 
 if TYPE_CHECKING:
@@ -227,6 +231,7 @@ class Orders:
     async def _ask(
         self, key: bytes, value: bytes, name: Name, timeout_s: float, partition: int = -1
     ) -> Reply:
+        timeout_s = duration_of("timeout_s", timeout_s)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(name, []).append(answer)
         if partition < 0:
@@ -256,7 +261,7 @@ class Orders:
             raise Unavailable("orders can be sent within `async with` only")
         try:
             topic = self._settings.topic(stem)
-            await self._producer.send_and_wait(topic, value, key=key, partition=partition)
+            await deliver(self._producer, topic, value, key=key, partition=partition)
         except KafkaError as error:
             raise self._away(error) from error
 
@@ -296,8 +301,7 @@ class Orders:
     async def _mute(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(KafkaError):
-                await consumer.stop()
+            await stop_consumer(consumer)
 
     def _take(self, record: Any) -> None:  # noqa: ANN401  aiokafka has no types
         """Hand an answer to all who wait for it; one that cannot be read ends nobody's waiting."""
@@ -314,13 +318,11 @@ class Orders:
     async def _stop(self) -> None:
         try:
             if self._task is not None:
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
+                await end_tasks([self._task])
             await self._mute()
             producer, self._producer = self._producer, None
             if producer is not None:
-                with contextlib.suppress(KafkaError):
-                    await producer.stop()
+                await stop_producer(producer)
         finally:
             self._tell_who_waits()
 
