@@ -83,7 +83,11 @@ def test_what_a_gateway_still_holds_is_said():
 
 def test_what_a_disk_lost_is_a_difference_of_its_own_kind_and_no_more_than_it_says():
     (found,) = gateway_differences([gateway(distinct=3, acknowledged=3, lost=2)])
-    assert (found.kind, found.left, found.right) == ("lost", 2, 0)
+    assert (found.kind, found.left, found.right) == ("disk", 2, 0)
+    assert not list(gateway_differences([gateway(distinct=3, acknowledged=3, lost=2)], 2))
+    found = list(gateway_differences([gateway(distinct=3, acknowledged=3, lost=2)], 1))
+    assert [(one.left, one.right) for one in found] == [(2, 1), (2, 0)]
+    assert len(list(gateway_differences([gateway()], 1))) == 1
     # An acknowledgement was spoilt, and the event had arrived.
     assert not list(gateway_differences([gateway(acknowledged=3, lost=2)]))
     (found,) = gateway_differences([gateway(distinct=2, acknowledged=3, lost=2)])

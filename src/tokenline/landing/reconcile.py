@@ -188,7 +188,7 @@ def _compare(settings: Settings, clock: Clock, started_s: float, accepted: Accep
     accounts, sums = account_totals(asker)
     differences = [
         *partition_differences(partitions),
-        *gateway_differences(lives),
+        *gateway_differences(lives, accepted.gateway_lost),
         # The sums were read a moment earlier: when they differ and no account does, rows were
         # landing in between.
         *account_differences(unequal_accounts(asker) or [sums]),
