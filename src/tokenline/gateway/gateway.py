@@ -250,13 +250,13 @@ class Gateway:
         if (held := self.keeper.try_reserve(key, need.full_utok)) is not None:
             return Call(self, asked, rules, held), False
         if verdict.stale:
-            return self._open_emergency(asked, rules), False
+            return await self._open_emergency(asked, rules), True
         try:
             held = await self.keeper.reserve(key, need, asked.within_s)
         except ChargingUnavailable:
             if rules.terms.unreachable != "emergency":
                 raise
-            return self._open_emergency(asked, rules), True
+            return await self._open_emergency(asked, rules), True
         return Call(self, asked, rules, held), True
 
     def abort(self, call: Call, error: BaseException | None) -> None:
@@ -335,16 +335,18 @@ class Gateway:
     def _on_catalog(self) -> None:
         self._prices.changed()
 
-    def _open_emergency(self, asked: Asked, rules: Rules) -> Call:
+    async def _open_emergency(self, asked: Asked, rules: Rules) -> Call:
         """Serve from the emergency slice, as far as it goes: the whole call, it is never extended."""
         key, need = asked.key, need_of(asked, whole=True, price=rules.price)
         slice_utok = rules.terms.emergency_utok
-        if self._emergency is None or not self._emergency.take(
-            key.tenant, key.account, need.full_utok, slice_utok
-        ):
+        why = "no lease is in hand"
+        if slice_utok and self._emergency is not None:
+            whose = key.tenant, key.account
+            refused = await self._emergency.take(*whose, need.full_utok, slice_utok)
+            why = f"{why} and {refused}" if refused else ""
+        if why:
             raise ChargingUnavailable(
-                f"{key.tenant}/{key.account}: charging does not answer, no lease is in hand"
-                + (" and the emergency slice is used up" if slice_utok else "")
+                f"{key.tenant}/{key.account}: charging does not answer, {why}"
             )
         self.stats.emergency += 1
         self._emergency_calls += 1
@@ -356,7 +358,11 @@ class Gateway:
         """Make emergency slices whole when charging is back and has all that was used of them."""
         while True:
             await asyncio.sleep(MENDED_EVERY_S)
-            if self._emergency is None or not self._emergency.in_use:
+            if self._emergency is None:
+                continue
+            # What a full disk has refused.
+            self._emergency.write()
+            if not self._emergency.in_use:
                 continue
             told = not self.emitter.stats.waiting and not self._emergency_calls
             if told and 0 <= self.guard.oldest_fresh_ms <= self._settings.guard_stale_ms:
