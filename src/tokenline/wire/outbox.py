@@ -36,7 +36,13 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import structlog
 
 from tokenline.errors import OutboxFull, SettingsError
-from tokenline.wire.outbox_frames import acks_frame, event_frame, runs_of, start_frame
+from tokenline.wire.outbox_frames import (
+    acks_frame,
+    event_frame,
+    runs_of,
+    start_frame,
+    torn_frame,
+)
 from tokenline.wire.outbox_life import begin_life, boot_id, lock, read_life, sync, write_life
 from tokenline.wire.outbox_recovery import (
     Part,
@@ -55,6 +61,8 @@ if TYPE_CHECKING:
     from tokenline.wire.outbox_recovery import Recovered
 
 SEGMENT_MAX_BYTES = 4 * 1024 * 1024
+# A disk that was full has room again when it takes so much.
+ROOM_BYTES = 64 * 1024
 _DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 _log = structlog.get_logger(__name__)
@@ -187,16 +195,17 @@ class Outbox:
         """
         # First what makes room: acknowledgements of what is gone are needed by nobody.
         self._unlink_done()
-        # On a full disk it looks whether there is room again.
-        if not self._acks and not self.disk_full:
-            return
         try:
+            if self.disk_full:
+                self._look_for_room()
+            if not self._acks:
+                return
             if self._fd < 0 or self._parts[-1].size_bytes >= self._segment_bytes:
                 self._roll()
             self._write(acks_frame(runs_of(self._acks), self._next))
         except OutboxFull:
             # Unwritten acks cost a re-send after a crash, no more.
-            _log.warning("outbox_acks_not_written", directory=str(self.directory))
+            return
         self._acks.clear()
         self._unlink_done()
 
@@ -231,6 +240,21 @@ class Outbox:
                 os.close(fd)
         self._fd = self._lock_fd = -1
 
+    def _look_for_room(self) -> None:
+        """Write what a killed process would leave of a long frame, and take it back.
+
+        Raises:
+            OutboxFull: there is no room for so much yet.
+        """
+        if self._fd < 0:
+            self._roll()
+        try:
+            _write_whole(self._fd, torn_frame(ROOM_BYTES), self._parts[-1].size_bytes, fsync=False)
+            os.ftruncate(self._fd, self._parts[-1].size_bytes)
+        except OSError as error:
+            self._refuse(error)
+        self.disk_full = False
+
     def _write(self, frame: bytes) -> None:
         part = self._parts[-1]
         try:
@@ -242,7 +266,6 @@ class Outbox:
             self._refuse(error.cause)
         except OSError as error:
             self._refuse(error)
-        self.disk_full = False
         part.size_bytes += len(frame)
         self.size_bytes += len(frame)
 

@@ -99,6 +99,12 @@ def acks_frame(runs: Iterable[Run], following: int) -> bytes:
     return _frame(ACKS, following, payload.replace(_STUFFED, _STUFFED + b"\0"))
 
 
+def torn_frame(size: int) -> bytes:
+    """Return `size` bytes of a frame that is longer: what is read of it is cut off."""
+    fields = _FIELDS.pack(_MAGIC, ACKS, 2 * size, 0, 0)
+    return (fields + _CRC.pack(zlib.crc32(fields))).ljust(size, b"\0")
+
+
 def read_segment(data: bytes) -> Segment:
     """Return what the bytes say: all whole frames, and where others were."""
     segment, at = Segment(), 0
