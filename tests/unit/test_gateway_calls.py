@@ -251,7 +251,9 @@ async def test_a_group_of_models_that_is_cut_is_refused_and_stopped_and_no_other
     with pytest.raises(QuotaExceeded) as refused:
         async with stand.gateway.admit(**CALL):
             pass
-    assert (refused.value.reason, refused.value.limit) == ("day_requests:maxes", 3)
+    said = refused.value
+    assert (said.reason, said.limit_name, said.limit) == ("limit_reached", "day_requests:maxes", 3)
+    assert (said.unit, said.retry_after_ms) == ("requests", 0)
     async with stand.gateway.admit(**CALL | {"model": "mini"}) as other:
         other.finish({"input_tokens": 10})
 

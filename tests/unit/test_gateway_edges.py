@@ -10,7 +10,7 @@ import pytest
 from tests.gateway_stand import CALL, MILLION, PREPAID, WORST, standing, version_of
 from tests.orders import CATALOG
 from tests.strategies import DAY, MINUTE, NOON
-from tokenline.errors import CutOff, InvalidEvent, QuotaExceeded, SettingsError
+from tokenline.errors import CutOff, InvalidEvent, QuotaExceeded, SettingsError, UnknownModel
 from tokenline.event import UsageEvent
 from tokenline.gateway.gateway import Gateway
 from tokenline.gateway.lease import MOST_UTOK
@@ -61,7 +61,7 @@ async def test_only_what_was_admitted_from_what_is_in_hand_says_how_long_that_ta
 
 
 async def test_what_is_refused_cut_or_forsaken_is_counted_once(stand):
-    with pytest.raises(QuotaExceeded, match="unknown_model") as refused:
+    with pytest.raises(UnknownModel, match="unknown_model") as refused:
         async with stand.gateway.admit(**CALL | {"model": "other"}, subscriber="kid"):
             pass
     assert refused.value.subscriber == "kid"
@@ -310,7 +310,8 @@ def test_a_gateway_needs_a_name_and_the_callers_word_counts_for_more(tmp_path):
 @pytest.mark.parametrize(
     ("plan", "least", "asked", "short"),
     [
-        ("strict", None, CALL, 100 * MILLION + 1),
+        ("strict", None, CALL, 12 * MILLION),
+        ("strict", None, CALL | {"prompt_tokens": 0, "max_tokens": 0}, 1001002),
         ("strict", 500, CALL, 500 * MILLION + 1),
         ("strict", 0, CALL, 12 * MILLION),
         ("strict", 500, CALL | {"prompt_tokens": 900}, 902 * MILLION),
@@ -329,4 +330,4 @@ async def test_who_is_cut_for_its_balance_hears_what_lets_the_call_pass(
     with pytest.raises(QuotaExceeded) as refused:
         async with stand.gateway.admit(**asked):
             pass
-    assert (refused.value.reason, refused.value.top_up_utok) == ("balance", short)
+    assert (refused.value.reason, refused.value.top_up_utok) == ("balance_used_up", short)

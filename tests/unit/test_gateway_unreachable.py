@@ -9,7 +9,7 @@ import pytest
 from tests.gateway_stand import CALL, MILLION, PREPAID, WORST, standing, version_of
 from tests.orders import CATALOG
 from tests.strategies import DAY, NOON
-from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded
+from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded, UnknownAccount
 from tokenline.gateway import gateway as gateway_module
 from tokenline.gateway.emergency import Emergency
 
@@ -182,7 +182,7 @@ async def test_charging_that_does_not_answer_in_time_is_out_of_reach_though_it_w
 
 async def test_an_account_nobody_spoke_of_is_refused_only_while_charging_is_heard(stand):
     publish(stand, "emergency")
-    with pytest.raises(QuotaExceeded, match="unknown_account"):
+    with pytest.raises(UnknownAccount, match="unknown_account"):
         await serve(stand, account="nobody")
     stand.clock.ms += STALE_MS
     with pytest.raises(ChargingUnavailable):

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from tokenline.counts import count_of
-from tokenline.errors import CutOff, InvalidEvent, TokenlineError
+from tokenline.errors import CallRefused, CutOff, InvalidEvent, TokenlineError
 from tokenline.gateway.reported import dearest_utok, event_of, filled, readable
+from tokenline.reasons import Facts, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,10 +206,10 @@ class Call:
         self.finished = True
         self._gateway.forget(self)
 
-    def cut(self, reason: str) -> CutOff:
+    def cut(self, reason: str) -> CallRefused:
         """Return the error that stops this call."""
-        key = self._asked.key
-        return CutOff(key.account, reason, subscriber=key.subscriber)
+        key, now_ms = self._asked.key, self._gateway.now_ms()
+        return refusal(reason, key.account, Facts(subscriber=key.subscriber), now_ms, CutOff)
 
     def _check_held(self, held: Reserved) -> None:
         """Stop once the line has closed the lease: others may have what it held."""

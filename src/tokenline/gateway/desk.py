@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tokenline.errors import BadData, ChargingUnavailable, QuotaExceeded, Unavailable
+from tokenline.errors import BadData, CallRefused, ChargingUnavailable, Unavailable
 from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
+from tokenline.reasons import Facts, refusal
 
 if TYPE_CHECKING:
     from tokenline.gateway.keeper import Keeper
@@ -45,9 +46,8 @@ SCARCE_IDLE_S = 0.2
 UNKNOWN_VALIDITY_S = 60.0
 SLICE_MAX_UTOK = 10**17
 WAITS = frozenset(("balance_held", "limit_held"))
-SPENDABLE = frozenset(("balance_held", "balance_used_up"))
 # Who needs less may be granted it nevertheless.
-BY_AMOUNT = SPENDABLE | {"limit_reached", "limit_held"}
+BY_AMOUNT = frozenset(("balance_held", "balance_used_up", "limit_reached", "limit_held"))
 
 Ask = Callable[[Key, str, Question], Awaitable[Granted]]
 
@@ -351,19 +351,23 @@ class Desk:
             if not waiter.done.done():
                 waiter.done.set_exception(error_of(waiter.need))
 
-    def _refusal(self, need: Need, reason: str, answer: Granted | None = None) -> QuotaExceeded:
-        short = max(0, need.least_utok - self._rest_utok) if reason in SPENDABLE else 0
-        if reason == "balance_used_up":
-            short = max(1, short)
-        return QuotaExceeded(
-            self._key.account,
-            (answer.limit_name if answer else "") or reason,
+    def _refusal(self, need: Need, reason: str, answer: Granted | None = None) -> CallRefused:
+        short = 0
+        if reason == "balance_used_up" and answer is not None:
+            # What was asked for was the smallest need in line.
+            in_hand_utok = self._rest_utok + self.lease.room_at(self._clock.monotonic_s())
+            short = max(1, answer.top_up_utok, need.least_utok - in_hand_utok)
+        facts = Facts(
             subscriber=self._key.subscriber,
+            limit_name=answer.limit_name if answer else "",
+            unit=answer.limit_unit if answer else "",
             used=answer.limit_used if answer else 0,
+            held=answer.limit_held if answer else 0,
             limit=answer.limit_value if answer else -1,
             resets_at_ms=answer.resets_at_ms if answer else 0,
             top_up_utok=short,
         )
+        return refusal(reason, self._key.account, facts, self._clock.wall_ms())
 
     def _serve(self) -> None:
         """Give to the calls in line, in their order, as far as there is room.

@@ -28,9 +28,8 @@ from typing import TYPE_CHECKING, Self
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import (
     BrokerUnavailable,
+    CallRefused,
     ChargingUnavailable,
-    CutOff,
-    QuotaExceeded,
     SettingsError,
     Unavailable,
 )
@@ -40,7 +39,8 @@ from tokenline.gateway.emergency import Emergency
 from tokenline.gateway.keeper import Keeper
 from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
 from tokenline.gateway.prices import Prices, Rules
-from tokenline.gateway.said import cut_off_of, granted_of, need_of, refusal_of
+from tokenline.gateway.said import cut_by, cut_off_of, granted_of, need_of, refusal_of
+from tokenline.reasons import Facts, refusal
 from tokenline.settings import Settings
 from tokenline.wire.catalogs import Catalogs
 from tokenline.wire.emitter import Emitter
@@ -203,7 +203,8 @@ class Gateway:
             InvalidEvent: no event may have such a name or count; the text says which.
 
         Raises, when entered:
-            QuotaExceeded: the account may not go on; it says why, and what would help.
+            CallRefused: the account may not go on; it says why, and what would help. Its children say
+                which kind it is: QuotaExceeded, UnknownAccount, UnknownModel, AccountSuspended, AccountClosed.
             ChargingUnavailable: charging does not answer, and the plan does not let calls go on.
             OutboxFull: nobody could tell what the call used; wait or shed.
         """
@@ -217,7 +218,7 @@ class Gateway:
         began_s = self._clock.monotonic_s()
         try:
             call, waited = await self._open(asked)
-        except QuotaExceeded:
+        except CallRefused:
             self.stats.refused += 1
             raise
         self._running.add(call)
@@ -237,7 +238,8 @@ class Gateway:
         now_ms = self._clock.wall_ms()
         rules = self._prices.rules(verdict.terms, key.provider, key.model, now_ms)
         if rules is None:
-            raise QuotaExceeded(key.account, "unknown_model", subscriber=key.subscriber)
+            facts = Facts(subscriber=key.subscriber)
+            raise refusal("unknown_model", key.account, facts, now_ms)
         if verdict.stale and rules.terms.unreachable == "stop":
             raise ChargingUnavailable(
                 f"{key.tenant}/{key.account}: charging has said nothing for {verdict.fresh_ms} ms"
@@ -273,7 +275,7 @@ class Gateway:
         verdict = self._verdict(key)
         if verdict.state == "cut":
             self.stats.cut += 1
-            raise cut_off_of(key, verdict)
+            raise cut_off_of(key, verdict, self._clock.wall_ms())
 
     async def wait_cut(self, key: Key) -> Decision:
         """Return the decision that cuts the account, the subscriber or the model."""
@@ -289,17 +291,9 @@ class Gateway:
         need = Need(full_utok=full_utok, least_utok=least_utok)
         try:
             return await self.keeper.extend(asked.key, held, need, asked.within_s)
-        except QuotaExceeded as error:
+        except CallRefused as error:
             self.stats.cut += 1
-            raise CutOff(
-                error.account,
-                error.reason,
-                subscriber=error.subscriber,
-                used=error.used,
-                limit=error.limit,
-                resets_at_ms=error.resets_at_ms,
-                top_up_utok=error.top_up_utok,
-            ) from error
+            raise cut_by(error) from error
 
     def is_held(self, held: Reserved) -> bool:
         """Say whether the line holds what a call reserved, as far as this gateway can know."""

@@ -51,7 +51,7 @@ class Keeper:
         """Reserve `full_utok`, or of a scarce balance what there is, but no less than `least_utok`.
 
         Raises:
-            QuotaExceeded: the line refuses it, or others hold what is left and kept it all the time.
+            CallRefused: the line refuses it, or others hold what is left and kept it all the time.
             ChargingUnavailable: the line did not answer within the time.
         """
         return await self._wait(key, Waiter(need, _future(), within_s))

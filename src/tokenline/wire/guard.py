@@ -251,6 +251,7 @@ class Guard:
             fresh_ms,
             stale,
             decision.terms,
+            decision.unit,
         )
 
     def _age_ms(self, heard_ms: int, spoke_s: float | None, now_ms: int) -> int:
