@@ -11,6 +11,7 @@ from tests.gateway_stand import Clock
 from tests.strategies import NOON
 from tests.unit.test_charging_limits import MILLION
 from tests.unit.test_quota_crumbs import line_of
+from tokenline.charging.terms import told_terms
 from tokenline.errors import QuotaExceeded
 from tokenline.gateway.admission import Asked
 from tokenline.gateway.desk import Desk
@@ -19,6 +20,7 @@ from tokenline.gateway.prices import Prices
 from tokenline.gateway.said import refusal_of
 from tokenline.quota.crumbs import crumb_utok, least_top_up
 from tokenline.rating.book import CatalogBook
+from tokenline.wire.plan_terms import plan_terms
 from tokenline.wire.view import Verdict
 
 KEY = Key("t", "a", "kid", "p", "max")
@@ -80,7 +82,9 @@ def test_what_a_gateway_works_out_from_a_decision_is_what_the_line_would_say(acc
     book.add(line.state.catalogs.at(NOON))
     verdict = Verdict(
         *(False, "cut", "limit_reached", "balance", decided.used, decided.limit),
-        *(0, 0, 0, False, "loose", "utok"),
+        *(0, 0, 0, False),
+        plan_terms({"plan": "loose"} | told_terms(line.state, 0)),
+        "utok",
     )
     asked = Asked(KEY, account["prompt"], 10, 1.0)
     error = refusal_of(asked, verdict, Prices(book), NOON)

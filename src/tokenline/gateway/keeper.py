@@ -10,8 +10,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from tokenline.clock import Clock
-from tokenline.gateway.desk import Ask, Desk, Waiter
+from tokenline.gateway.desk import Ask, Desk
 from tokenline.gateway.lease import Key, Need, Reserved
+from tokenline.gateway.waiting import Waiter
 from tokenline.wire.tasks import end_tasks
 
 

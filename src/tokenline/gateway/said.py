@@ -58,6 +58,30 @@ def refusal_of(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> C
     return refusal(verdict.rule or verdict.reason, asked.key.account, facts, now_ms)
 
 
+def refusal_by(
+    key: Key, need: Need, reason: str, answer: Granted | None, in_hand_utok: int, now_ms: int
+) -> CallRefused:
+    """Return the error of a call that the line refused, or that waited in vain (`answer` may be None).
+
+    `in_hand_utok` is what is left for it, here and there.
+    """
+    top_up_utok = 0
+    if reason == "balance_used_up" and answer is not None:
+        # What was asked for was the smallest need in line.
+        top_up_utok = max(1, answer.top_up_utok, need.least_utok - in_hand_utok)
+    facts = Facts(
+        subscriber=key.subscriber,
+        limit_name=answer.limit_name if answer else "",
+        unit=answer.limit_unit if answer else "",
+        used=answer.limit_used if answer else 0,
+        held=answer.limit_held if answer else 0,
+        limit=answer.limit_value if answer else -1,
+        resets_at_ms=answer.resets_at_ms if answer else 0,
+        top_up_utok=top_up_utok,
+    )
+    return refusal(reason, key.account, facts, now_ms)
+
+
 def cut_off_of(key: Key, verdict: Verdict, now_ms: int) -> CallRefused:
     """Return the error that ends a call whose account or subscriber was cut off."""
     facts = _facts(key, verdict)
