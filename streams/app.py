@@ -9,21 +9,24 @@ Nothing is built at import: `charging`, `landing` and `notify` are made when the
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import faust
 import structlog
 
+from streams.credentials import faust_credentials
 from streams.health import HealthServer
-from streams.transport import LineApp, hand_over_raw_records
+from streams.line_app import LineApp
+from streams.servers import kafka
+from streams.transport import hand_over_raw_records
 from tokenline.clock import SystemClock
-from tokenline.errors import FencedOut, PoisonedInput, TokenlineError
+from tokenline.errors import FencedOut, PoisonedInput, SettingsError, TokenlineError
+from tokenline.platform.stdio import never_fail
 from tokenline.settings import Settings
-from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,15 +34,23 @@ if TYPE_CHECKING:
 Role = Literal["charging", "landing", "notify"]
 ROLES: tuple[Role, ...] = ("charging", "landing", "notify")
 
+EXIT_SETTINGS = 2
 EXIT_FATAL = 70  # EX_SOFTWARE
 EXIT_FENCED = 75  # EX_TEMPFAIL: start again, another worker took the partition
 EXIT_POISONED = 65  # EX_DATAERR: starting again will not help
+EXIT_CODES = {
+    FencedOut: EXIT_FENCED,
+    PoisonedInput: EXIT_POISONED,
+    SettingsError: EXIT_SETTINGS,
+}
 
 log = structlog.get_logger(__name__)
 
 
 def build_app(role: Role, settings: Settings) -> LineApp:
     """Return the Faust app of a role, with its agents and its health pages."""
+    # A line for each connection, whose password travels as the operator has set it up.
+    logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)
     app = _patient_app(settings, role) if role == "notify" else _line_app(role, settings)
     hand_over_raw_records()
     register: Callable[..., Any]
@@ -52,6 +63,7 @@ def build_app(role: Role, settings: Settings) -> LineApp:
 
         register = partial(notify, companion=partial(_patient_app, settings))
     worker = register(app, settings, end_process)
+    app.wait_for(kafka(settings, worker.TOPICS), *worker.servers())
     _serve_health(app, role, settings, worker)
     return app
 
@@ -73,7 +85,7 @@ def _line_app(name: str, settings: Settings, **options: Any) -> LineApp:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     common: dict[str, Any] = dict(  # noqa: C408  as the call it is
         broker=_brokers(settings),
-        broker_credentials=_credentials(settings),
+        broker_credentials=faust_credentials(settings),
         store="memory://",
         datadir=settings.data_dir / "faust",
         autodiscover=False,
@@ -91,7 +103,6 @@ def _line_app(name: str, settings: Settings, **options: Any) -> LineApp:
         broker_max_poll_interval=300.0,
         broker_rebalance_timeout=max(10.0, settings.session_timeout_ms / 1000),
         producer_request_timeout=30.0,
-        stream_buffer_maxsize=16,
         # Steps in flight are finished by the lines themselves; the offset guard skips what is read again.
         stream_wait_empty=False,
     )
@@ -103,15 +114,17 @@ def end_process(error: BaseException) -> None:
 
     Faust may hang when an agent fails (r#301), so there is no way back through it.
     """
-    code = EXIT_FENCED if isinstance(error, FencedOut) else EXIT_FATAL
-    code = EXIT_POISONED if isinstance(error, PoisonedInput) else code
-    log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
-    if not isinstance(error, TokenlineError):
-        # Plain: the pretty one shows local variables, and those may hold a password.
-        traceback.print_exception(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), EXIT_FATAL)
+    try:
+        log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
+        if not isinstance(error, TokenlineError):
+            # Plain: the pretty one shows local variables, and those may hold a password.
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # Also when it cannot be told: a worker that lives on without its flows looks well and does nothing.
+        os._exit(code)
 
 
 def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> None:
@@ -121,27 +134,14 @@ def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> 
         stall_s=settings.stall_s,
         clock=SystemClock(),
         registry=worker.metrics.registry,
-        positions=lambda: worker.positions(app),
-        ready=lambda: worker.ready(app),
+        positions=lambda: worker.positions(app) if app.joined else {},
+        ready=lambda: app.standing() or worker.ready(app),
     )
-    app.run_beside(server.start, server.stop, server.watch)
+    app.run_first(server.start, server.stop)
 
 
 def _brokers(settings: Settings) -> list[str]:
     return [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap.split(",")]
-
-
-def _credentials(settings: Settings) -> Any:
-    options = client_options(settings)
-    tls = options.get("ssl_context")
-    if settings.kafka_security.startswith("SASL"):
-        return faust.SASLCredentials(
-            mechanism=settings.kafka_sasl_mechanism,
-            username=settings.kafka_username,
-            password=settings.kafka_password,
-            ssl_context=tls,
-        )
-    return faust.SSLCredentials(context=tls) if tls else None
 
 
 def __getattr__(name: str) -> LineApp:
@@ -150,4 +150,5 @@ def __getattr__(name: str) -> LineApp:
     role = next((role for role in ROLES if role == asked), None)
     if role is None:
         raise AttributeError(name)
+    never_fail()
     return build_app(role, Settings.from_env())

@@ -1,7 +1,7 @@
 """Charge: hold the shared clients, open and stop lines as partitions come and go, route deliveries.
 
 fetch -> agent -> line of the partition (see `streams.line`) -> journal, decisions, windows
-commands -> feed --^
+commands, holds -> feed --^
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -19,19 +20,34 @@ from aiokafka.errors import KafkaError
 from streams.ends import LogEnds
 from streams.feed import CommandFeed
 from streams.inbox import Delivery
-from streams.line import PartitionLine, nothing
+from streams.line import PartitionLine
+from streams.line_app import LineApp, tps_of
 from streams.metrics import ChargingMetrics
 from streams.outputs import output_producer
+from streams.readiness import READY, UNASSIGNED, Readiness
+from streams.servers import Server
 from streams.state import journal_producer
 from streams.topics import raw_topic
-from streams.transport import LineApp, tps_of
 from streams.warm import warm_up
 from tokenline.clock import SystemClock
 from tokenline.metering.judge import Bounds
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.line import Line, read_line
 from tokenline.wire.registry import open_registry
-from tokenline.wire.topics import COMMANDS, USAGE
+from tokenline.wire.topics import (
+    BALANCES,
+    CHARGED,
+    COMMANDS,
+    DEAD_LETTERS,
+    DECISIONS,
+    HOLDS,
+    LINE,
+    REPLIES,
+    STATE,
+    USAGE,
+    WINDOWS,
+)
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -51,6 +67,11 @@ Fatal = Callable[[BaseException], None]
 class ChargingWorker:
     """Hold what all partitions of one process share."""
 
+    TOPICS: ClassVar = (
+        *(USAGE, COMMANDS, HOLDS, STATE, LINE),
+        *(DECISIONS, CHARGED, WINDOWS, BALANCES, DEAD_LETTERS, REPLIES),
+    )
+
     settings: Settings
     fatal: Fatal
     metrics: ChargingMetrics = field(default_factory=ChargingMetrics)
@@ -58,7 +79,7 @@ class ChargingWorker:
     lines: dict[int, PartitionLine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        registry = open_registry(self.settings)
+        self.registry = registry = open_registry(self.settings)
         self.codec, self.columns = Codec(registry), ColumnCodec(registry)
         settings = self.settings
         self.bounds = Bounds(
@@ -66,11 +87,13 @@ class ChargingWorker:
             future_skew_ms=settings.future_skew_s * 1000,
             max_age_ms=settings.max_age_days * 86_400_000,
             max_tokens=settings.max_tokens_per_event,
+            max_charge_utok=settings.max_charge_utok_per_event,
         )
+        self.line = Line(line_id="")
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
         self.ends = LogEnds(settings, settings.topic(USAGE))
-        self.feed = CommandFeed(settings, self._deliver_commands)
+        self.feed = CommandFeed(settings, self._deliver_orders, self._crowded)
         self._stopping = False
         self._turn = asyncio.Lock()
         # The minute ends for all partitions at once; their totals go out one after the other.
@@ -95,7 +118,6 @@ class ChargingWorker:
             journal_producer(self.settings),
             output_producer(self.settings),
         )
-        warm_up(self)
         await asyncio.gather(self.journal.start(), self.producer.start(), self.ends.start())
 
     async def stop(self) -> None:
@@ -121,19 +143,23 @@ class ChargingWorker:
             line.start()
         await asyncio.gather(*(line.stop() for line in gone))
 
-    async def deliver(
-        self, stem: str, partition: int, records: Sequence[Any], done: Callable[[], Any]
-    ) -> None:
-        """Hand a micro-batch to its partition; waits while that one is busy. Not ours: dropped.
+    def deliver(self, partition: int, delivery: Delivery) -> None:
+        """Hand a micro-batch to its partition, however busy that is. Not ours: dropped.
 
         What is dropped is not acknowledged, so the next owner reads it.
         """
         line = self.lines.get(partition)
-        if line is not None:
-            await line.inbox.put(Delivery(stem, records, done))
+        if line is None:
+            delivery.taken()
+        else:
+            line.inbox.put(delivery)
 
-    async def _deliver_commands(self, partition: int, records: Sequence[Any]) -> None:
-        await self.deliver(COMMANDS, partition, records, nothing)
+    def _deliver_orders(self, stem: str, partition: int, records: Sequence[Any]) -> None:
+        self.deliver(partition, Delivery(stem, records))
+
+    def _crowded(self, partition: int, stem: str) -> bool:
+        line = self.lines.get(partition)
+        return line is not None and line.inbox.crowded(stem)
 
     async def send_heartbeats(self) -> None:
         """Tell guards for ever how fresh decisions are; a partition that lags tells its lag."""
@@ -155,11 +181,24 @@ class ChargingWorker:
             as_of_ms = line.published_ms if lag else now_ms
             await line.outputs.publish_heartbeat(line.published_next, as_of_ms, line.state.epoch)
 
-    def ready(self, app: LineApp) -> bool:
+    def ready(self, app: LineApp) -> Readiness:
         """Say whether every partition assigned to this process is open."""
         owned = tps_of(self.settings.topic(USAGE), app.consumer.assignment())
-        ready = {line.partition for line in self.lines.values() if line.ready.is_set()}
-        return bool(owned) and owned <= ready
+        closed = owned - {line.partition for line in self.lines.values() if line.ready.is_set()}
+        if closed:
+            names = ", ".join(map(str, sorted(closed)))
+            return Readiness(ready=False, why=f"partitions that open or catch up: {names}")
+        return READY if owned else UNASSIGNED
+
+    def servers(self) -> list[Server]:
+        """Return what this worker needs before it begins, beside Kafka: the schemas, and which line it is."""
+        return [
+            Server("the schema registry", partial(asyncio.to_thread, warm_up, self)),
+            Server("the line's id", self._meet_line),
+        ]
+
+    async def _meet_line(self) -> None:
+        self.line = await read_line(self.settings, registry=self.registry)
 
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first usage offset not yet published, and its lag."""
@@ -180,7 +219,9 @@ def register(app: LineApp, settings: Settings, fatal: Fatal) -> ChargingWorker:
 
     async def charge_usage(stream: Any) -> None:
         async for event in stream.noack().events():
-            await worker.deliver(USAGE, event.message.partition, event.value, event.ack)
+            taken = partial(app.taken, event.message)
+            delivery = Delivery(USAGE, event.value, done=event.ack, taken=taken)
+            worker.deliver(event.message.partition, delivery)
 
     app.take_by(raw_topic(app, settings, USAGE), "charging-usage", charge_usage)
 

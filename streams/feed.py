@@ -1,15 +1,15 @@
-"""Read the commands of all partitions a worker owns, as soon as they come.
+"""Read the orders and holds of all partitions a worker owns, as soon as they come.
 
 Usage is fetched in company: a step costs the same for one event as for fifty. An order waits for
-nobody: a call that asks for its first grant stands still until it is answered. So commands have a
-reader of their own, beside the consumer group, which begins where the journal says; the group only
-says whose partition it is.
+nobody: a call that asks for its first grant stands still until it is answered. So the topics `commands`
+and `holds` have a reader of their own, beside the consumer group, which begins where the journal says;
+the group only says whose partition it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,44 +18,57 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.wire.kafka import client_options
-from tokenline.wire.topics import COMMANDS
+from tokenline.wire.topics import COMMANDS, HOLDS
 
 if TYPE_CHECKING:
     from tokenline.settings import Settings
 
 FETCH_WAIT_MS = 100
 POLL_MS = 200
+# While a partition is crowded, what others bring is waited for no longer than this: then it may have room.
+LOOK_AGAIN_MS = 50
 RETRY_S = 0.5
 
-Deliver = Callable[[int, Sequence[Any]], Awaitable[None]]
+FED = (COMMANDS, HOLDS)
+
+Deliver = Callable[[str, int, Sequence[Any]], None]
+Found = tuple[TopicPartition, Sequence[Any]]
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _Place:
-    """Say how far a partition was read for the line that follows it now."""
+    """Say how far a partition of a topic was read for the line that follows it now."""
 
     next_offset: int
 
 
 class CommandFeed:
-    """Deliver commands in the order of each partition."""
+    """Deliver orders and holds, each in the order of its partition.
 
-    def __init__(self, settings: Settings, deliver: Deliver) -> None:
+    What is `crowded`, the orders or the holds of a partition, holds up no other.
+    """
+
+    def __init__(
+        self, settings: Settings, deliver: Deliver, crowded: Callable[[int, str], bool]
+    ) -> None:
         self._settings = settings
         self._deliver = deliver
-        self._topic = settings.topic(COMMANDS)
-        self._read_to: dict[int, _Place] = {}
+        self._crowded = crowded
+        self._stems = {settings.topic(stem): stem for stem in FED}
+        self._read_to: dict[TopicPartition, _Place] = {}
         self._changed = asyncio.Event()
 
-    def follow(self, partition: int, next_offset: int) -> None:
-        """Begin to read a partition at an offset."""
-        self._read_to[partition] = _Place(next_offset)
+    def follow(self, partition: int, next_offsets: Mapping[str, int]) -> None:
+        """Begin to read a partition of each topic at its offset."""
+        for topic, stem in self._stems.items():
+            self._read_to[TopicPartition(topic, partition)] = _Place(next_offsets[stem])
         self._changed.set()
 
     def leave(self, partition: int) -> None:
         """Read a partition no more."""
-        self._read_to.pop(partition, None)
+        for topic in self._stems:
+            self._read_to.pop(TopicPartition(topic, partition), None)
         self._changed.set()
 
     async def run(self) -> None:
@@ -83,8 +96,9 @@ class CommandFeed:
                 if not self._read_to:
                     await self._changed.wait()
                     continue
-                for tp, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
-                    await self._hand_on(tp.partition, records)
+                # An order that was there before a hold is folded before it.
+                for tp, records in sorted(await self._fetch(consumer), key=_first_ms):
+                    self._hand_on(tp, records)
         finally:
             await consumer.stop()
 
@@ -96,13 +110,30 @@ class CommandFeed:
         if not self._read_to:
             consumer.unsubscribe()
             return
-        consumer.assign([TopicPartition(self._topic, partition) for partition in self._read_to])
-        for partition, place in self._read_to.items():
-            consumer.seek(TopicPartition(self._topic, partition), place.next_offset)
+        consumer.assign(list(self._read_to))
+        for tp, place in self._read_to.items():
+            consumer.seek(tp, place.next_offset)
 
-    async def _hand_on(self, partition: int, records: Sequence[Any]) -> None:
-        place = self._read_to.get(partition)
+    async def _fetch(self, consumer: AIOKafkaConsumer) -> list[Found]:
+        """Return what came for the partitions that have room for more."""
+        roomy = [
+            tp for tp in self._read_to if not self._crowded(tp.partition, self._stems[tp.topic])
+        ]
+        if not roomy:
+            await asyncio.sleep(LOOK_AGAIN_MS / 1000)
+            return []
+        wait_ms = POLL_MS if len(roomy) == len(self._read_to) else LOOK_AGAIN_MS
+        found = await consumer.getmany(*roomy, timeout_ms=wait_ms)
+        return list(found.items())
+
+    def _hand_on(self, tp: TopicPartition, records: Sequence[Any]) -> None:
+        place = self._read_to.get(tp)
         # What was fetched for a line that has ended since is read again for the next.
         if place is not None and records[-1].offset >= place.next_offset:
-            await self._deliver(partition, records)
+            self._deliver(self._stems[tp.topic], tp.partition, records)
             place.next_offset = records[-1].offset + 1
+
+
+def _first_ms(found: Found) -> tuple[int, str]:
+    tp, records = found
+    return int(records[0].timestamp), tp.topic

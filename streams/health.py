@@ -2,17 +2,19 @@
 
 Healthy means progress, not life: a partition with lag whose position has not moved for `stall_s`
 makes the worker unhealthy, because a Faust consumer can die and leave its process standing
-(guard 21 of reference/faust.md).
+(guard 21 of reference/faust.md). A worker that waits for a server is healthy and not ready.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
+
+from streams.readiness import Readiness
 
 if TYPE_CHECKING:
     from tokenline.clock import Clock
@@ -50,7 +52,7 @@ class HealthServer:
     clock: Clock
     registry: CollectorRegistry
     positions: Callable[[], Positions]
-    ready: Callable[[], bool]
+    ready: Callable[[], Readiness]
     _runner: web.AppRunner | None = None
     _stalls: Stalls = field(init=False)
 
@@ -80,15 +82,12 @@ class HealthServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def watch(self) -> None:
-        """Do nothing: health is looked at when it is asked for."""
-
     async def _healthz(self, _: web.Request) -> web.Response:
         positions = self.positions()
         stalled = self._stalls.stalled(positions, self.clock.monotonic_s())
         body = {
             "healthy": not stalled,
-            "ready": self.ready(),
+            **asdict(self.ready()),
             "stalled": stalled,
             "lag": {name: lag for name, (_, lag) in positions.items()},
         }
@@ -96,7 +95,7 @@ class HealthServer:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         ready = self.ready()
-        return web.json_response({"ready": ready}, status=200 if ready else 503)
+        return web.json_response(asdict(ready), status=200 if ready.ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.registry), content_type="text/plain")

@@ -7,35 +7,47 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenline.wire.topics import USAGE
+from tokenline.wire.topics import COMMANDS, HOLDS
 
-INBOX_CHUNKS = 4
 INBOX_ORDERS = 64  # deliveries, often of one order each
+
+
+def nothing() -> None:
+    """Be done: how far commands were read is in the journal and nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`)."""
+    """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`).
+
+    `taken` is called when the line begins to work on it, or drops it; `done` when all of it is told.
+    """
 
     stem: str
     records: Sequence[Any]
-    done: Callable[[], Any]
+    done: Callable[[], Any] = nothing
+    taken: Callable[[], Any] = nothing
 
 
 class Inbox:
-    """Hold a few deliveries of each kind; who brings more waits.
+    """Hold what waits for one partition; nobody who brings something waits.
 
-    Somebody stands still until an order is answered, so it is folded before all usage that waits.
+    Somebody stands still until an order or a hold is answered, so they are folded before all usage that
+    waits, the two by turns. Who brings usage is bounded by `streams.room`, who brings orders or holds looks
+    whether they are `crowded`.
     """
 
     def __init__(self) -> None:
-        self._usage: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_CHUNKS)
-        self._orders: asyncio.Queue[Delivery] = asyncio.Queue(INBOX_ORDERS)
+        self._usage: asyncio.Queue[Delivery] = asyncio.Queue()
+        # The first is asked first: whose turn it is.
+        self._orders: dict[str, asyncio.Queue[Delivery]] = {
+            stem: asyncio.Queue() for stem in (COMMANDS, HOLDS)
+        }
         self._arrived = asyncio.Event()
 
-    async def put(self, delivery: Delivery) -> None:
-        """Take a delivery in; waits while there is no room."""
-        await (self._usage if delivery.stem == USAGE else self._orders).put(delivery)
+    def put(self, delivery: Delivery) -> None:
+        """Take a delivery in."""
+        self._orders.get(delivery.stem, self._usage).put_nowait(delivery)
         self._arrived.set()
 
     async def get(self) -> Delivery:
@@ -43,24 +55,28 @@ class Inbox:
         while self.empty():
             self._arrived.clear()
             await self._arrived.wait()
-        return (self._usage if self._orders.empty() else self._orders).get_nowait()
+        found = self._next().get_nowait()
+        found.taken()
+        return found
 
     def all_orders(self, first: Delivery) -> Delivery:
-        """Return `first` and all orders that wait behind it as one delivery."""
-        waiting = [first, *(self._orders.get_nowait() for _ in range(self._orders.qsize()))]
+        """Return `first` and all that waits of its topic as one delivery."""
+        queue = self._orders[first.stem]
+        waiting = [first, *(queue.get_nowait() for _ in range(queue.qsize()))]
         records = [record for one in waiting for record in one.records]
         return Delivery(first.stem, records, waiting[-1].done)
 
     def empty(self) -> bool:
         """Say whether nothing waits."""
-        return self._usage.empty() and self._orders.empty()
+        return self._usage.empty() and all(one.empty() for one in self._orders.values())
 
-    def full(self) -> bool:
-        """Say whether there is no room for usage."""
-        return self._usage.full()
+    def crowded(self, stem: str) -> bool:
+        """Say whether so many orders or holds wait that no more of them should be read."""
+        return self._orders[stem].qsize() >= INBOX_ORDERS
 
-    def clear(self) -> None:
-        """Drop what waits; who stands before the inbox goes on."""
-        for waiting in (self._usage, self._orders):
-            while not waiting.empty():
-                waiting.get_nowait()
+    def _next(self) -> asyncio.Queue[Delivery]:
+        for stem, waiting in self._orders.items():
+            if not waiting.empty():
+                self._orders[stem] = self._orders.pop(stem)
+                return waiting
+        return self._usage

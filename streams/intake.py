@@ -16,9 +16,14 @@ from tokenline.errors import BadData, UnknownSchema
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import UNUSABLE, unusable_names
+from tokenline.wire.topics import COMMANDS, HOLDS, tick_key
 
 ORDERS = ("account_order", "hold_order")
-COMMAND_NAMES = ("account_command", "catalog_version", *ORDERS)
+# Who may write to a topic may write these: a gateway that asks for holds orders nothing.
+BELONGS = {
+    COMMANDS: ("account_command", "catalog_version", "account_order", "clock_tick"),
+    HOLDS: ("hold_order",),
+}
 
 # Fields of a record, taken by C code: there are ten thousand in a chunk.
 KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "timestamp"))
@@ -69,14 +74,17 @@ def decode_usage(columns: ColumnCodec, records: Sequence[Any]) -> UsageChunk:
 
 
 def decode_commands(
-    columns: ColumnCodec, codec: Codec, records: Sequence[Any]
+    columns: ColumnCodec, codec: Codec, records: Sequence[Any], stem: str = COMMANDS
 ) -> tuple[list[Commanded], list[Refused]]:
-    """Decode a run of commands of any kind; many of `accounts apply` as columns, others one by one."""
-    alike = [columns.is_newest("account_command", record.value) for record in records]
+    """Decode a run of a topic of commands; many of `accounts apply` as columns, others one by one."""
+    alike = [
+        stem == COMMANDS and columns.is_newest("account_command", record.value)
+        for record in records
+    ]
     found = [
         *_as_columns(columns, list(compress(records, alike))),
         *(
-            _one(codec, record)
+            _one(codec, record, stem)
             for record, is_alike in zip(records, alike, strict=True)
             if not is_alike
         ),
@@ -111,19 +119,22 @@ def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     return rows
 
 
-def _one(codec: Codec, record: Any) -> Commanded | Refused:
+def _one(codec: Codec, record: Any, stem: str) -> Commanded | Refused:
     try:
         name, fields = codec.decode(record.value)
     except UnknownSchema as error:
         return _refused(record, "unknown_schema", str(error))
     except BadData as error:
         return _refused(record, "undecodable", str(error))
-    if name not in COMMAND_NAMES:
-        return _refused(record, "undecodable", f"a {name} does not belong on the commands topic")
-    key = f"{fields.get('tenant_id')}/{fields.get('account_id')}"
     command = Commanded(
         offset=record.offset, appended_ms=record.timestamp, fields=fields, name=name
     )
+    if name not in BELONGS[stem]:
+        refused = _refused(record, "wrong_topic", f"a {name} does not belong on the {stem} topic")
+        return replace(refused, command=command) if name in ORDERS else refused
+    if name == "clock_tick" and record.key != tick_key(int(str(fields["partition"]))):
+        return _refused(record, "key_mismatch", "the key of a tick names its partition")
+    key = f"{fields.get('tenant_id')}/{fields.get('account_id')}"
     # On another partition an order would make its account a second time.
     if name in ORDERS and _text(record.key) != key:
         return replace(

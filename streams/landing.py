@@ -11,17 +11,23 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from streams.line_app import LineApp, position_of
+from streams.readiness import READY, UNASSIGNED, Readiness
+from streams.servers import Server
 from streams.topics import raw_topic
-from streams.transport import LineApp, position_of
 from tokenline.clock import SystemClock
+from tokenline.errors import WarehouseUnavailable
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
+from tokenline.landing.line import join_line, landed_before
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
-from tokenline.landing.topics import TopicLander
+from tokenline.landing.topics import TopicLander, is_verdict
 from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.line import read_line
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import (
     BALANCES,
@@ -30,6 +36,8 @@ from tokenline.wire.topics import (
     CONTROL,
     DEAD_LETTERS,
     DECISIONS,
+    LINE,
+    USAGE,
     WINDOWS,
 )
 
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
 
     from tokenline.landing.lander import Step
     from tokenline.settings import Settings
+    from tokenline.wire.line import Line
 
 GC_OBJECTS = 200_000
 Fatal = Callable[[BaseException], None]
@@ -47,6 +56,7 @@ Fatal = Callable[[BaseException], None]
 class MicroBatch:
     """Be what a flow takes: the records of one Faust event, and a note when they are done."""
 
+    app: LineApp
     event: Any
     progress: LandingProgress
 
@@ -71,6 +81,10 @@ class MicroBatch:
         message = self.event.message
         self.progress.acked[(message.topic, message.partition)] = message.offset + 1
 
+    def taken(self) -> None:
+        """Let the consumer fetch more of this partition."""
+        self.app.taken(self.event.message)
+
 
 class LandingWorker:
     """Own the flows of one landing process.
@@ -81,14 +95,28 @@ class LandingWorker:
     row landed twice is one.
     """
 
+    TOPICS: ClassVar = (
+        USAGE,
+        CHARGED,
+        WINDOWS,
+        BALANCES,
+        DECISIONS,
+        DEAD_LETTERS,
+        COMMANDS,
+        CONTROL,
+        LINE,
+    )
+
     def __init__(self, settings: Settings, fatal: Fatal, step: Step) -> None:
         self.progress = LandingProgress()
         self.metrics = LandingMetrics(self.progress)
+        self._settings = settings
         self._store = ClickHouseStore(settings)
+        self._registry = open_registry(settings)
         self._tools = Tools(
             settings=settings,
             store=self._store,
-            codec=ColumnCodec(open_registry(settings)),
+            codec=ColumnCodec(self._registry),
             clock=SystemClock(),
             progress=self.progress,
             fatal=fatal,
@@ -97,8 +125,9 @@ class LandingWorker:
         self._usage: dict[int, UsageFlow] = {}
         self._tables: dict[str, TableFlow] = {}
         self._generation = -1
+        self._line: Line | None = None
 
-    async def land_usage(self, stream: Any) -> None:
+    async def land_usage(self, app: LineApp, stream: Any) -> None:
         """Hand charged ranges to the flow of their partition."""
         async for event in stream.noack().events():
             generation = event.message.generation_id
@@ -106,19 +135,22 @@ class LandingWorker:
                 await self.drop_usage()
                 self._generation = generation
             if generation == self._generation:
-                await self._usage_flow(event.message.partition).offer(
-                    MicroBatch(event, self.progress)
-                )
+                batch = MicroBatch(app, event, self.progress)
+                self._usage_flow(event.message.partition).offer(batch)
 
     def land_table(
-        self, table: str, insert: Callable[[Any], int]
+        self,
+        app: LineApp,
+        table: str,
+        insert: Callable[[Any], int],
+        lands: Callable[[Any], bool] = lambda _: True,
     ) -> Callable[[Any], Awaitable[None]]:
         """Return an agent that hands micro-batches to the flow of `table`."""
 
         async def land(stream: Any) -> None:
-            flow = self._tables[table] = TableFlow(self._tools, table, insert)
+            flow = self._tables[table] = TableFlow(self._tools, table, insert, lands)
             async for event in stream.noack().events():
-                await flow.offer(MicroBatch(event, self.progress))
+                flow.offer(MicroBatch(app, event, self.progress))
 
         return land
 
@@ -135,12 +167,21 @@ class LandingWorker:
             self.progress.acked.pop((tp.topic, tp.partition), None)
 
     async def start(self) -> None:
-        """Make the garbage collector patient; flows start with their first record.
+        """Compare Kafka's line with the warehouse's, and make the garbage collector patient.
 
+        A warehouse that is away is waited for and compared by the first flow that uses it. If it turns up
+        new then, and landing has landed before, this process ends: the next one begins from the beginning.
         A fetch makes tens of thousands of record objects that live for a moment and are in no
         cycle. Looking at them again and again takes as long as making them.
         """
         gc.set_threshold(GC_OBJECTS, 50, 100)
+        line = self._line or await self._meet_line()
+        self._store.hold_to(line)
+        try:
+            await join_line(self._settings, line)
+        except WarehouseUnavailable as error:
+            self.progress.last_error = str(error)
+            self._store.may_adopt = not await landed_before(self._settings)
 
     async def stop(self) -> None:
         """End all flows and let go of the warehouse."""
@@ -151,9 +192,27 @@ class LandingWorker:
     async def watch(self) -> None:
         """Do nothing: each flow reports its own end."""
 
-    def ready(self, app: LineApp) -> bool:
-        """Say whether the group has given us partitions and the warehouse answers."""
-        return bool(app.consumer.assignment()) and self.progress.away_since_s is None
+    def ready(self, app: LineApp) -> Readiness:
+        """Say whether the group has given us partitions and the servers answer."""
+        if self.progress.away_since_s is not None:
+            return Readiness(ready=False, why=f"waits: {self.progress.last_error}")
+        return READY if app.consumer.assignment() else UNASSIGNED
+
+    def servers(self) -> list[Server]:
+        """Return what this worker needs before it begins, beside Kafka."""
+        settings = self._tools.settings
+        return [
+            Server("the schema registry", partial(asyncio.to_thread, self._registry.ask)),
+            Server("the line's id", self._meet_line),
+            Server(
+                f"the warehouse at {settings.clickhouse_url}",
+                partial(asyncio.to_thread, self._store.ask),
+            ),
+        ]
+
+    async def _meet_line(self) -> Line:
+        self._line = await read_line(self._settings, registry=self._registry)
+        return self._line
 
     def positions(self, app: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first offset not landed, and what lies behind it."""
@@ -180,16 +239,17 @@ def register(
     """
     worker = LandingWorker(settings, fatal, step)
     rows = TopicLander(worker._store, worker._tools.codec, worker.progress, settings.partitions)
-    app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", worker.land_usage)
-    for stem, table, insert in (
+    land_usage = partial(worker.land_usage, app)
+    app.take_by(raw_topic(app, settings, CHARGED), "landing-charged", land_usage)
+    for stem, table, insert, *lands in (
         (WINDOWS, "windows", rows.windows),
         (BALANCES, "balance_changes", rows.balances),
-        (DECISIONS, "decisions", rows.decisions),
+        (DECISIONS, "decisions", rows.decisions, is_verdict),
         (DEAD_LETTERS, "dead_letters", rows.dead_letters),
         (COMMANDS, "accounts", rows.accounts),
         (CONTROL, "gateway_totals", rows.gateway_totals),
     ):
-        land = worker.land_table(table, insert)
+        land = worker.land_table(app, table, insert, *lands)
         app.take_by(raw_topic(app, settings, stem), f"landing-{stem}", land)
 
     async def disown(_: Any, revoked: set[TP], **__: Any) -> None:

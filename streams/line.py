@@ -24,6 +24,7 @@ from streams.memory import give_back
 from streams.outputs import Outputs
 from streams.reread import read_range, read_waiting
 from streams.state import JournalLog
+from streams.ticks import Ticker
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.charging.packs import Message
@@ -31,7 +32,7 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Flush, Step, UsageChunk
 from tokenline.errors import FencedOut, PoisonedInput
-from tokenline.wire.topics import COMMANDS, USAGE
+from tokenline.wire.topics import COMMANDS, HOLDS, USAGE
 
 if TYPE_CHECKING:
     from streams.charging import ChargingWorker
@@ -76,6 +77,8 @@ class PartitionLine:
         self.ready = asyncio.Event()
         self.published_next = 0
         self.published_ms = 0
+        # Set when commands were taken in.
+        self.commands_folded = asyncio.Event()
         self._folding = asyncio.Lock()
         self._flushes: asyncio.Queue[Flush] = asyncio.Queue()
         self._held = False
@@ -110,8 +113,11 @@ class PartitionLine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # An agent may stand before the full inbox, and all other partitions behind it.
-        self.inbox.clear()
+
+    @property
+    def held(self) -> bool:
+        """Say whether nothing is folded because the group deals partitions out anew."""
+        return self._held
 
     @property
     def idle(self) -> bool:
@@ -135,11 +141,12 @@ class PartitionLine:
         self._tasks.append(asyncio.create_task(self._guarded(self._note_told())))
         self._tasks.append(asyncio.create_task(self._guarded(self._publish_flushes())))
         await self._catch_up()
-        self._worker.feed.follow(self.partition, self.state.next_offsets[COMMANDS])
+        self._worker.feed.follow(self.partition, self.state.next_offsets)
         self.ready.set()
+        self._tasks.append(asyncio.create_task(self._guarded(Ticker(self._worker, self).run())))
         while True:
             delivery = await self.inbox.get()
-            if delivery.stem == COMMANDS:
+            if delivery.stem != USAGE:
                 delivery = await self._with_company(delivery)
             async with self._folding:
                 await self._fold(delivery)
@@ -165,6 +172,7 @@ class PartitionLine:
         while True:
             self.state = PartitionState(self._worker.bounds)
             found = await self._recover()
+            self._join(found.state)
             self._writer = found.writer()
             if await self.log.open_epoch(self._writer.opening(uuid4().hex)):
                 break
@@ -185,6 +193,13 @@ class PartitionLine:
             rows=found.rows,
             seconds=round(clock.monotonic_s() - began, 3),
         )
+
+    def _join(self, state: PartitionState) -> None:
+        """Refuse a journal of another line, whose offsets mean nothing here; one without an id is ours."""
+        line = self._worker.line
+        what = f"the journal {self.log.topic}[{self.partition}]"
+        line.require(state.line_id, what, "its topics were put together from two lines")
+        state.line_id = line.line_id
 
     async def _recover(self) -> Recovered:
         recovery = Recovery(self.state)
@@ -209,15 +224,16 @@ class PartitionLine:
             if delivery.stem == USAGE:
                 steps = self._usage_steps(records, await self._decoded_beside(records))
             else:
-                steps = self._command_steps(records)
+                steps = self._command_steps(delivery.stem, records)
             while (step := await self._worker.take_turn(steps)) is not None:
                 await self._commits.put(await self._journal(step, records))
         await self._commits.put(delivery.done)
+        self.commands_folded.set()
 
     async def _catch_up(self) -> None:
-        """Apply what waits on `commands` before any usage, and usage that is far behind with it.
+        """Apply what waits on `commands` and `holds` before any usage, and usage that is far behind with it.
 
-        Both topics are read side by side; after a time away usage could come first, and be refused for
+        The topics are read side by side; after a time away usage could come first, and be refused for
         an account that was applied long before it, or so late that its hold is forgotten. If this takes
         so long that usage is far behind again, it is done again for what came meanwhile.
         """
@@ -233,14 +249,20 @@ class PartitionLine:
         now_ms = self._worker.clock.wall_ms()
         async with (
             aclosing(self._waiting(COMMANDS)) as commands,
+            aclosing(self._waiting(HOLDS)) as holds,
             aclosing(self._waiting(USAGE)) as usage,
             aclosing(
-                by_turns(Waiting(commands), Waiting(usage), now_ms, self.state.books.linger_ms)
+                by_turns(
+                    {COMMANDS: Waiting(commands), HOLDS: Waiting(holds)},
+                    Waiting(usage),
+                    now_ms,
+                    self.state.books.linger_ms,
+                )
             ) as turns,
         ):
             async for stem, records in turns:
                 async with self._folding:
-                    await self._fold(Delivery(stem, records, nothing))
+                    await self._fold(Delivery(stem, records))
 
     def _waiting(self, stem: str) -> AsyncGenerator[list[Any], None]:
         settings, due = self._worker.settings, self.state.next_offsets[stem]
@@ -274,9 +296,10 @@ class PartitionLine:
         for part in by_minute(chunk):
             yield fold_usage(self.state, part)
 
-    def _command_steps(self, records: Sequence[Any]) -> Iterator[Step]:
-        commands, refused = decode_commands(self._worker.columns, self._worker.codec, records)
-        step = fold_commands(self.state, commands, records[-1].offset)
+    def _command_steps(self, stem: str, records: Sequence[Any]) -> Iterator[Step]:
+        worker = self._worker
+        commands, refused = decode_commands(worker.columns, worker.codec, records, stem)
+        step = fold_commands(self.state, commands, records[-1].offset, stem)
         step.refused = refused + step.refused
         yield step
 
@@ -337,6 +360,9 @@ class PartitionLine:
         if commit.step.judged is not None:
             self.published_ms = commit.step.as_of_ms
         self.published_next = commit.next_usage
+        for slot in commit.step.alarms:
+            name = self.state.cells.keys[slot]
+            log.error("an account used absurdly much that no bucket paid", account=name)
         self._worker.metrics.charged(commit.step, self._worker.clock.wall_ms())
 
     async def _publish_flushes(self) -> None:
@@ -369,7 +395,3 @@ class PartitionLine:
         # A closed minute may have come in the very moment the wait for one ended: it goes out first.
         quiet = self.idle and self._flushes.empty()
         return quiet and self.state.seq == seq and self.state.published_seq == seq
-
-
-def nothing() -> None:
-    """Be done: how far commands were read is in the journal and nowhere else."""

@@ -36,6 +36,9 @@ class ChargingMetrics:
         self.decisions = Counter(
             names.DECISIONS, "decisions published", ["state"], registry=self.registry
         )
+        self.unpaid_alarms = Counter(
+            names.UNPAID_ALARMS, "accounts that used absurdly much unpaid", registry=self.registry
+        )
         self.latency = Histogram(
             names.DECISION_LATENCY,
             "append to published step",
@@ -76,6 +79,7 @@ class ChargingMetrics:
         if step.judged is not None:
             self.events.labels("late").inc(len(step.judged.late))
             self.events.labels("duplicate").inc(len(step.judged.duplicate))
+        self.unpaid_alarms.inc(len(step.alarms))
         for refused in step.refused:
             self.dead_letters.labels(refused.reason).inc()
         for decided in step.decisions:

@@ -6,17 +6,21 @@ slow or away holds back nobody else. Nothing is acknowledged before it was told 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 
+from streams.line_app import LineApp, position_of
 from streams.metrics import NotifyMetrics
+from streams.readiness import READY, UNASSIGNED, Readiness
+from streams.servers import Server
 from streams.topics import raw_topic
-from streams.transport import LineApp, position_of
 from streams.webhooks import Deliveries, Job, Letter
 from tokenline.clock import SystemClock
 from tokenline.errors import BrokenLog, BrokerUnavailable, SettingsError
@@ -83,15 +87,17 @@ class EndpointFollower:
                 jobs = list(self._jobs(event.value, message.partition))
                 await self.deliveries.offer(event, message.partition, jobs)
                 self._taken[message.tp] = message.offset + 1
+            self.app.taken(message)
 
     async def disown(self, _: Any, revoked: set[TP], **__: Any) -> None:
         """Stop telling what another worker will tell."""
         if revoked:
             await self.deliveries.drop()
 
-    def ready(self) -> bool:
+    def ready(self) -> Readiness:
         """Say whether the group has given us partitions."""
-        return bool(self.app.consumer.assignment())
+        standing = self.app.standing()
+        return standing or (READY if self.app.consumer.assignment() else UNASSIGNED)
 
     def positions(self) -> dict[str, tuple[int, int]]:
         """Return for each partition the first offset not taken in hand, and what lies behind it.
@@ -99,7 +105,7 @@ class EndpointFollower:
         A receiver that is away is no stall of ours: what waits for it is a metric.
         """
         found = {}
-        for tp in self.app.consumer.assignment():
+        for tp in self.app.consumer.assignment() if self.app.joined else ():
             if position := position_of(self.app, tp, self._taken.get(tp)):
                 name = f"{self.deliveries.endpoint.name}/{tp.topic}/{tp.partition}"
                 found[name] = (position[0], 0 if self.deliveries.full else position[1])
@@ -126,6 +132,8 @@ class EndpointFollower:
 class NotifyWorker:
     """Own the followers of one process and the producer of its dead letters."""
 
+    TOPICS: ClassVar = (DECISIONS, DEAD_LETTERS)
+
     def __init__(self, settings: Settings, fatal: Callable[[BaseException], None]) -> None:
         self.followers: list[EndpointFollower] = []
         self.metrics = NotifyMetrics(self.followers)
@@ -136,7 +144,6 @@ class NotifyWorker:
 
     async def start(self) -> None:
         """Connect, and let each new endpoint begin at the end of the decisions."""
-        self.codec.warm("dead_letter")
         self._producer = AIOKafkaProducer(
             **client_options(self._settings), acks="all", enable_idempotence=True,
             max_request_size=2 << 20,
@@ -157,9 +164,15 @@ class NotifyWorker:
     async def watch(self) -> None:
         """Do nothing: deliveries report their own end."""
 
-    def ready(self, _: LineApp) -> bool:
+    def ready(self, _: LineApp) -> Readiness:
         """Say whether every endpoint is followed; with none there is nothing to wait for."""
-        return all(follower.ready() for follower in self.followers)
+        found = [follower.ready() for follower in self.followers]
+        return next((one for one in found if not one.ready), found[0] if found else READY)
+
+    def servers(self) -> list[Server]:
+        """Return what this worker needs before it begins, beside Kafka: the schemas."""
+        warm = partial(asyncio.to_thread, self.codec.warm, "dead_letter")
+        return [Server("the schema registry", warm)]
 
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return the progress of all endpoints."""
@@ -211,6 +224,7 @@ def dead_letter_of(settings: Settings, letter: Letter) -> dict[str, object]:
 async def _idle(stream: Any) -> None:
     async for event in stream.noack().events():
         event.ack()
+        event.app.taken(event.message)
 
 
 async def begin_at_end(settings: Settings, name: str) -> None:

@@ -14,7 +14,7 @@ from streams.replies import MOST_DETAIL_CHARS, refusals_of, replies_of
 from streams.totals import changes_of, encode_totals, split_key, totals_of
 from tokenline.charging.journal import Record
 from tokenline.charging.packs import Message
-from tokenline.charging.terms import told_terms
+from tokenline.charging.terms import decision_terms
 from tokenline.clock import SystemClock
 from tokenline.wire.kafka import account_key, client_options, partition_of
 from tokenline.wire.topics import (
@@ -202,7 +202,7 @@ class Outputs:
                 {"models": list(one.models), "subscribers": list(one.subscribers)}
                 for one in decided.covers
             ],
-            **told_terms(state, decided.slot),
+            **decision_terms(state, decided.slot),
             "version": decided.version,
             "epoch": state.epoch,
             "as_of": step.as_of_ms,
@@ -268,11 +268,13 @@ class Outputs:
             "late_offsets": judged.late,
             "duplicate_offsets": judged.duplicate,
             "rejected_offsets": judged.rejected,
-            "commands_next": state.next_offsets[COMMANDS],
             "absent_offsets": judged.absent,
             "deleted_offsets": judged.deleted,
             "deleted_since": judged.deleted_since_ms,
             "deleted_until": judged.deleted_until_ms,
+            "commands_next": judged.commands_next,
+            "holds_next": judged.holds_next,
+            "order_turns": judged.turns,
         }
         return Message(
             CHARGED, b"%d" % self._partition, self._codec.encode("charged_range", fields)

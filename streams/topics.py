@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from streams.transport import LineApp, PassThrough
+from streams.line_app import LineApp
+from streams.transport import PassThrough
 
 if TYPE_CHECKING:
     from tokenline.settings import Settings

@@ -3,31 +3,33 @@
 Stock Faust hands records over one by one, at about 90 µs each. Here one Faust event carries all
 records that one fetch gave for one partition, in offset order, as `event.value`. Acknowledging that
 event commits the offset after its last record; nothing else is ever committed, so the committed
-offset is never past work that is done (guards 1, 11, 13 of reference/faust.md).
+offset is never past work that is done (guards 1, 11, 13 of reference/faust.md). A partition that does
+not take up what it is given is not fetched for, and holds up no other (`streams.room`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import faust
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
+from streams.room import Room
 from tokenline.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
     from faust.types.tuples import TP
 
 FETCH_WAIT_MS = 25
 FETCH_MIN_BYTES = 256 * 1024
+# While a partition has no room, what others bring is waited for no longer than this: then it may have.
+LOOK_AGAIN_S = 0.05
 
 
 class PromptConsumerThread(driver.AIOKafkaConsumerThread):
@@ -46,6 +48,27 @@ class PromptConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._partition_assignment_strategy = (RangePartitionAssignor,)
         return consumer
 
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Seek each partition that is ours to what is committed; return that.
+
+        aiokafka's own seek asks for one partition after the other and raises on one that a rebalance
+        has taken meanwhile, or when there is none. Behind a rebalance comes a seek of its own.
+        """
+        found: dict[TP, int | None] = await self.call_thread(self._seek_to_committed)
+        return found
+
+    async def _seek_to_committed(self) -> dict[TP, int | None]:
+        consumer = self._ensure_consumer()
+        partitions = list(consumer.assignment())
+        found = await asyncio.gather(*map(consumer.committed, partitions))
+        # Nothing is awaited from here on, and assignments change on this thread only.
+        ours = consumer.assignment()
+        kept = {tp: at for tp, at in zip(partitions, found, strict=True) if tp in ours}
+        for tp, offset in kept.items():
+            if offset:
+                consumer.seek(tp, offset)
+        return kept
+
 
 class MicroBatchConsumer(driver.Consumer):
     """Yield one message a partition and fetch; commit what was acknowledged."""
@@ -53,6 +76,8 @@ class MicroBatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._done: dict[TP, int] = {}
+        self._room = Room()
+        self._generation = -1
 
     async def getmany(
         self,
@@ -65,7 +90,7 @@ class MicroBatchConsumer(driver.Consumer):
         records, active = await self._wait_next_records(timeout)
         if not active:
             self._stay()
-        generation = self.app.consumer_generation_id
+        generation = self._present_generation()
         if records is None or self.should_stop:
             return
         if not self.flow_active:
@@ -75,7 +100,36 @@ class MicroBatchConsumer(driver.Consumer):
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
             if batch and (active is None or tp in active or tp in self._buffered_partitions):
+                self._room.give(tp, batch[-1].offset, len(batch))
                 yield tp, self._micro_batch(tp, batch, generation)
+
+    def taken(self, message: ConsumerMessage) -> None:
+        """Note that work on a micro-batch begins, or that it is dropped: its partition has room for more."""
+        if message.generation_id == self._generation:
+            self._room.take(message.tp, message.offset)
+
+    async def _getmany(
+        self,
+        active_partitions: set[TP] | None,
+        timeout: float,  # noqa: ASYNC109  Faust's signature
+    ) -> Any:
+        """Fetch for the partitions that have room; with none, wait until one has."""
+        active = active_partitions or set()
+        roomy = self._room.among(active)
+        if not roomy:
+            self._stay()
+            await self._room.wait(timeout)
+            return {}
+        within_s = timeout if len(roomy) == len(active) else min(timeout, LOOK_AGAIN_S)
+        return await super()._getmany(roomy, within_s)
+
+    def _present_generation(self) -> int:
+        """Return the group's generation; what an earlier one was given is nobody's."""
+        generation = int(self.app.consumer_generation_id)
+        if generation != self._generation:
+            self._generation = generation
+            self._room.clear()
+        return generation
 
     def _stay(self) -> None:
         """Tell aiokafka that we live though nobody fetches: all our partitions have enough in hand.
@@ -141,91 +195,6 @@ class MicroBatchTransport(driver.Transport):
     Consumer = MicroBatchConsumer
 
 
-class PromptTables(TableManager):
-    """Start without the second that Faust waits for tables to turn up: there are none."""
-
-    async def on_start(self) -> None:
-        """Let the conductor subscribe, and rebalances begin."""
-        await self._update_channels()
-        await self.recovery.start()
-
-
-class LineApp(faust.App):
-    """Be a Faust app whose topics deliver micro-batches, with work that runs beside the agents."""
-
-    def __init__(
-        self,
-        *args: Any,
-        fatal: Callable[[BaseException], None],
-        fetch_wait_ms: int = FETCH_WAIT_MS,
-        fetch_min_bytes: int = FETCH_MIN_BYTES,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, TableManager=PromptTables, **kwargs)
-        self.fetch_wait_ms, self.fetch_min_bytes = fetch_wait_ms, fetch_min_bytes
-        self._fatal = fatal
-        self._kept: list[Any] = []
-        self._starts: list[Callable[[], Awaitable[None]]] = []
-        self._stops: list[Callable[[], Awaitable[None]]] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self._loops: list[Callable[[], Awaitable[None]]] = []
-
-    def keep(self, thing: Any) -> None:
-        """Hold a strong reference for the life of the app."""
-        self._kept.append(thing)
-
-    def run_beside(
-        self,
-        start: Callable[[], Awaitable[None]],
-        stop: Callable[[], Awaitable[None]],
-        *loops: Callable[[], Awaitable[None]],
-    ) -> None:
-        """Call `start` before any record is delivered, keep `loops` running, call `stop` before leaving the group.
-
-        An error in one of `loops` ends the process.
-        """
-        self._starts.append(start)
-        self._stops.append(stop)
-        self._loops.extend(loops)
-
-    def take_by(self, topic: Any, name: str, agent: Callable[[Any], Awaitable[None]]) -> None:
-        """Let `agent` take the micro-batches of `topic`; an error in it ends the process.
-
-        Faust would start it again behind the micro-batch it failed at, which is then done by nobody.
-        """
-
-        async def watched(stream: Any) -> None:
-            await self._watched(partial(agent, stream))
-
-        self.agent(topic, name=name, concurrency=1)(watched)
-
-    async def on_start(self) -> None:
-        """Start what runs beside, then Faust."""
-        for start in self._starts:
-            await start()
-        await super().on_start()
-        self._tasks = [asyncio.create_task(self._watched(loop)) for loop in self._loops]
-
-    async def on_stop(self) -> None:
-        """Finish what is in flight while the partitions are still ours, then let Faust go."""
-        for task in self._tasks:
-            task.cancel()
-        for stop in self._stops:
-            await stop()
-        await super().on_stop()
-
-    async def _watched(self, loop: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await loop()
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001  the worker's edge: no work of a worker must end unseen
-            self._fatal(error)
-
-    def _new_transport(self) -> MicroBatchTransport:
-        return MicroBatchTransport(self.conf.broker_consumer, self, loop=self.loop)
-
-
 def hand_over_raw_records() -> None:
     """Let aiokafka's consumers of this process yield the parser's own records.
 
@@ -244,20 +213,3 @@ class PassThrough(faust.Schema):
     def loads_value(self, app: Any, message: Any, **_: Any) -> Any:  # noqa: ARG002  Faust's signature
         """Return the list of records."""
         return message.value
-
-
-def position_of(app: LineApp, tp: TP, done: int | None) -> tuple[int, int] | None:
-    """Return the first offset of a partition that is not done and what lies behind it; None: unknown.
-
-    `done` is what the caller knows; before its first ack Faust's memory of what was committed is all
-    there is.
-    """
-    next_offset = app.consumer._committed_offset.get(tp) if done is None else done
-    if next_offset is None:
-        return None
-    return next_offset, max((app.consumer.highwater(tp) or 0) - next_offset, 0)
-
-
-def tps_of(topic: str, assigned: Iterable[TP]) -> set[int]:
-    """Return the partitions of `topic` among the assigned ones."""
-    return {tp.partition for tp in assigned if tp.topic == topic}

@@ -15,9 +15,9 @@ import clickhouse_connect
 import hypothesis
 import pytest
 
+from tests.servers import line_on
 from tokenline.platform.kafka import EmbeddedKafka
 from tokenline.platform.warehouse_process import EmbeddedWarehouse
-from tokenline.settings import Settings
 
 # A law holds or not; how long an example takes says only how busy the machine is.
 hypothesis.settings.register_profile("laws", deadline=None)
@@ -94,9 +94,10 @@ def private_warehouse(tmp_path):
 def settings(kafka, warehouse, tmp_path):
     """Settings of a line of the test's own on the shared servers."""
     mark = uuid.uuid4().hex[:10]
-    line = Settings(
+    line = line_on(
+        kafka,
+        tmp_path / "data",
         partitions=4,
-        kafka_bootstrap=kafka.bootstrap,
         clickhouse_url=warehouse,
         topic_prefix=f"t{mark}.",
         clickhouse_database=f"t_{mark}",
@@ -104,7 +105,6 @@ def settings(kafka, warehouse, tmp_path):
         landing_health_port=0,
         session_timeout_ms=2000,
         idle_flush_ms=200,
-        data_dir=tmp_path / "data",
     )
     yield line
     with clickhouse_connect.get_client(dsn=warehouse) as client:

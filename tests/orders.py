@@ -96,6 +96,12 @@ def catalog_version(offset: int, appended_ms: int, catalog: Catalog) -> Commande
     return Commanded(offset=offset, appended_ms=appended_ms, fields=fields, name="catalog_version")
 
 
+def tick(offset: int, appended_ms: int) -> Commanded:
+    """Return a tick of the partition's clock."""
+    fields = {"partition": 0, "written_at": appended_ms, "epoch": 1}
+    return Commanded(offset=offset, appended_ms=appended_ms, fields=fields, name="clock_tick")
+
+
 def order(offset: int, appended_ms: int, **fields: Any) -> Commanded:
     """Return an order of account `t/a`; `fields` say what is different from nothing."""
     plain: dict[str, Any] = {

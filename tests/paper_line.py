@@ -21,6 +21,7 @@ from tokenline.charging.journal import epoch_of
 from tokenline.charging.packs import Message, pack_names
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
+from tokenline.charging.replay import ChargedRange, OrdersBefore
 from tokenline.charging.step import Commanded, Flush, Step
 
 WINDOW_KEY = ("slot", "subscriber_id", "provider", "model", "window_start")
@@ -70,7 +71,8 @@ class Books:
         self.dead_letters: dict[int, str] = {}
         self.changes: dict[tuple[str, int], dict[str, Any]] = {}
         self.burns: dict[tuple[str, int, int], int] = {}
-        self.replies: dict[int, dict[str, Any]] = {}
+        self.replies: dict[tuple[str, int], dict[str, Any]] = {}
+        self.ranges: dict[int, ChargedRange] = {}
         self.sent: dict[str, dict[str, Any]] = {}
 
     def take(self, message: Message) -> None:
@@ -84,12 +86,15 @@ class Books:
             old = self.changes.setdefault((said["account"], said["number"]), said)
             assert old == said
         elif message.topic == "replies":
-            assert self.replies.setdefault(said["offset"], said) == said
+            assert self.replies.setdefault((said["topic"], said["offset"]), said) == said
         elif message.topic == "commands":
             assert self.sent.setdefault(said["command_id"], said) == said
         elif message.topic == "dead-letters":
             assert self.dead_letters.setdefault(said["offset"], said["reason"]) == said["reason"]
         else:
+            before = OrdersBefore(said["commands_next"], said["holds_next"], tuple(said["turns"]))
+            charged = ChargedRange(said["lo"], said["hi"], before)
+            assert self.ranges.setdefault(said["lo"], charged) == charged
             for offset in range(said["lo"], said["hi"] + 1):
                 self._judge(offset, said)
 
@@ -171,10 +176,11 @@ class PaperLine:
                 self._commit(fold_usage(self.state, part))
 
     def command(self, commands: Sequence[Commanded]) -> None:
-        """Fold account commands that may have been folded before."""
-        due = [one for one in commands if one.offset >= self.state.next_offsets["commands"]]
+        """Fold commands of one topic, which may have been folded before."""
+        topic = topic_of(commands[0])
+        due = [one for one in commands if one.offset >= self.state.next_offsets[topic]]
         if due:
-            self._commit(fold_commands(self.state, due, due[-1].offset))
+            self._commit(fold_commands(self.state, due, due[-1].offset, topic))
 
     def rest(self) -> None:
         """Be idle: publish all that waits and the totals of the open minute."""
@@ -231,6 +237,11 @@ class PaperLine:
         self.state.note_flushed(flush)
 
 
+def topic_of(command: Commanded) -> str:
+    """Return the topic that a command stands on."""
+    return "holds" if command.name == "hold_order" else "commands"
+
+
 def facts(state: PartitionState) -> dict[str, Any]:
     """Return all that a recovery must bring back, in a form that compares."""
     head = dict(state.head())
@@ -240,7 +251,7 @@ def facts(state: PartitionState) -> dict[str, Any]:
     tally = state.tally
     rows = tally.rows()
     windows = sorted(map(str, rows.sort(WINDOW_KEY).rows())) if len(rows) else []
-    tables = [table.matrix.tolist() for table in state.books.tables]
+    tables = {name: table.matrix.tolist() for name, table in state.books.named_tables.items()}
     names = json.loads(pack_names(state)), tally.burns().tolist()
     return {
         "head": head,
@@ -265,6 +276,7 @@ def _messages(state: PartitionState, step: Step) -> Iterator[Message]:
         yield Message("balances", b"k", json.dumps(said).encode())
     for replied in step.replies:
         said = dataclasses.asdict(replied.answer) | {"offset": replied.command.offset}
+        said |= {"topic": topic_of(replied.command)}
         said |= {"split": list(said.get("split", ()))}
         yield Message("replies", b"k", json.dumps(said).encode())
     for sent in step.sent:

@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS {database}.gateway_totals{on_cluster} (
   acknowledged UInt64,
   lost UInt64,
   as_of DateTime64(3, 'UTC'),
+  line_id String,
   version UInt64
 )
 ENGINE = {engine ReplacingMergeTree(version)}

@@ -8,18 +8,18 @@ SELECT * FROM {database}.ledger FINAL;
 CREATE VIEW IF NOT EXISTS {database}.v_windows{on_cluster} AS
 SELECT
   tenant_id, account_id, subscriber_id, provider, model, window_start,
-  sum(w.events) AS events,
-  sum(w.input_tokens) AS input_tokens,
-  sum(w.cache_read_tokens) AS cache_read_tokens,
-  sum(w.cache_write_tokens) AS cache_write_tokens,
-  sum(w.cache_write_1h_tokens) AS cache_write_1h_tokens,
-  sum(w.output_tokens) AS output_tokens,
-  sum(w.reasoning_tokens) AS reasoning_tokens,
-  sum(w.audio_input_tokens) AS audio_input_tokens,
-  sum(w.audio_output_tokens) AS audio_output_tokens,
-  sum(w.image_input_tokens) AS image_input_tokens,
-  sum(w.image_output_tokens) AS image_output_tokens,
-  sum(w.total_tokens) AS total_tokens,
+  sum(toInt128(w.events)) AS events,
+  sum(toInt128(w.input_tokens)) AS input_tokens,
+  sum(toInt128(w.cache_read_tokens)) AS cache_read_tokens,
+  sum(toInt128(w.cache_write_tokens)) AS cache_write_tokens,
+  sum(toInt128(w.cache_write_1h_tokens)) AS cache_write_1h_tokens,
+  sum(toInt128(w.output_tokens)) AS output_tokens,
+  sum(toInt128(w.reasoning_tokens)) AS reasoning_tokens,
+  sum(toInt128(w.audio_input_tokens)) AS audio_input_tokens,
+  sum(toInt128(w.audio_output_tokens)) AS audio_output_tokens,
+  sum(toInt128(w.image_input_tokens)) AS image_input_tokens,
+  sum(toInt128(w.image_output_tokens)) AS image_output_tokens,
+  sum(toInt128(w.total_tokens)) AS total_tokens,
   max(w.version) AS version
 FROM {database}.windows AS w FINAL
 WHERE grain = 'minute'

@@ -2,6 +2,8 @@
 
 TokenlineError
 ├── SettingsError          a variable or file is wrong           -> refuse to start, name it
+│   ├── MissingTables      the warehouse was not migrated        -> a worker waits, a command says how
+│   └── ForeignLine        Kafka, warehouse, journal, outbox are not of one line -> refuse, name both
 ├── BadData                the input is wrong                    -> dead letter, the line goes on
 │   ├── InvalidEvent       an event breaks its contract          -> refused at `emit`, nothing was sent
 │   ├── Undecodable        bytes are not what their schema says  -> dead letter
@@ -46,6 +48,14 @@ class TokenlineError(Exception):
 
 class SettingsError(TokenlineError):
     """Refuse a setting; the text names the variable or file and what would be right."""
+
+
+class MissingTables(SettingsError):
+    """Report that the warehouse has no tables of ours: `tokenline migrate apply` makes them."""
+
+
+class ForeignLine(SettingsError):
+    """Refuse to bring together what belongs to two lines; the text names both and what to do."""
 
 
 class BadData(TokenlineError):

@@ -8,6 +8,8 @@ EVENTS = "tokenline_events_total"
 TOKENS = "tokenline_tokens_total"
 # counter, records by reason: look at v_dead_letters, mend the gateway, send the events again.
 DEAD_LETTERS = "tokenline_dead_letters_total"
+# counter, accounts whose unpaid usage passed 10^17 utok: look at v_balances below bucket 1 and at what sends it.
+UNPAID_ALARMS = "tokenline_unpaid_alarms_total"
 # counter, decisions by state: many `cut` at once usually means a wrong accounts file.
 DECISIONS = "tokenline_decisions_total"
 # histogram, seconds from broker append to published step: above 0.1 add workers or look at the broker.

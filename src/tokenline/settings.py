@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tokenline.errors import SettingsError
 
@@ -37,8 +37,11 @@ class Settings(BaseModel):
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         "SCRAM-SHA-512", description="SASL mechanism, when the protocol is SASL_*"
     )
-    kafka_username: str = Field("", description="SASL user")
+    kafka_username: str = Field("", description="SASL user, when the protocol is SASL_*")
     kafka_password: str = Field("", repr=False, description="SASL password")
+    kafka_password_file: Path | None = Field(
+        None, description="file that holds the SASL password, read at each connection"
+    )
     kafka_ca_file: Path | None = Field(None, description="CA bundle for TLS to Kafka")
     kafka_cert_file: Path | None = Field(None, description="client certificate for TLS to Kafka")
     kafka_key_file: Path | None = Field(None, description="client key for TLS to Kafka")
@@ -75,6 +78,12 @@ class Settings(BaseModel):
         ge=1,
         le=9_000_000_000,  # ten kinds of so many at 10^8 µtok each still fit an int64 (`rating.rate`)
         description="a larger count of a kind is refused",
+    )
+    max_charge_utok_per_event: int = Field(
+        10**15,
+        ge=1,
+        le=10**18,  # so that what is unpaid, at most 10^18 above all buckets, stays an int64
+        description="an event that costs more than so many utok is refused",
     )
     max_bad_in_a_row: int = Field(
         1000, ge=1, description="so many bad records in a row stop the worker"
@@ -158,6 +167,31 @@ class Settings(BaseModel):
         description="where the embedded stack keeps its data, and a gateway its outbox and slices",
     )
 
+    @model_validator(mode="after")
+    def _check_kafka(self) -> Self:
+        """Refuse credentials that lack a part, or that nothing would use."""
+        given = {
+            "kafka_username": self.kafka_username,
+            "kafka_password": self.kafka_password,
+            "kafka_password_file": self.kafka_password_file,
+        }
+        if not self.kafka_security.startswith("SASL"):
+            if unused := next((name for name, value in given.items() if value), None):
+                raise ValueError(
+                    f"{variable(unused)} is given, and {variable('kafka_security')}="
+                    f"{self.kafka_security} uses none; say SASL_SSL, or SASL_PLAINTEXT on loopback"
+                )
+        elif not self.kafka_username:
+            raise ValueError(
+                f"{variable('kafka_username')} is missing: {variable('kafka_security')}="
+                f"{self.kafka_security} needs a user"
+            )
+        elif bool(self.kafka_password) == (self.kafka_password_file is not None):
+            raise ValueError(
+                f"give {variable('kafka_password')} or {variable('kafka_password_file')}, one of them"
+            )
+        return self
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Parse the environment once.
@@ -182,7 +216,9 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
-            name = str(first["loc"][0]) if first["loc"] else "?"
+            if not first["loc"]:  # It is about several, and names them.
+                raise SettingsError(first["msg"].removeprefix("Value error, ")) from error
+            name = str(first["loc"][0])
             raise SettingsError(
                 f"{variable(name)}={given.get(name, '')!r}: {first['msg']}"
             ) from error

@@ -12,6 +12,7 @@ import pytest
 
 from tokenline.bench.attack import VALIDITY_S, Attack, catalog_of, run_attack
 from tokenline.bench.mob import MODEL, PROVIDER
+from tokenline.platform.kafka_config import as_role
 from tokenline.platform.stack import Stack
 from tokenline.settings import Settings
 from tokenline.wire.orders import Orders
@@ -64,7 +65,9 @@ def test_ten_thousand_holds_of_a_gateway_that_is_killed_are_held_no_more(stack):
     asyncio.run(opened(stack.settings, accounts))
     spawning = get_context("spawn")
     holding = spawning.Event()
-    gateway = spawning.Process(target=be_gateway, args=(stack.settings, accounts, holding))
+    gateway = spawning.Process(
+        target=be_gateway, args=(as_role(stack.settings, "gateway"), accounts, holding)
+    )
     gateway.start()
     try:
         assert holding.wait(120)

@@ -136,6 +136,8 @@ def test_the_second_terminal_works_as_written(tmp_path):
     try:
         wait_until_ready(tmp_path)
         for line in terminal.strip().splitlines():
+            if "tokenline reconcile" in line:
+                the_gateway_example_serves_a_call(tmp_path)
             done = run(line, tmp_path)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             if "tokenline emit" in line:
@@ -151,6 +153,15 @@ def test_the_second_terminal_works_as_written(tmp_path):
         if stack.poll() is None:
             stack.send_signal(signal.SIGTERM)
             stack.wait(60)
+
+
+def the_gateway_example_serves_a_call(folder):
+    """With what `status --secrets` puts into a shell, and nothing else, it reaches the line."""
+    (folder / "gateway.py").write_text(blocks("python")[0])
+    [connect] = [block for block in blocks("sh") if "--secrets" in block]
+    script = f"{connect.replace('uv run ', '')}\npython gateway.py"
+    done = run(script, folder)
+    assert (done.returncode, done.stdout) == (0, "acknowledged\n"), done.stdout + done.stderr
 
 
 def wait_until_ready(folder):

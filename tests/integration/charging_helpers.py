@@ -28,10 +28,10 @@ from charging_oracle import (
     last_decisions,
 )
 
+from tests.servers import line_on
 from tokenline.event import UsageEvent
 from tokenline.platform.processes import free_port
 from tokenline.platform.worker_process import WorkerProcess
-from tokenline.settings import Settings
 from tokenline.wire.kafka import client_options, partition_of
 from tokenline.wire.topics import ensure_topics
 
@@ -43,13 +43,13 @@ THIS = str(Path(__file__).resolve())
 
 def line_settings(kafka, tmp_path, **fields):
     """Return settings of a line of the test's own on the shared broker; charging needs no warehouse."""
-    return Settings(
-        kafka_bootstrap=kafka.bootstrap,
+    return line_on(
+        kafka,
+        tmp_path / "data",
         topic_prefix=f"{tmp_path.name}.",
         charging_health_port=0,
         session_timeout_ms=2000,
         idle_flush_ms=200,
-        data_dir=tmp_path / "data",
         **fields,
     )
 
@@ -173,6 +173,7 @@ class Line:
         name, fields = CODEC.decode(record.value)
         if name == "charging_heartbeat":
             books.heartbeats.append(fields)
+            books.moments[id(fields)] = record.timestamp
             return
         place = {
             "charged": books.charged,

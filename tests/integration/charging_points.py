@@ -184,16 +184,46 @@ def _slow_commands():
 
     deliver = ChargingWorker.deliver
 
-    async def late(self, stem, *rest):
-        if stem == "commands":
-            await __import__("asyncio").sleep(5)
-        await deliver(self, stem, *rest)
+    def late(self, partition, delivery):
+        wait_s = 5 if delivery.stem == "commands" else 0
+        __import__("asyncio").get_running_loop().call_later(
+            wait_s, deliver, self, partition, delivery
+        )
 
     ChargingWorker.deliver = late
 
 
-HINDRANCES = ("stall", "slow-commands")  # nothing ends at these
+def _slow_rest():
+    """Steps in flight take 3 s to end when the group deals partitions out, and the others wait."""
+    from streams.charging import ChargingWorker
+
+    hold = ChargingWorker.hold
+
+    async def slow(self):
+        await hold(self)
+        await __import__("asyncio").sleep(3)
+
+    ChargingWorker.hold = slow
+
+
+def _slow_catch_up():
+    """Partition 0 takes half a minute to take up what waited for it."""
+    from streams.line import PartitionLine
+
+    catch_up = PartitionLine._catch_up
+
+    async def slow(self):
+        if self.partition == 0:
+            await __import__("asyncio").sleep(30)
+        await catch_up(self)
+
+    PartitionLine._catch_up = slow
+
+
+HINDRANCES = ("stall", "slow-commands", "slow-rest", "slow-catch-up")  # nothing ends at these
 POINTS = {
+    "slow-catch-up": _slow_catch_up,
+    "slow-rest": _slow_rest,
     "slow-commands": _slow_commands,
     "appended": _appended,
     "durable": _durable,

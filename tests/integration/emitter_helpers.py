@@ -69,10 +69,9 @@ async def emit_until_killed(settings, outbox_dir, accepted):
 
 
 def main():
-    """Be the gateway: python emitter_helpers.py BOOTSTRAP PREFIX OUTBOX ACCEPTED."""
-    bootstrap, prefix, outbox_dir, accepted = sys.argv[1:]
-    settings = Settings(partitions=4, kafka_bootstrap=bootstrap, topic_prefix=prefix)
-    asyncio.run(emit_until_killed(settings, Path(outbox_dir), accepted))
+    """Be the gateway: python emitter_helpers.py OUTBOX ACCEPTED; settings come from the environment."""
+    outbox_dir, accepted = sys.argv[1:]
+    asyncio.run(emit_until_killed(Settings.from_env(), Path(outbox_dir), accepted))
 
 
 if __name__ == "__main__":

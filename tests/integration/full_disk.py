@@ -1,139 +1,101 @@
-"""Be a gateway whose disk gets full, and has room again: python full_disk.py BOOTSTRAP PREFIX DIRECTORY HOW.
+"""Run a stack on a disk that fills up under load, and say how its books stand when there is room again.
 
-HOW is `filler`, on a small disk of its own, or `limit`: then no file may grow. Says `ok` when all went on.
+    full_disk.py FOLDER HOW      HOW is `mount`: on a small tmpfs of this process's own mount namespace
+                                 (`unshare -m`); or `limit`: by a bound on the size of files (no rights needed)
+
+The outbox of the gateway lies elsewhere: what a full disk does to it is a test of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
+import json
 import resource
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-import pytest
+import psutil
+from test_stack_kills import ACCOUNTS, BACK_S, load
 
-from tokenline import Emitter, Settings, UsageEvent
-from tokenline.errors import OutboxFull
-from tokenline.gateway.emergency import Emergency
+from tokenline.accounts.apply import apply_accounts
+from tokenline.demo.plans import sample_accounts
+from tokenline.landing.reconcile import reconcile
+from tokenline.platform import processes, stack
+from tokenline.settings import Settings
 
-WITHIN_MS = 20_000
+DISK_MB = 700
+FULL_S = 12
+CHUNK = 1 << 16
 
 
-class Disk:
-    """Be full, or have room again."""
+class Mounted:
+    """Be a small disk."""
 
-    def __init__(self, directory, how):
-        self.filler, self.how = directory / "filler", how
+    def __init__(self, folder):
+        self.folder = folder / "disk"
+        self.folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(self.folder)]
+        subprocess.run(mount, check=True)
 
-    def fill(self):
-        if self.how == "limit":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-            return
-        with self.filler.open("ab", buffering=0) as file:
-            for size in (65_536, 4096, 1, 1):
-                try:
+    def fill(self, _):
+        """Leave not one byte, and take what is given back."""
+        with (self.folder / "ballast").open("ab", buffering=0) as ballast:
+            for size in (CHUNK, 1):
+                with suppress(OSError):
                     while True:
-                        file.write(b"\0" * size)
-                except OSError:
-                    continue
+                        ballast.write(b"\0" * size)
 
-    def free(self):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-        self.filler.unlink(missing_ok=True)
+    def empty(self, _):
+        (self.folder / "ballast").unlink()
 
 
-def event(**fields):
-    return UsageEvent(account_id="a", provider="p", model="m", **fields)
+class Limited:
+    """Let no file of broker, workers and supervisor grow. The warehouse is left out: it minds no error."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def fill(self, running):
+        self._limit(running, 0)
+
+    def empty(self, running):
+        self._limit(running, resource.RLIM_INFINITY)
+
+    def _limit(self, running, most):
+        bound = (most, resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_FSIZE, bound)
+        for one in running.status()[1:]:
+            if one.pid and one.component != "warehouse":
+                with suppress(psutil.Error):
+                    psutil.Process(one.pid).rlimit(psutil.RLIMIT_FSIZE, bound)
 
 
-async def refuses(sender):
-    """Check that each entrance says one clear thing, once the last of what a page still takes is used."""
-    with pytest.raises(OutboxFull, match="the disk under outbox"):
-        [sender.emit_nowait(event()) for _ in range(100)]
-    with pytest.raises(OutboxFull, match="the disk under outbox"):
-        await sender.emit(event(tags={"n": "x" * 900}), deadline_ms=50)
-    # Then no call begins either.
-    with pytest.raises(OutboxFull, match="the disk under outbox"):
-        sender.check_room()
-
-
-async def until(done):
-    end = time.monotonic() + WITHIN_MS / 1000
-    while not done():
-        assert time.monotonic() < end, "waited too long"
-        await asyncio.sleep(0.02)
-
-
-async def a_full_disk_keeps_nothing_that_is_kept_from_being_sent(settings, box, disk):
-    def emitter():
-        return Emitter(settings, source="s", gateway_id="gw", outbox_dir=box, on_outage="spool")
-
-    async with emitter() as sender:
-        kept = [sender.emit_nowait(event()) for _ in range(20)]
-        noise = {f"k{at}": random.Random(at).randbytes(300).hex() for at in range(10)}
-        large = sender.emit_nowait(event(tags=noise))  # the broker will never take it
-        kept += [sender.emit_nowait(event()) for _ in range(20)]
-        disk.fill()
-        await until(lambda: all(one.done() for one in [*kept, large]))
-        assert {one.result().status for one in kept} == {"acknowledged"}
-        await refuses(sender)
-        await until(lambda: sender.stats.waiting == 1)
-        assert sender.stats.refused == 0
-        disk.free()
-        assert await sender.flush(WITHIN_MS)
-        await until(lambda: sender.stats.refused == 1)
-        assert len(list(box.glob("refused-*.avro"))) == 1
-        sender.check_room()
-        last = sender.stats.emitted
-        assert (await sender.emit(event())).gateway_seq == last + 1
-
-    # One that starts on a full disk sends what is left, and takes no more until there is room.
-    crashed = emitter()
-    await crashed.start()
-    crashed._delivery.submit = lambda _: None
-    crashed.emit_nowait(event())
-    for task in [*crashed._tasks, *crashed._delivery._tasks]:
-        task.cancel()
-    crashed._outbox._free()
-    disk.fill()
-    async with emitter() as sender:
-        await until(lambda: not sender.stats.waiting)
-        await refuses(sender)
-        disk.free()
-        receipt = await sender.emit(event(), deadline_ms=WITHIN_MS)
-        assert receipt.status == "acknowledged"
-        assert receipt.gateway_seq == sender.stats.emitted > last + 2
-
-
-async def a_full_disk_refuses_emergency_slices_and_ends_nothing(path, disk):
-    emergency = Emergency(path)
-    assert not await emergency.take("t", "a", 5, 100)
-    disk.fill()
-    assert "cannot be counted on this disk" in await emergency.take("t", "a", 5, 100)
-    emergency.correct("t", "a", -2)
-    disk.free()
-    assert not await emergency.take("t", "a", 5, 100)
-    assert emergency.used_utok("t", "a") == 8
-    emergency.close()
-    # One that starts on a full disk, with nothing there yet.
-    disk.fill()
-    fresh = Emergency(path.with_name("fresh.sqlite"))
-    assert "cannot be counted on this disk" in await fresh.take("t", "a", 5, 100)
-    disk.free()
-    assert not await fresh.take("t", "a", 5, 100)
-    fresh.close()
-
-
-async def main(bootstrap, prefix, directory, how):
-    settings = Settings(partitions=2, kafka_bootstrap=bootstrap, topic_prefix=prefix)
-    place = Path(directory)
-    disk = Disk(place, how)
-    await a_full_disk_keeps_nothing_that_is_kept_from_being_sent(settings, place / "box", disk)
-    await a_full_disk_refuses_emergency_slices_and_ends_nothing(place / "slices.sqlite", disk)
-    sys.stdout.write("ok\n")
+def main():
+    folder, disk = Path(sys.argv[1]), {"mount": Mounted, "limit": Limited}[sys.argv[2]]
+    disk, said = disk(folder), []
+    stack.DISK_BYTES_MIN = 0
+    settings = Settings(session_timeout_ms=2000, idle_flush_ms=200, data_dir=folder / "gateway")
+    with stack.Stack(settings, disk.folder / "line", free_ports=True, say=said.append) as running:
+        asyncio.run(apply_accounts(running.settings, sample_accounts(ACCOUNTS).commands()))
+        with load(running, folder / "outbox"):
+            time.sleep(3)  # usage of a while
+            until = time.monotonic() + FULL_S
+            while time.monotonic() < until:
+                disk.fill(running)
+                time.sleep(0.2)
+            during = {one.component: one.state for one in running.status()}
+            disk.empty(running)
+            back = processes.wait_for(
+                lambda: all(one.state == "ready" for one in running.status()), timeout_s=BACK_S
+            )
+        report = reconcile(running.settings, 60)
+        after = {one.component: f"{one.state}: {one.detail}" for one in running.status()}
+    found = {"said": said, "during": during, "back": back, "after": after}
+    print(json.dumps(found | {"ok": report.ok, "report": report.to_dict()}))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    main()

@@ -113,7 +113,8 @@ async def publish(settings, decisions):
         for fields in decisions:
             tenant, account = fields["tenant_id"], fields["account_id"]
             to = partition_of(account_key(tenant, account), settings.partitions)
-            value = CODEC.encode("quota_decision", fields)
+            # Landing believes a decision only where its cause stands.
+            value = CODEC.encode("quota_decision", fields | {"cause_partition": to})
             key = decision_key(tenant, account, fields["epoch"])
             sent.append(await producer.send(topic, value, key=key, partition=to))
         for number in range(settings.partitions):

@@ -8,22 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-from charging_helpers import Line, Load, prepared
-
-from tokenline.settings import Settings
+from charging_helpers import Line, Load, line_settings, prepared
 
 BACK_WITHIN_S = 15
 
 
 async def test_the_broker_restarts_under_load(private_kafka, tmp_path):
-    settings = Settings(
-        partitions=4,
-        kafka_bootstrap=private_kafka.bootstrap,
-        charging_health_port=0,
-        session_timeout_ms=2000,
-        idle_flush_ms=200,
-        data_dir=tmp_path / "data",
-    )
+    settings = line_settings(private_kafka, tmp_path, partitions=4)
     async with Line(settings, tmp_path) as line:
         worker = await prepared(line, month_tokens=300_000)
         async with Load(line):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import time
@@ -24,7 +25,7 @@ from tokenline.wire.topics import ensure_topics
 def line_on(broker):
     return Settings(
         partitions=4,
-        kafka_bootstrap=broker.bootstrap,
+        **broker.access(),
         topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
     )
 
@@ -256,8 +257,8 @@ async def test_killed_at_random_moments_nothing_that_was_accepted_is_lost(emitte
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             emitter_helpers.__file__,
-            *(line.kafka_bootstrap, line.topic_prefix),
             *(str(tmp_path / "box"), str(accepted)),
+            env=os.environ | line.to_env(),
         )
         before = accepted.stat().st_size if accepted.exists() else 0
         await until(lambda b=before: accepted.exists() and accepted.stat().st_size > b)

@@ -20,7 +20,7 @@ from tokenline.wire.topics import STATE_MAX_BYTES, TOPICS, ensure_topics
 def line(kafka):
     return Settings(
         partitions=4,
-        kafka_bootstrap=kafka.bootstrap,
+        **kafka.access(),
         topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
     )
 

@@ -31,6 +31,18 @@ model = "m"
 input_tokens = 1
 output_tokens = 2
 
+[[rates]]
+provider = "p"
+model = "extra"
+input_tokens = 1
+output_tokens = 1
+
+[[rates]]
+provider = "p"
+model = "gift"
+input_tokens = 0
+output_tokens = 0
+
 [plans.strict]
 title = "Strict"
 fee = "1"
@@ -91,7 +103,8 @@ class Office:
         """Return what is used of the plan's bucket and beyond it, and what is held, in tokens."""
         found = await self.orders.show(account)
         used = {one["bucket"]: one["used_utok"] // MILLION for one in found["buckets"]}
-        return used[1], used[0], found["held_utok"] // MILLION
+        beyond = sum(amount for bucket, amount in used.items() if bucket < 1)
+        return used[1], beyond, found["held_utok"] // MILLION
 
     async def until_used(self, account, wanted):
         deadline = time.monotonic() + WITHIN_S
@@ -189,6 +202,44 @@ async def test_a_postpaid_call_is_cut_by_the_decision_and_an_aborted_one_is_free
                 pass
         await office.until_used("acme", (1000, 420, 0))
     assert gateway.keeper.stats.questions == 0
+
+
+async def test_a_plan_that_stops_stops_the_calls_that_nothing_pays_for_any_more(settings, office):
+    await office.open("acme", "postpaid")
+    pack = {"models": ["p/extra"], "amount_utok": 500 * MILLION}
+    await office.orders.order("acme", kind="grant", **pack)
+    extra, gift = CALL | {"model": "extra"}, CALL | {"model": "gift"}
+    async with Gateway(settings) as gateway:
+        await known(gateway, "acme")
+        async with (
+            gateway.admit(account="acme", **CALL) as first,
+            gateway.admit(account="acme", **CALL) as second,
+            gateway.admit(account="acme", **extra) as paid,
+        ):
+            first.finish({"input_tokens": 100, "output_tokens": 600})
+            await asyncio.wait_for(second.wait_cut(), 10)
+            with pytest.raises(CutOff):
+                await second.progress(output_tokens=10)
+            second.finish({"input_tokens": 10}, outcome="cut_off")
+            # The pack's model goes on, and then it is used up as well.
+            await paid.progress(output_tokens=10)
+            with pytest.raises(QuotaExceeded, match="balance"):
+                async with gateway.admit(account="acme", **CALL):
+                    pass
+            paid.finish({"input_tokens": 600})
+        await asyncio.wait_for(gateway.guard.wait_cut("acme"), 10)
+        with pytest.raises(QuotaExceeded, match="balance"):
+            async with gateway.admit(account="acme", **extra):
+                pass
+        async with gateway.admit(account="acme", **gift) as free:
+            free.finish({"input_tokens": 100})
+        assert await office.until_used("acme", (1000, 300 + 10 + 100, 0))
+        shown = await office.orders.show("acme")
+        assert (shown["state"], shown["covers"]) == (
+            "cut",
+            [{"models": ["p/gift"], "subscribers": []}],
+        )
+        assert shown["written_off_utok"] == 410 * MILLION
 
 
 async def test_who_is_suspended_unknown_or_asks_for_an_unknown_model_is_refused(settings, office):

@@ -66,7 +66,7 @@ class Line:
 async def line(kafka):
     settings = Settings(
         partitions=4,
-        kafka_bootstrap=kafka.bootstrap,
+        **kafka.access(),
         topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
     )
     await ensure_topics(settings)
@@ -178,7 +178,7 @@ async def test_without_a_broker_the_start_says_so_in_time():
 
 
 async def test_a_broker_restart_is_ridden_out_and_nothing_is_missed(private_kafka):
-    settings = Settings(kafka_bootstrap=private_kafka.bootstrap, topic_prefix="t.")
+    settings = Settings(**private_kafka.access(), topic_prefix="t.")
     await ensure_topics(settings)
     line = Line(settings)
     await line.producer.start()

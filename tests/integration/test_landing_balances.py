@@ -19,6 +19,7 @@ from tokenline.landing.progress import LandingProgress
 from tokenline.landing.queries import Asker
 from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
+from tokenline.wire import line as wire_line
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import FileRegistry
@@ -174,7 +175,11 @@ def test_reconcile_is_green_until_a_row_is_edited(charged_line, monkeypatch):
     async def no_usage(_):
         return {}
 
+    async def a_line(_):
+        return wire_line.Line(line_id="0" * 32)
+
     monkeypatch.setattr(reconcile, "usage_bounds", no_usage)
+    monkeypatch.setattr(reconcile, "read_line", a_line)
     report = reconcile.reconcile(charged_line.settings, 0)
     assert (report.ok, report.totals["charged_utok"]) == (True, 79), report.to_json()
 
@@ -315,6 +320,73 @@ def test_v_balances_is_what_the_entries_of_each_bucket_come_to(charged_line):
         ("a", 2, 100, 13, -30, 57),
         ("b", 1, 9, 9, 0, 0),
     ]
+
+
+def test_sums_beyond_64_bits_stay_right(line):
+    most = 2**62
+    for at in range(3):
+        line.window("a", most, at=at * 60_000)
+        line.usage("a", 1, most, at=at * 60_000)
+    assert (charged(line.asker), line.differences()) == (3 * most, [])
+    assert line.ask("SELECT used_utok, balance_utok FROM {db}.v_balances") == [
+        (3 * most, -3 * most)
+    ]
+    assert line.ask("SELECT sum(charge_utok) FROM {db}.v_windows") == [(3 * most,)]
+    line.entry("a", 1, "1", "transfer_out", -most)
+    line.entry("a", 1, "2", "transfer_out", -most)
+    line.entry("a", 1, "3", "transfer_out", -most)
+    assert transferred(line.asker) == (3 * most, 3 * most)
+
+
+def test_what_no_bucket_paid_is_in_v_balances_by_number_and_name(line):
+    """An account whose plan stopped: of 100 used beyond, 60 were claimed, 45 of these paid, 15 lost."""
+    line.entry("a", 1, "1", "grant", 200, source="plan")
+    line.usage("a", 1, 155)
+    line.usage("a", -1, 40)
+    line.usage("a", -3, 60)
+    line.window("a", 255)
+    for at, (bucket, kind, amount) in enumerate(
+        [
+            (1, "claim_paid", -45),
+            (-3, "claim_paid", 45),
+            (-3, "claim_lost", 15),
+            (-1, "claim_lost", -15),
+        ]
+    ):
+        line.entry("a", bucket, f"{at + 2}", kind, amount)
+    assert line.ask(
+        "SELECT bucket, source, granted_utok, used_utok, other_utok, balance_utok "
+        "FROM {db}.v_balances ORDER BY bucket"
+    ) == [
+        (-3, "claim", 0, 0, 0, 0),
+        (-1, "written_off", 0, 55, 0, -55),
+        (1, "plan", 200, 200, 0, 0),
+    ]
+    # What windows cost is what went to all of them as it was used.
+    assert (charged(line.asker), line.differences()) == (255, [])
+
+
+def test_a_decision_lands_with_what_can_be_paid_its_figures_and_the_terms(line):
+    covers = [
+        {"models": ["p/pp", "q/*"], "subscribers": []},
+        {"models": [], "subscribers": ["kid"]},
+    ]
+    said = {"tenant_id": "cm", "account_id": "a", "state": "open", "rule": "", "reason": "resumed"}
+    said |= dict.fromkeys(("threshold_percent", "used", "window_start", "resets_at"), 0)
+    said |= {"limit": 9, "version": 1, "epoch": 1, "as_of": NOON_MS, "cause_topic": "u"}
+    said |= {"cause_partition": 0, "cause_offset": 0, "unit": "utok", "overage_utok": 10**17}
+    said |= {"covers": covers, "written_off_utok": 7, "mode": "strict", "terms_version": 3}
+    frame = Codec(FileRegistry()).encode("quota_decision", said)
+    record = SimpleNamespace(value=frame, key=b"cm/a#1", offset=0)
+    batch = SimpleNamespace(topic="decisions", partition=0, value=[record])
+    TopicLander(line.store, CODEC, LandingProgress(), 1).decisions([batch])
+    columns = "unit, overage_utok, written_off_utok, mode, terms_version, least_call_utok"
+    assert line.ask(f"SELECT {columns} FROM {{db}}.v_decisions") == [
+        ("utok", 10**17, 7, "strict", 3, -1)
+    ]
+    assert line.ask(
+        "SELECT cover.models, cover.subscribers FROM {db}.v_decisions ARRAY JOIN covers AS cover"
+    ) == [(["p/pp", "q/*"], []), ([], ["kid"])]
 
 
 def test_v_windows_adds_up_what_the_segments_of_a_minute_cost(line):

@@ -21,6 +21,7 @@ from tokenline.platform.worker_process import WorkerProcess, ask_health
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import client_options
 from tokenline.wire.registry import open_registry
+from tokenline.wire.topics import ensure_topics
 
 pytestmark = pytest.mark.usefixtures("secret")
 ACCOUNTS = [f"a{number}" for number in range(12)]
@@ -264,7 +265,8 @@ async def test_a_decision_that_cannot_be_read_ends_the_worker_and_skips_nobody(s
     assert "Undecodable" in process.log.read_text()
 
 
-def test_without_a_file_it_idles_and_says_so(settings, tmp_path):
+async def test_without_a_file_it_idles_and_says_so(settings, tmp_path):
+    await ensure_topics(settings)
     process = worker(settings, tmp_path)
     process.start()
     try:

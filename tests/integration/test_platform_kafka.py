@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -16,10 +18,19 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from tokenline.errors import PlatformError, PortTaken
 from tokenline.platform import processes
 from tokenline.platform.kafka import EmbeddedKafka
+from tokenline.platform.kafka_link import KafkaLink, RefusedLogin, broker_answers
+from tokenline.platform.secrets import FILE, write_private
+from tokenline.settings import Settings
+from tokenline.wire.kafka import client_options
+from tokenline.wire.rights import ROLES
+
+
+def options(broker):
+    return client_options(Settings(**broker.access()))
 
 
 async def create(broker, topic):
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    admin = AIOKafkaAdminClient(**options(broker))
     await admin.start()
     try:
         await admin.create_topics([NewTopic(topic, 1, 1)])
@@ -28,15 +39,13 @@ async def create(broker, topic):
 
 
 async def send(broker, topic, values):
-    async with AIOKafkaProducer(
-        bootstrap_servers=broker.bootstrap, acks="all", enable_idempotence=True
-    ) as producer:
+    async with AIOKafkaProducer(**options(broker), acks="all", enable_idempotence=True) as producer:
         for value in values:
             await producer.send_and_wait(topic, value)
 
 
 async def read(broker, topic, count):
-    consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap)
+    consumer = AIOKafkaConsumer(**options(broker))
     await consumer.start()
     try:
         consumer.assign([TopicPartition(topic, 0)])
@@ -67,7 +76,7 @@ async def test_a_group_may_use_a_session_timeout_of_one_second(kafka):
     await send(kafka, "grouped", [b"x"])
     consumer = AIOKafkaConsumer(
         "grouped",
-        bootstrap_servers=kafka.bootstrap,
+        **options(kafka),
         group_id="g",
         auto_offset_reset="earliest",
         session_timeout_ms=1000,
@@ -81,7 +90,7 @@ async def test_a_group_may_use_a_session_timeout_of_one_second(kafka):
 
 
 async def test_topics_are_never_made_by_mistake(kafka):
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    admin = AIOKafkaAdminClient(**options(kafka))
     await admin.start()
     try:
         described = await admin.describe_topics(["no-such-topic"])
@@ -125,6 +134,69 @@ def test_a_data_directory_may_have_any_name(tmp_path, monkeypatch):
     broker.start()
     broker.stop()
     assert (broker.data_dir / "log" / "meta.properties").exists()
+
+
+def logs_in(broker, role, password):
+    return broker_answers(broker.port, role, password)
+
+
+def test_each_role_logs_in_with_its_own_password_and_nobody_with_anothers(kafka):
+    passwords = {role: kafka.access(role)["kafka_password"] for role in ("admin", *ROLES)}
+    assert len(set(passwords.values())) == len(passwords)
+    assert all(logs_in(kafka, role, word) for role, word in passwords.items())
+    assert not logs_in(kafka, "charging", passwords["gateway"])
+    assert not logs_in(kafka, "nobody", passwords["gateway"])
+    with pytest.raises(PlatformError, match="no password for the role 'nobody'"):
+        kafka.access("nobody")
+
+
+async def test_passwords_that_were_removed_are_made_anew_and_the_data_stays(private_kafka):
+    """The old ones are of no use from then on: so does who fears that one was seen."""
+    broker = private_kafka
+    old = broker.access("gateway")["kafka_password"]
+    await create(broker, "kept")
+    await send(broker, "kept", [b"1"])
+    broker.stop()
+    (broker.data_dir / FILE).unlink()
+    broker.start()
+    new = broker.access("gateway")["kafka_password"]
+    assert new != old
+    assert logs_in(broker, "gateway", new)
+    assert not logs_in(broker, "gateway", old)
+    assert await read(broker, "kept", 1) == [b"1"]
+
+
+def test_a_role_that_is_new_in_this_version_may_log_in_after_the_start(private_kafka):
+    broker = private_kafka
+    broker.stop()
+    file = broker.data_dir / FILE
+    write_private(file, file.read_text().replace('"landing"', '"role-of-an-older-version"'))
+    broker.start()
+    assert logs_in(broker, "landing", broker.access("landing")["kafka_password"])
+
+
+def test_files_with_passwords_are_the_owners_alone(kafka):
+    for name in (FILE, "server.properties"):
+        assert stat.S_IMODE((kafka.data_dir / name).stat().st_mode) == 0o600
+    assert stat.S_IMODE(kafka.data_dir.stat().st_mode) == 0o700
+    words = [kafka.access(role)["kafka_password"] for role in ("admin", *ROLES)]
+    process = psutil.Process(kafka.pid)
+    told = " ".join(process.cmdline()) + kafka.log.read_text()
+    told += (kafka.data_dir / "users.sha256").read_text() + (
+        kafka.data_dir / "kafka.json"
+    ).read_text()
+    assert not any(word in told for word in words)
+
+
+def test_the_controllers_listener_lets_nobody_in_without_its_password(kafka):
+    """It takes requests that set users and rights: who reaches it must not be able to send any."""
+    port = json.loads((kafka.data_dir / "kafka.json").read_text())["controller_port"]
+    with KafkaLink(port) as link, pytest.raises(OSError, match="closed"):
+        link.set_users({"thief": "own"})
+    for user in ("admin", "controller"):
+        with KafkaLink(port) as link, pytest.raises(RefusedLogin):
+            link.log_in_plain(user, kafka.access()["kafka_password"])
+    assert not logs_in(kafka, "thief", "own")
 
 
 def test_the_broker_ends_when_its_supervisor_is_killed(private_kafka):

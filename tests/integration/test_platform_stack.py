@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import clickhouse_connect
@@ -99,7 +99,7 @@ def test_a_stack_starts_is_found_heals_and_ends(make_stack):
     assert processes.wait_for(
         lambda: pids(stack)["charging"] not in (None, before["charging"]), timeout_s=10
     )
-    assert any("charging ended with code -9" in line for line in said)
+    assert any("charging ended: exit -9 (SIGKILL)" in line for line in said)
     stack.kill("landing")
     time.sleep(1.5)
     assert pids(stack)["landing"] is None
@@ -127,11 +127,18 @@ def test_a_stack_starts_is_found_heals_and_ends(make_stack):
         find_stack(stack.data_dir)
 
 
-def test_workers_that_stall_are_started_again_and_one_that_keeps_dying_ends_the_stack(
-    make_stack, fake_dir, monkeypatch
-):
+def state_of(stack, name):
+    return next(one for one in stack.status() if one.component == name)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
     monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.3)
     monkeypatch.setattr("tokenline.platform.restarts.WAIT_MAX_S", 0.5)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_workers_that_stall_are_started_again(make_stack, fake_dir):
     stack = make_stack()
     stack.start()
     before = pids(stack)
@@ -141,15 +148,50 @@ def test_workers_that_stall_are_started_again_and_one_that_keeps_dying_ends_the_
     stall.unlink()
     assert pids(stack)["charging"] == before["charging"]
 
-    (fake_dir / "charging.die").touch()
+
+@pytest.mark.usefixtures("hasty")
+def test_a_worker_that_keeps_dying_is_tried_for_ever_and_the_others_run_on(make_stack, fake_dir):
+    """The fifth death within a minute ended broker, warehouse and all."""
+    stack = make_stack()
+    stack.start()
+    before = pids(stack)
+    die = fake_dir / "charging.die"
+    die.write_text("70")
     stack.kill("charging", restart=True)
-    assert processes.wait_for(lambda: stack.failure is not None, timeout_s=20)
-    assert "5 times in the last minute" in str(stack.failure)
-    assert "charging cannot go on" in str(stack.failure)
+
+    def says(words):
+        return words in state_of(stack, "charging").detail
+
+    assert processes.wait_for(lambda: says("restarting, died 7 times"), timeout_s=20)
+    now = state_of(stack, "charging")
+    assert now.detail.endswith("last exit 70: charging cannot go on"), now
+    assert now.state == "down"
+    die.unlink()
+    assert processes.wait_for(lambda: state_of(stack, "charging").state == "ready", timeout_s=10)
+    assert processes.wait_for(lambda: says("times, last exit 70"), timeout_s=5)
+    after = pids(stack)
+    assert {name for name in before if before[name] != after[name]} == {"charging"}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_worker_with_a_wrong_setting_is_stopped_alone_and_not_tried_again(make_stack, fake_dir):
+    said = []
+    stack = make_stack(say=said.append)
+    stack.start()
+    before = pids(stack)
+    (fake_dir / "landing.die").write_text("2")
+    stack.kill("landing", restart=True)
+    words = "stopped, exit 2: landing cannot go on; mend that, then start the stack again"
+    assert processes.wait_for(lambda: f"landing is {words}" in said, timeout_s=10)
+    (fake_dir / "landing.die").unlink()
+    time.sleep(1.5)  # three pauses
+    now = state_of(stack, "landing")
+    assert (now.state, now.detail) == ("down", words)
+    assert pids(stack) == before | {"landing": None}
 
 
 def test_a_worker_that_does_not_start_is_an_error_and_leaves_nothing(make_stack, fake_dir):
-    (fake_dir / "landing.die").touch()
+    (fake_dir / "landing.die").write_text("3")
     stack = make_stack()
     with pytest.raises(PlatformError, match="landing cannot go on"):
         stack.start()
@@ -175,10 +217,12 @@ def test_a_full_disk_is_an_error_before_anything_runs(make_stack, monkeypatch):
         make_stack().start()
 
 
-@pytest.fixture
-def supervisor(fake_dir):
+@contextmanager
+def started(fake_dir, *, untied=False):
+    """Run a supervisor as a process; `untied` lets its children outlive it."""
+    program = "from tokenline.platform import processes\nprocesses.tied = list\n" if untied else ""
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SUPERVISOR), str(fake_dir / "data")],
+        [sys.executable, "-c", program + SUPERVISOR, str(fake_dir / "data")],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -186,6 +230,12 @@ def supervisor(fake_dir):
     if process.poll() is None:
         process.kill()
     process.communicate()
+
+
+@pytest.fixture
+def supervisor(fake_dir):
+    with started(fake_dir) as process:
+        yield process
 
 
 def await_stack(data_dir):
@@ -229,23 +279,66 @@ def test_a_signal_while_starting_ends_it_cleanly(supervisor, fake_dir):
     assert not (fake_dir / "data" / "stack.json").exists()
 
 
-def test_a_pid_that_is_used_again_is_never_hit(tmp_path):
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        seen = stack_file.Seen("supervisor", bystander.pid, time.time() - 3600)
-        stack_file.StackFile(seen, (), {}).write(tmp_path)
-        with pytest.raises(NotRunning):
-            down(tmp_path)
-        assert bystander.poll() is None
-    finally:
-        bystander.kill()
-        bystander.wait()
+def lines_until(supervisor, words):
+    """Return what a supervisor says up to the line with these words."""
+    said = []
+    while not said or words not in said[-1]:
+        line = supervisor.stdout.readline()
+        assert line, said
+        said.append(line)
+    return said
+
+
+def test_up_leaves_the_others_running_when_a_worker_never_becomes_ready(fake_dir):
+    (fake_dir / "landing.die").write_text("3")
+    with started(fake_dir) as supervisor:
+        lines_until(supervisor, "landing is not ready, the others run")
+        now = {one.component: one for one in status(fake_dir / "data")}
+        assert [now[name].state for name in ("kafka", "warehouse", "charging")] == ["ready"] * 3
+        assert "last exit 3: landing cannot go on" in now["landing"].detail
+        assert find_stack(fake_dir / "data").charging_health_port == now["charging"].port
+        (fake_dir / "landing.die").unlink()
+        await_stack(fake_dir / "data")
+
+
+def test_up_ends_with_a_line_when_a_setting_is_wrong(fake_dir):
+    (fake_dir / "landing.die").write_text("2")
+    with started(fake_dir) as supervisor:
+        (*_, last) = lines_until(supervisor, "error: ")
+        assert "error: landing is stopped, exit 2: landing cannot go on" in last
+        assert supervisor.wait(20) == 1
+
+
+def test_up_ends_what_a_killed_stack_left_running_and_takes_its_ports(fake_dir):
+    """Where nothing ties children to their parent they live on, with the ports and the data."""
+    with started(fake_dir, untied=True) as supervisor:
+        await_stack(fake_dir / "data")
+        found = {one.component: psutil.Process(one.pid) for one in status(fake_dir / "data")[1:]}
+        supervisor.kill()
+        supervisor.wait()
+        # The warehouse looks after its parent itself.
+        gone = found.pop("warehouse")
+        assert processes.wait_for(lambda: not gone.is_running(), timeout_s=5)
+        left = list(found.values())
+        assert all(one.is_running() for one in left)
+    with started(fake_dir) as supervisor:
+        said = lines_until(supervisor, "starting broker and warehouse")
+        assert {line for line in said if "which a dead stack had left" in line} == {
+            f"ended process {one.pid}, which a dead stack had left\n" for one in left
+        }
+        await_stack(fake_dir / "data")
+        assert not any(one.is_running() for one in left)
 
 
 def test_the_file_holds_no_secret(tmp_path):
-    settings = Settings(kafka_password="hidden", schema_registry_password="hidden")
-    own = stack_file.see("supervisor", os.getpid())
-    stack_file.StackFile(own, (), stack_file.storable(settings)).write(tmp_path)
+    settings = Settings(
+        kafka_security="SASL_SSL",
+        kafka_username="u",
+        kafka_password="hidden",
+        schema_registry_password="hidden",
+    )
+    seen = (stack_file.see("charging", os.getpid()),)
+    stack_file.StackFile(seen, stack_file.storable(settings)).write(tmp_path)
     text = (tmp_path / stack_file.FILE).read_text()
     assert "hidden" not in text
-    assert json.loads(text)["supervisor"]["pid"] == os.getpid()
+    assert json.loads(text)["components"][0]["pid"] == os.getpid()

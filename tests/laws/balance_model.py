@@ -119,6 +119,7 @@ class ModelAccount:
     )
     bases: dict[int, Fraction] = field(default_factory=lambda: dict.fromkeys((0, -1, -2, -3), ZERO))
     stops: bool = True
+    needs_balance: bool = False
 
     def __post_init__(self) -> None:
         self.limits = ModelLimits(self)
@@ -126,6 +127,7 @@ class ModelAccount:
 
     def take_terms(self) -> None:
         self.stops = not self.terms().overage
+        self.needs_balance = self.terms().zero_rated_needs_balance
         self.limits.put_in_force()
 
     # What there is
@@ -151,6 +153,21 @@ class ModelAccount:
         had = sum((one.total - one.before for one in valid), ZERO)
         paid = sum((one.used - one.before for one in valid), ZERO)
         return had, paid, self.unpaid[0] - self.bases[0]
+
+    def what_passes(self, uses: list[Any], now: int, free: tuple[str, ...]) -> list[Any]:
+        """Return the uses that may be begun: something pays for them, or they cost nothing."""
+        if self.status != "active" or self.limits.cuts("", now):
+            return []
+        if not self.stops:
+            return uses
+        valid = [one for one in self.buckets.values() if one.start <= now < one.end]
+        live = [] if self.is_crumb(now) else [one for one in valid if one.total > one.used]
+        free = () if self.needs_balance else free
+        return [
+            use
+            for use in uses
+            if (free and use.among(free)) or any(one.covers(use) for one in live)
+        ]
 
     def in_order(self) -> list[ModelBucket]:
         def rank(one: ModelBucket) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
 from tokenline.quota.limit_windows import rolled
@@ -24,7 +24,7 @@ _ROWS = (
 # What was told of an account is no balance.
 TOLD = (
     *(Cell.STATE, Cell.RULE, Cell.THRESHOLD_PERCENT, Cell.THRESHOLD_MONTH, Cell.RESETS_AT),
-    *(Cell.DECISION_VERSION, Cell.DECISION_EPOCH),
+    *(Cell.DECISION_VERSION, Cell.DECISION_EPOCH, Cell.COVERS),
 )
 
 

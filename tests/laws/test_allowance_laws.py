@@ -14,7 +14,8 @@ from tests.laws.balance_model import cycle, days
 from tests.strategies import DAY, HOUR, NOON
 from tests.unit.test_quota_books import ask
 from tokenline.quota import orders
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import Books
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
 from tokenline.quota.terms import NOTHING, Source, Terms
 

@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.laws.balance_model import MILLION, ModelAccount, Refused, cycle
+from tests.laws.paying_laws import FREE, PayingLaws
 from tests.strategies import DAY, HOUR, MINUTE, NOON
 from tokenline.errors import Declined
 from tokenline.metering.calendar import day_of_month
 from tokenline.quota import orders
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import Books
 from tokenline.quota.buckets import Bucket, Scopes
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
-from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.limit_windows import rolled
 from tokenline.quota.limits import EACH, Limit, Specs
@@ -80,6 +81,8 @@ PLANS = {
         allowance_utok=40 * MILLION,
         scope=CHEAP,
         priority=5,
+        zero_rated_needs_balance=True,
+        thresholds=(10, 90),
         least_call_utok=2 * MILLION,
     ),
     "empty": Terms(mode=Mode.STRICT, change="now"),
@@ -159,7 +162,7 @@ def find_terms(plan, _):
     return PLANS.get(plan)
 
 
-class EngineAndModel(RuleBasedStateMachine):
+class EngineAndModel(PayingLaws, RuleBasedStateMachine):
     @initialize(zone=st.sampled_from(ZONES), data=st.data())
     def begin(self, zone, data):
         self.now = NOON
@@ -168,7 +171,8 @@ class EngineAndModel(RuleBasedStateMachine):
             slot = cells.open(name)
             cells.matrix[slot, Cell.ZONE] = cells.zone_code(zone)
         self.zone = zone
-        self.books = Books(cells, find_terms, LINGER)
+        self.books = Books(cells, find_terms, LINGER, free_models=lambda _: FREE)
+        self.begin_paying()
         self.model = {}
         self.ledger = {}
         self.told = {}
@@ -204,6 +208,7 @@ class EngineAndModel(RuleBasedStateMachine):
             self.ledger[key] = self.ledger.get(key, 0) + one.amount_utok
         for slot, bucket, amount in burns.tolist():
             self.ledger[slot, bucket] = self.ledger.get((slot, bucket), 0) - amount
+        self.note_burns(burns)
         numbers = [one.number for one in changes]
         assert all(one.amount_utok for one in changes)
         assert len({(one.slot, one.number) for one in changes}) == len(numbers)
@@ -331,7 +336,11 @@ class EngineAndModel(RuleBasedStateMachine):
                 granted.transferable,
             )
 
+        orders.bring_up_to(self.books, slot, self.now)
+        used = self.figures(slot)
         self.both(slot, lambda: orders.grant(self.books, slot, granted, self.now), model)
+        # Of a grant to an account that others know by now nobody has used anything.
+        assert used is None or self.figures(slot) == used
 
     @rule(slot=slots, number=st.integers(0, 6), amount=amounts, sign=st.sampled_from([1, -1]))
     def adjust(self, slot, number, amount, sign):
@@ -398,6 +407,7 @@ class EngineAndModel(RuleBasedStateMachine):
             )
 
         def model(account):
+            self.note_charged(slot, use, amount)
             account.limits.count(use, tokens, amount, self.now)
             account.burn(use, Fraction(amount, MILLION), min(self.now - ago, self.now))
             return False
@@ -426,6 +436,7 @@ class EngineAndModel(RuleBasedStateMachine):
         wanted = 0
         for now, (slot, amount, ago, use, session, _) in zip(came, events, strict=True):
             if slot in self.model:
+                self.charged[slot] += amount
                 account, charged = self.advance(slot, now), Fraction(amount, MILLION)
                 account.limits.count(use, amount // 7919, amount, now)
                 if session in account.holds:
@@ -459,6 +470,7 @@ class EngineAndModel(RuleBasedStateMachine):
             )
 
         def model(account):
+            self.note_charged(slot, use, amount)
             account.limits.count(use, 0, amount, self.now)
             one = account.holds.get(session)
             if one is None:
@@ -576,9 +588,10 @@ class EngineAndModel(RuleBasedStateMachine):
     def restart(self):
         """Lose everything but the rows, as a worker does that reads its journal."""
         old = self.books
-        self.books = Books(old.cells, find_terms, LINGER)
+        self.books = Books(old.cells, find_terms, LINGER, free_models=lambda _: FREE)
+        self.books.thresholds = list(old.thresholds)
         self.books.plans = list(old.plans)
-        self.books.kept_terms = KeptTerms.from_json(old.kept_terms.to_json())
+        self.books.kept_terms.load(old.kept_terms.to_json())
         self.books.scopes = Scopes.from_json(old.scopes.to_json())
         self.books.limits.specs = Specs.from_json(old.limits.specs.to_json())
         for table, rows in zip(self.tables(self.books), self.tables(old), strict=True):

@@ -71,6 +71,7 @@ def test_chunks_restarts_and_replays_give_what_counting_by_hand_gives(data, reco
         "tokens": by_hand.tokens,
         **{kind: len(by_hand.offsets(kind)) for kind in ("counted", "late", "duplicate")},
         "rejected": len(by_hand.offsets("rejected")),
+        "deleted": 0,
     }
 
 

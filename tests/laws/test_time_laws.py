@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from operator import itemgetter
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.laws.said_books import books_as_said
 from tests.laws.test_charging_balance_laws import FIRST, accounts, asked, used, versions
-from tests.orders import order
+from tests.orders import order, tick
 from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, Record, chunk_of
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
@@ -54,8 +55,10 @@ def walks_with_looks(draw):
         # Anywhere between two things that happen, and at their very moments.
         share = draw(st.integers(0, 8))
         moment = gaps[at] + (gaps[at + 1] - gaps[at]) * share // 8
-        looks.append((moment + draw(st.sampled_from([0, 0, 1])), draw(accounts)))
-    return walk, sorted(one for one in looks if one[0] <= end_ms), end_ms
+        # An account is shown, or a tick comes.
+        whom = draw(st.one_of(accounts, st.none()))
+        looks.append((moment + draw(st.sampled_from([0, 0, 1])), whom))
+    return walk, sorted((one for one in looks if one[0] <= end_ms), key=itemgetter(0)), end_ms
 
 
 class Line:
@@ -81,7 +84,8 @@ class Line:
                 self.burns[keys[slot], bucket] += amount
 
     def look(self, now_ms, account):
-        self.do([order(0, now_ms, account_id=account, kind="show")])
+        shows = order(0, now_ms, account_id=account, kind="show")
+        self.do([tick(0, now_ms) if account is None else shows])
 
     def end(self, now_ms):
         for account in "abcd":
@@ -102,7 +106,7 @@ def run(walk, looks, end_ms):
 
 @law
 @given(walks_with_looks())
-def test_looks_at_any_moments_change_no_book_and_no_entry(said):
+def test_looks_and_ticks_at_any_moments_change_no_book_and_no_entry(said):
     walk, looks, end_ms = said
     assert run(walk, looks, end_ms) == run(walk, [], end_ms)
 

@@ -6,6 +6,7 @@ Each check takes a module as text, so it can be tried on a sample that breaks th
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,4 +210,25 @@ def uncommented_names(module: Module) -> list[Finding]:
         (module.name, node.lineno, ast.unparse(node.targets[0]))
         for node in module.tree.body
         if isinstance(node, ast.Assign) and not lines[node.lineno - 2].startswith("# ")
+    ]
+
+
+# A sum in SQL, what it adds up and what is not counted: `count()` of rows needs no more than 64 bits.
+_SUMS = re.compile(r"(?<![\w.])(sum|sumIf|sumOrNull)\s*\((?!\s*toInt128\()")
+
+
+def narrow_sums(module: Module) -> list[Finding]:
+    """Return sums in SQL, of a file or of a module's texts, that are not made in 128 bits."""
+    if module.name.endswith(".sql"):
+        texts = [(1, module.text)]
+    else:
+        texts = [
+            (node.lineno, node.value)
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+    return [
+        (module.name, line + text[: found.start()].count("\n"), found.group())
+        for line, text in texts
+        for found in _SUMS.finditer(text)
     ]

@@ -18,7 +18,8 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.step import Commanded
 from tokenline.errors import Declined
 from tokenline.quota import buckets, orders
-from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import BOUNDLESS, MOST_UTOK
 from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
 from tokenline.quota.terms import LAST_DATE_MS, Grant, Scope, Source
 from tokenline.rating.catalog import Catalog

@@ -14,7 +14,8 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.terms import not_enforced
-from tokenline.quota.books import MOST_UTOK, Balance
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import MOST_UTOK
 from tokenline.quota.decided import Rule, State
 from tokenline.rating.catalog import Catalog
 

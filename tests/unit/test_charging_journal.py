@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 
 import numpy as np
@@ -73,6 +74,15 @@ def test_messages_come_back_and_a_tombstone_is_not_an_empty_value(messages):
     assert unpack_out(pack_out(2**40, messages)) == (2**40, messages)
 
 
+def test_a_step_whose_decisions_all_name_the_same_long_scopes_is_one_batch_still():
+    """Thousands of accounts may be cut at once, each with 64 KiB of what can be paid."""
+    scopes = random.Random(1).randbytes(64 << 10)
+    messages = [Message("decisions", b"%d" % at, b"%d" % at + scopes) for at in range(1000)]
+    packed = pack_out(1, messages)
+    assert len(packed) < 1 << 20
+    assert unpack_out(packed) == (1, messages)
+
+
 def test_a_record_of_unknown_kind_stops_the_recovery():
     with pytest.raises(BrokenLog, match="unknown kind"):
         recover(PartitionState(BOUNDS), {b"1/riddle": (0, b"")})
@@ -112,7 +122,7 @@ def test_a_step_ends_with_the_head_and_the_head_says_where_it_read_to():
 
     assert kinds_of(journal.records[before:]) == ["rows", "seen", "part", "out", "head"]
     head = json.loads(journal.records[-1][1])
-    assert head["next_offsets"] == {"usage": 2, "commands": 1}
+    assert head["next_offsets"] == {"usage": 2, "commands": 1, "holds": 0}
 
 
 def test_nothing_is_written_of_seen_names_and_windows_when_nothing_was_counted():

@@ -21,7 +21,7 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.step import Step
 from tokenline.charging.terms import not_enforced
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.decided import Rule, State
 from tokenline.quota.limits import Limit

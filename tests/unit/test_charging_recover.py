@@ -18,7 +18,7 @@ from tokenline.charging.packs import pack_rows, pack_table, unpack_tables
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.errors import BrokenLog
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.decided import State
 from tokenline.rating.catalog import Catalog

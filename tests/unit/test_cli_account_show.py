@@ -165,6 +165,31 @@ def test_people_read_standard_tokens_and_the_accounts_own_time(state, capsys):
     assert "week_requests 1 0 9 requests 2026-11-02 00:00:00 +0800" in rows
 
 
+def test_what_can_be_paid_is_said_where_not_everything_can(state, capsys):
+    opened(state, "small")
+    packed = {"kind": "grant", "amount_utok": MILLION, "subscribers": ["kid", "mum"]}
+    fold_commands(state, [order(2, NOON, **packed)], 2)
+    print_account(found(state))
+    said = capsys.readouterr().out.splitlines()[1]
+    assert said == "all that can be paid: p/mini for everybody; every model for kid, mum"
+    opened_whole = found(state) | {"covers": []}
+    print_account(opened_whole)
+    assert "can be paid" not in capsys.readouterr().out
+
+
+def test_overage_is_said_beside_what_is_used(state):
+    opened(state, "postpaid")
+    use(state, 9)
+    said = found(state)
+    assert (said["used_utok"], said["overage_utok"]) == (
+        said["allowance_utok"],
+        said["figure"]["overage"],
+    )
+    told = why_text(said)
+    assert told.startswith("warned: 279 % is used: 3.225806 of 3.225806 standard tokens used and ")
+    assert "used and 5.774194 beyond them; the next cycle begins" in told
+
+
 def test_a_narrow_terminal_cuts_no_number_off(state, capsys, monkeypatch):
     monkeypatch.setattr(common, "out", Console(width=40, force_terminal=True, color_system=None))
     common.print_table(["what", "total"], [["a word or two " * 5, "80,000,000,000,000"]])

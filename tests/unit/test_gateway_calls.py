@@ -352,8 +352,11 @@ async def test_a_call_that_is_cut_by_a_limit_hears_which_and_until_when(stand):
     stand.scarce_utok = 170 * MILLION
     async with stand.gateway.admit(**PREPAID) as call:
         stand.refusal = {"reason": "limit_reached", "limit_name": "subscriber_tokens"}
-        stand.refusal |= {"limit_used": 7, "limit_value": 8, "resets_at_ms": NOON + DAY}
+        stand.refusal |= {"limit_used": 5, "limit_held": 2, "limit_value": 8}
+        stand.refusal |= {"resets_at_ms": NOON + DAY}
         with pytest.raises(CutOff, match="subscriber_tokens") as cut:
             await call.progress(output_tokens=2000)
         call.finish({"input_tokens": 10}, outcome="cut_off")
-    assert (cut.value.used, cut.value.limit, cut.value.resets_at_ms) == (7, 8, NOON + DAY)
+    assert (cut.value.used, cut.value.held, cut.value.limit) == (5, 2, 8)
+    assert cut.value.resets_at_ms == NOON + DAY
+    assert "5 used and 2 held of 8 utok" in str(cut.value)

@@ -331,3 +331,51 @@ async def test_who_is_cut_for_its_balance_hears_what_lets_the_call_pass(
         async with stand.gateway.admit(**asked):
             pass
     assert (refused.value.reason, refused.value.top_up_utok) == ("balance_used_up", short)
+
+
+ONLY_MINI = [{"models": ["p/mini"], "subscribers": []}]
+
+
+async def test_a_call_of_a_model_that_nothing_pays_for_is_refused_and_hears_what_lets_it_pass(
+    stand,
+):
+    stand.publish(CATALOG)
+    # There is plenty, but for another model.
+    stand.says("strict", used=0, limit=1000 * MILLION, covers=ONLY_MINI, version=1)
+    with pytest.raises(QuotaExceeded) as refused:
+        async with stand.gateway.admit(**CALL):
+            pass
+    assert (refused.value.reason, refused.value.top_up_utok) == ("not_covered", 12 * MILLION)
+    async with stand.gateway.admit(**CALL | {"model": "mini"}) as call:
+        call.finish({"input_tokens": 1})
+
+
+async def test_a_running_call_stops_when_nothing_pays_for_its_model_any_more(stand):
+    stand.publish(CATALOG)
+    stand.says("postpaid", version=1)
+    async with stand.gateway.admit(**CALL) as call:
+        async with stand.gateway.admit(**CALL | {"model": "mini"}) as other:
+            waiting = asyncio.create_task(call.wait_cut())
+            await call.progress(output_tokens=1)
+            stand.says("postpaid", covers=ONLY_MINI, version=2)
+            with pytest.raises(CutOff, match="not_covered"):
+                await call.progress(output_tokens=2)
+            assert (await waiting).reason == "not_covered"
+            await other.progress(output_tokens=2)
+            other.finish({"input_tokens": 1})
+        call.finish({"input_tokens": 1}, outcome="cut_off")
+
+
+async def test_a_call_that_costs_nothing_goes_on_when_the_balance_is_used_up(stand):
+    free = [one for one in CATALOG.rates if one.model == "mini"]
+    gift = free[0].model_copy(update={"model": "gift", "utok": (0,) * len(free[0].utok)})
+    stand.publish(version_of(2, NOON - MINUTE, rates=(*CATALOG.rates, gift)))
+    cut = {"state": "cut", "rule": "balance", "reason": "limit_reached", "version": 1}
+    covers = [{"models": ["p/gift"], "subscribers": []}]
+    stand.says("strict", used=9, limit=9, covers=covers, **cut)
+    async with stand.gateway.admit(**CALL | {"model": "gift"}) as call:
+        await call.progress(output_tokens=5)
+        call.finish({"input_tokens": 1})
+    with pytest.raises(QuotaExceeded):
+        async with stand.gateway.admit(**CALL):
+            pass

@@ -13,7 +13,8 @@ from tokenline.errors import BadData, ChargingUnavailable, QuotaExceeded, Unavai
 from tokenline.gateway.keeper import Keeper
 from tokenline.gateway.lease import MOST_UTOK, Granted, Key, Need, Reserved
 from tokenline.quota import orders
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import Books
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.terms import SUBSCRIBER_CAP, Grant, Mode, Source, Terms, Use

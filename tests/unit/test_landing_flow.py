@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from tokenline.clock import FrozenClock
+from tokenline.clock import FrozenClock, SystemClock
 from tokenline.landing import flow as flows
-from tokenline.landing.flow import LANDS_AT_ONCE, Tools, UsageFlow
+from tokenline.landing.flow import LANDS_AT_ONCE, TableFlow, Tools, UsageFlow
 from tokenline.landing.memory import MemoryStore
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.reader import Bounds, Run
 from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
+from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import FileRegistry
 
@@ -45,6 +47,9 @@ class MicroBatch:
 
     def ack(self):
         self.acked.append(self.partition)
+
+    def taken(self):
+        self.begun = True
 
 
 @pytest.fixture
@@ -132,7 +137,7 @@ async def test_only_so_many_batches_are_landed_at_once_and_all_are(codec, monkey
     ]
     running = [UsageFlow(tools, at, 1) for at in range(PARTITIONS)]
     for one, event in zip(running, events, strict=True):
-        await one.offer(event)
+        one.offer(event)
     async with asyncio.timeout(10):
         await store.crowded.wait()
         await asyncio.sleep(0.1)
@@ -247,3 +252,69 @@ def test_commands_get_the_place_of_their_micro_batch(codec):
         ("t.commands", 1, 1),
         ("t.commands", 2, 2),
     ]
+
+
+class Told:
+    """Be a micro-batch of heartbeats and decisions; note what becomes of it."""
+
+    def __init__(self, *values):
+        self.value, self.said = values, []
+
+    def taken(self):
+        self.said.append("taken")
+
+    def ack(self):
+        self.said.append("acked")
+
+
+async def test_what_lands_nowhere_is_done_at_once_unless_something_waits_before_it():
+    """A line at rest showed a lag of 1 or 2: heartbeats waited for company that never came."""
+    inserted, written = [], asyncio.Event()
+    tools = SimpleNamespace(
+        settings=Settings(landing_max_wait_ms=300),
+        clock=SystemClock(),
+        progress=LandingProgress(),
+        fatal=pytest.fail,
+    )
+
+    def insert(events):
+        inserted.append(list(events))
+        loop.call_soon_threadsafe(written.set)
+        return len(events)
+
+    loop = asyncio.get_running_loop()
+    flow = TableFlow(tools, "decisions", insert, lambda value: value != "heartbeat")
+    first, decision, behind = Told("heartbeat"), Told("heartbeat", "cut"), Told("heartbeat")
+    flow.offer(first)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert first.said == ["taken", "acked"]
+    flow.offer(decision)
+    flow.offer(behind)
+    await asyncio.sleep(0.05)
+    assert (decision.said, behind.said) == (["taken"], ["taken"])
+    await asyncio.wait_for(written.wait(), 5)
+    await asyncio.sleep(0.05)
+    assert (inserted, behind.said) == ([[decision, behind]], ["taken", "acked"])
+    await flow.stop()
+
+
+def test_a_decision_with_each_default_of_its_schema_lands(codec):
+    """-1 stands for "what is usual" in some fields; a rule took it for a number below zero."""
+    decision = {"tenant_id": "t", "account_id": "a", "rule": "balance", "reason": "account_set"}
+    numbers = (
+        "threshold_percent",
+        "used",
+        "limit",
+        "window_start",
+        "resets_at",
+        "version",
+        "epoch",
+    )
+    decision |= dict.fromkeys((*numbers, "as_of", "cause_partition", "cause_offset"), 0)
+    decision |= {"state": "open", "cause_topic": "commands", "covers": []}
+    record = Record(Codec(FileRegistry()).encode("quota_decision", decision))
+    store = MemoryStore()
+    lander = TopicLander(store, codec, LandingProgress(), 1)
+    assert lander.decisions([MicroBatch([record])]) == 1
+    assert len(store.rows("decisions")) == 1

@@ -15,7 +15,7 @@ from tokenline.wire.registry import FileRegistry
 CODEC = ColumnCodec(FileRegistry())
 SCHEMA = CODEC.empty("charged_range").schema
 PLAIN = {"topic": "l.usage", "partition": 1, "lo_offset": 10, "hi_offset": 19, "as_of": 7}
-LISTS = [name for name in SCHEMA.names if name.endswith("_offsets")]
+LISTS = [field.name for field in SCHEMA if pa.types.is_list(field.type)]
 
 
 def ranges(*said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -128,3 +129,46 @@ def test_month_starts_of_many_zones_are_those_of_each():
 def test_what_is_no_zone_is_bad_data(name):
     with pytest.raises(BadData, match="IANA zone"):
         zone_of(name)
+
+
+def lord_howe(day):
+    """Return each hour window that a minute of a day falls into, in order."""
+    start = utc_ms(f"{day}T00:00")
+    return list(
+        dict.fromkeys(
+            spans_at("Australia/Lord_Howe", start + minute * MINUTE).hour
+            for minute in range(48 * 60)
+        )
+    )
+
+
+# Clocks go half an hour back at 2:00 on 2026-04-05 and forward on 2026-10-04.
+@pytest.mark.parametrize("day", ["2026-04-04", "2026-10-03"])
+def test_hours_neither_overlap_nor_leave_gaps_where_a_clock_moves_by_half_an_hour(day):
+    hours = lord_howe(day)
+    for (_, end), (start, _) in pairwise(hours):
+        assert end == start
+    lengths = [(end - start) // MINUTE for start, end in hours]
+    assert sorted(set(lengths)) == [30, 60]
+    assert lengths.count(30) == 1
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "Europe/Berlin",
+        "America/New_York",
+        "America/St_Johns",
+        "Asia/Kathmandu",
+        "Africa/Casablanca",
+    ],
+)
+def test_hours_follow_each_other_in_every_zone_through_a_year(zone):
+    at, year = utc_ms("2026-01-01T00:00"), 366 * DAY
+    end = spans_at(zone, at).hour[1]
+    while end < at + year:
+        start, following = spans_at(zone, end).hour
+        assert start == end
+        assert 30 * MINUTE <= following - start <= HOUR
+        assert spans_at(zone, following - MINUTE).hour == (start, following)
+        end = following

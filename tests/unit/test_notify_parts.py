@@ -53,6 +53,10 @@ def decision(**fields):
         "as_of": NOW_MS + 1,
         "model_group": "",
         "models": [],
+        "unit": "utok",
+        "overage_utok": 0,
+        "written_off_utok": 0,
+        "covers": [],
         "cause_topic": "usage",
         "cause_partition": 0,
         "cause_offset": 9,
@@ -132,6 +136,8 @@ def test_a_malformed_secret_is_refused_and_not_shown(text):
         ({"state": "open", "reason": "resumed", "threshold_percent": 0}, Kind.RESUMED),
         ({"state": "warned", "reason": "resumed", "threshold_percent": 0}, Kind.RESUMED),
         ({"reason": "account_set", "threshold_percent": 0}, None),
+        ({"reason": "covers_changed", "threshold_percent": 0}, None),
+        ({"state": "open", "reason": "covers_changed", "threshold_percent": 0}, None),
         ({"state": "open", "reason": "window_reset", "threshold_percent": 0}, None),
         ({"state": "warned", "reason": "threshold_reached", "threshold_percent": 0}, None),
     ],
@@ -147,6 +153,7 @@ def test_the_body_has_whole_numbers_and_times_in_utc():
     assert said["timestamp"] == "2026-09-21T14:13:20.001Z"
     data = said["data"]
     assert (data["used"], data["limit"]) == (15_000_000_000_001, 15_000_000_000_000)
+    assert (data["unit"], data["overage_utok"], data["written_off_utok"]) == ("utok", 0, 0)
     assert (data["window_start"], data["resets_at"]) == ("2026-09-21T14:13:20.000Z", None)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import types
@@ -7,9 +8,9 @@ import types
 import pytest
 
 from tokenline.errors import NoJava, NotRunning, PlatformError
-from tokenline.platform import jars, processes, stack_file
-from tokenline.platform.kafka import random_id
-from tokenline.platform.restarts import Restarts
+from tokenline.platform import jars, kafka_config, processes, secrets, stack_file
+from tokenline.platform.kafka_config import random_id
+from tokenline.platform.restarts import STEADY_S, Restarts
 from tokenline.platform.stack import up
 from tokenline.platform.worker_process import environment, in_words
 from tokenline.settings import Settings
@@ -23,29 +24,33 @@ class Now:
         return self.s
 
 
-def test_waits_double_and_the_fifth_death_in_a_minute_is_the_last():
-    now = Now()
-    restarts = Restarts(now)
+def lives(restarts, now, *ready_s):
+    """Return the pauses of a component that is ready for so long in each life, None: never."""
     waits = []
-    for _ in range(4):
+    for seconds in ready_s:
+        if seconds is not None:
+            restarts.became_ready()
+            now.s += seconds
         waits.append(restarts.died())
-        assert not restarts.hopeless
         now.s += waits[-1]
         assert restarts.due
         restarts.started()
-    assert waits == [0.5, 1, 2, 4]
-    restarts.died()
-    assert restarts.hopeless
+    return waits
 
 
-def test_deaths_older_than_a_minute_are_forgotten():
+def test_pauses_grow_to_half_a_minute_and_it_is_started_again_for_ever():
+    """Five deaths within a minute used to end the stack."""
     now = Now()
     restarts = Restarts(now)
-    for _ in range(20):
-        assert restarts.died() == 0.5
-        assert not restarts.hopeless
-        restarts.started()
-        now.s += 61
+    assert lives(restarts, now, *[None] * 8) == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert set(lives(restarts, now, *[None] * 2000)) == {30}
+    assert restarts.deaths == 2008
+
+
+def test_who_was_ready_for_a_while_is_started_again_soon_and_who_was_for_a_moment_is_not():
+    now = Now()
+    restarts = Restarts(now)
+    assert lives(restarts, now, None, None, 5, STEADY_S, None, 3600) == [0.5, 1, 2, 0.5, 1, 0.5]
 
 
 def test_a_death_waits_for_its_time():
@@ -103,14 +108,12 @@ def test_a_missing_java_is_one_clear_line(monkeypatch, tmp_path):
 
 
 def test_a_second_stack_on_a_data_directory_leaves_the_first_ones_file_alone(tmp_path):
-    own = stack_file.see("supervisor", os.getpid())
-    stack_file.StackFile(own, (), {}).write(tmp_path)
-    with (
-        processes.hold(tmp_path, "stack"),
-        pytest.raises(PlatformError, match=f"in use by process {os.getpid()}"),
-    ):
-        up(Settings(), tmp_path, free_ports=True)
-    assert stack_file.StackFile.read(tmp_path).supervisor == own
+    file = stack_file.StackFile((stack_file.see("charging", os.getpid()),), {})
+    file.write(tmp_path)
+    with processes.hold(tmp_path, "stack"):
+        with pytest.raises(PlatformError, match=f"in use by process {os.getpid()}"):
+            up(Settings(), tmp_path, free_ports=True)
+        assert stack_file.StackFile.read(tmp_path) == file
 
 
 def test_a_data_directory_that_is_a_file_is_told_in_a_line(tmp_path):
@@ -122,3 +125,21 @@ def test_a_data_directory_that_is_a_file_is_told_in_a_line(tmp_path):
         up(Settings(), file, free_ports=True)
     with pytest.raises(PlatformError, match="cannot be a data directory: Not a directory"):
         up(Settings(), file / "line", free_ports=True)
+
+
+def test_a_full_disk_leaves_the_broker_its_identity(tmp_path, monkeypatch):
+    """The file was cut to nothing before it was written anew, and the broker never started again."""
+    before = kafka_config.Identity.load(tmp_path, 0)
+    before.write(tmp_path, "password")
+    kept = (tmp_path / "kafka.json").read_text()
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(secrets.os, "fdopen", refuse)
+    again = kafka_config.Identity.load(tmp_path, 0)
+    again.write(tmp_path, "password")
+    assert vars(again) == vars(before)
+    with pytest.raises(PlatformError, match=r"cannot write .*kafka\.json: No space left"):
+        kafka_config.Identity.load(tmp_path, before.port + 1)
+    assert (tmp_path / "kafka.json").read_text() == kept

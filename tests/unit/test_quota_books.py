@@ -10,7 +10,8 @@ import pytest
 
 from tokenline.errors import Declined
 from tokenline.quota import orders
-from tokenline.quota.books import MOST_UTOK, Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import MOST_UTOK, Books
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
 from tokenline.quota.charge import Rated, charge_chunk

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.limits import LIMITS_CATALOG
 from tests.strategies import MINUTE
 from tests.unit.test_charging_limits import MILLION, Line
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.standing import crumbs_of, is_crumb
 from tokenline.quota.terms import Mode
 from tokenline.rating.catalog import Catalog

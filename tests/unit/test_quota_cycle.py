@@ -17,7 +17,7 @@ from tests.unit.test_quota_books import (
     use,
 )
 from tokenline.quota import orders
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import NO_LIMIT, Cell
 from tokenline.quota.charge import Rated, charge_chunk

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.test_quota_books import at, declined, opened, rows, use
 from tokenline.quota import orders
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.terms import Grant, Source, Terms
 
 PLANS = {

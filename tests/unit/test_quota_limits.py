@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.strategies import DAY, HOUR, MINUTE
 from tokenline.metering.calendar import week_at
 from tokenline.quota import orders
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import Books
 from tokenline.quota.cells import LIMITS, AccountCells, Cell
 from tokenline.quota.counting import count_events
 from tokenline.quota.decide import decide

@@ -13,7 +13,7 @@ from tests.strategies import BOUNDS, DAY, MINUTE, NOON, Record, chunk_of, event,
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.decided import State
 from tokenline.quota.thresholds import percent_reached
 from tokenline.rating.catalog import Catalog

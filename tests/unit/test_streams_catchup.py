@@ -16,7 +16,7 @@ from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.quota.buckets import Bucket
 from tokenline.settings import Settings
-from tokenline.wire.topics import COMMANDS, USAGE
+from tokenline.wire.topics import COMMANDS, HOLDS, USAGE
 
 MILLION = 1_000_000
 
@@ -35,7 +35,7 @@ def waiting(*minutes, batch=2):
 
 
 async def order_of(commands, usage, now):
-    turns = by_turns(commands, usage, NOON + now * MINUTE, HOUR)
+    turns = by_turns({COMMANDS: commands}, usage, NOON + now * MINUTE, HOUR)
     return [(stem[0], one.minute) async for stem, records in turns for one in records]
 
 
@@ -59,6 +59,15 @@ async def test_nothing_is_lost_or_read_twice_where_the_brokers_clock_was_set_bac
     assert [minute for stem, minute in found if stem == "u"] == [50, 1, 49, 3]
 
 
+async def test_orders_and_holds_that_waited_are_taken_by_the_time_of_their_append():
+    """A grant that came before a hold pays for it, and a hold that came first does not wait for it."""
+    orders = {COMMANDS: waiting(1, 4, 4, 9), HOLDS: waiting(2, 3, 4, 8, 10, batch=3)}
+    turns = by_turns(orders, waiting(7), NOON + 20 * MINUTE, HOUR)
+    assert [(stem[0], one.minute) async for stem, records in turns for one in records] == [
+        ("c", 1), ("h", 2), ("h", 3), ("c", 4), ("c", 4), ("h", 4), ("h", 8), ("c", 9), ("h", 10),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("orders_at", [[], [5], [5, 120], [5, 80]])
 async def test_usage_that_waited_for_hours_is_charged_once(orders_at):
     """A settled hold is charged when it expires and then forgotten: its usage must come before."""
@@ -66,26 +75,25 @@ async def test_usage_that_waited_for_hours_is_charged_once(orders_at):
     size = 8 * MILLION
     held = {"lease": True, "first_utok": size, "reserved_utok": size, "wanted_utok": size}
     settled = {"seq": 1, "action": "settle", "reported_utok": size}
+    holds = [hold_order(0, NOON + 1, **held), hold_order(1, NOON + MINUTE, **settled)]
     commands = [
         catalog_version(0, NOON, CATALOG),
         order(1, NOON, kind="open", plan="strict", cycle_day=15),
-        hold_order(2, NOON, **held),
-        hold_order(3, NOON + MINUTE, **settled),
         *(
-            order(4 + at, NOON + minute * MINUTE, command_id=str(at), kind="grant", amount_utok=1)
+            order(2 + at, NOON + minute * MINUTE, command_id=str(at), kind="grant", amount_utok=1)
             for at, minute in enumerate(orders_at)
         ),
     ]
     event = record(0, NOON + 1, occurred_at=NOON, hold_id="s1", model="max", input_tokens=8)
     now_ms, linger_ms = NOON + 180 * MINUTE, state.books.linger_ms
-    turns = by_turns(whole(commands), whole([event]), now_ms, linger_ms)
+    waits = {COMMANDS: whole(commands), HOLDS: whole(holds)}
+    turns = by_turns(waits, whole([event]), now_ms, linger_ms)
     async for stem, records in turns:
         for one in (one.whole for one in records):
-            if stem == COMMANDS:
-                fold_commands(state, [one], one.offset)
-            else:
-                assert stem == USAGE
+            if stem == USAGE:
                 fold_usage(state, chunk_of([one]))
+            else:
+                fold_commands(state, [one], one.offset, stem)
 
     books = state.books
     paid = sum(books.buckets.get(one, Bucket.USED) for one in books.chain(0))
@@ -109,7 +117,7 @@ class SlowLine(PartitionLine):
             bounds=BOUNDS, clock=self,
         )  # fmt: skip
         super().__init__(worker, 0)
-        self.topics = {COMMANDS: [], USAGE: []}
+        self.topics = {COMMANDS: [], HOLDS: [], USAGE: []}
         for _ in range(behind_h):
             self.come(HOUR)
 
@@ -140,9 +148,10 @@ async def test_what_came_while_a_line_caught_up_is_taken_by_turns_too():
     """Else commands that came in the hours it took would be next, and usage of those hours after all."""
     line = SlowLine(behind_h=4)
     await line._catch_up()
-    line.folded += line.topics[COMMANDS][line.state.next_offsets[COMMANDS] :]
-    line.folded += line.topics[USAGE][line.state.next_offsets[USAGE] :]
-    newest, linger_ms = {COMMANDS: 0, USAGE: 0}, line.state.books.linger_ms
+    for stem in (COMMANDS, HOLDS, USAGE):
+        line.folded += line.topics[stem][line.state.next_offsets[stem] :]
+    newest, linger_ms = dict.fromkeys(line.topics, 0), line.state.books.linger_ms
     for one in line.folded:
         newest[one.stem] = one.timestamp
-        assert one.stem == COMMANDS or newest[COMMANDS] < one.timestamp + linger_ms
+        behind = max(newest[COMMANDS], newest[HOLDS]) < one.timestamp + linger_ms
+        assert one.stem != USAGE or behind

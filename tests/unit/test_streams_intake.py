@@ -104,11 +104,12 @@ def told(step, state, raw):
     }
 
 
-def commanded(name, said, key=None):
+def commanded(name, said, key=None, stem=None):
     key = f"{said['tenant_id']}/{said['account_id']}".encode() if key is None else key
+    stem = stem or ("holds" if name == "hold_order" else "commands")
     raw, state = Raw(0, CODEC.encode(name, said), key), PartitionState(BOUNDS)
-    commands, refused = decode_commands(COLUMNS, CODEC, [raw])
-    step = fold_commands(state, commands, 0)
+    commands, refused = decode_commands(COLUMNS, CODEC, [raw], stem)
+    step = fold_commands(state, commands, 0, stem)
     step.refused = refused + step.refused
     return told(step, state, raw)
 
@@ -189,6 +190,27 @@ def test_who_asks_for_what_is_no_order_is_told_so(name, said, key, reason, detai
         said.get("session", ""),
     )
     assert reply["seq"] == said.get("seq", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "stem"),
+    [("account_order", ORDER, "holds"), ("hold_order", QUESTION, "commands")],
+)
+def test_an_order_on_the_topic_of_holds_is_refused_and_a_hold_on_that_of_orders(name, said, stem):
+    """Rights go by topic: who may ask for holds must not be able to order tokens for himself."""
+    found = commanded(name, said, stem=stem)
+    assert found.keys() == {"dead-letters", "replies"}
+    assert found["dead-letters"]["reason"] == found["replies"]["reason"] == "wrong_topic"
+    assert found["dead-letters"]["topic"] == f"tokenline.{stem}"
+    assert f"a {name} does not belong on the {stem} topic" in found["replies"]["detail"]
+
+
+@pytest.mark.parametrize("name", ["account_command", "catalog_version"])
+def test_limits_and_catalogs_on_the_topic_of_holds_change_nothing(name):
+    said = {"version": 1, "catalog": "{}", "effective_at": 0} | LIMITS | {"reply_to": "me"}
+    raw = Raw(0, CODEC.encode(name, said), b"t/a")
+    commands, (refused,) = decode_commands(COLUMNS, CODEC, [raw], "holds")
+    assert (commands, refused.reason) == ([], "wrong_topic")
 
 
 def test_nobody_is_told_of_a_dead_letter_that_nobody_waits_for():

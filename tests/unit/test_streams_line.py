@@ -1,19 +1,21 @@
-"""A line tells totals in order, stops at poison, and lets go of whoever waits before it."""
+"""A line tells totals in order, stops at poison, and lets nobody wait before it."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from aiokafka import TopicPartition
 
 from streams import charging
-from streams.inbox import INBOX_CHUNKS
+from streams.inbox import Delivery
 from streams.line import STEPS_IN_FLIGHT, PartitionLine
 from streams.metrics import ChargingMetrics
+from streams.readiness import READY, UNASSIGNED, Readiness
 from tests.strategies import BOUNDS, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
@@ -116,37 +118,15 @@ def test_bad_records_in_a_row_are_counted_wherever_a_good_one_stands():
         line._stop_when_poisoned(chunk(6 * most, 1, 1))
 
 
-class Opening(PartitionLine):
-    async def _open(self):
-        await asyncio.Event().wait()
-
-
-async def test_a_line_that_is_stopped_with_a_full_inbox_frees_the_agent():
-    worker = SimpleNamespace(
-        settings=SimpleNamespace(),
-        journal=None,
-        producer=None,
-        codec=None,
-        columns=None,
-        bounds=BOUNDS,
-        lines={},
-        fatal=None,
-    )
-    line = worker.lines[0] = Opening(worker, 0)
-    line.start()
-
-    async def deliver():
-        for offset in range(INBOX_CHUNKS + 4):
-            await charging.ChargingWorker.deliver(worker, "usage", 0, [offset], None)
-
-    agent = asyncio.create_task(deliver())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert line.inbox.full()
-    assert not agent.done()
-    del worker.lines[0]
-    await line.stop()
-    await asyncio.wait_for(agent, 2)
+def test_what_comes_for_a_line_that_is_busy_waits_in_its_inbox_and_what_is_not_ours_is_dropped():
+    """Who brought it stood before the full inbox, and all other partitions behind him."""
+    line, _ = quiet_line()
+    worker, taken = SimpleNamespace(lines={0: line}), []
+    for partition in (0, 0, 0, 0, 0, 0, 7):
+        delivery = Delivery("usage", [partition], taken=partial(taken.append, partition))
+        charging.ChargingWorker.deliver(worker, partition, delivery)
+    assert taken == [7]
+    assert not line.idle
 
 
 class StillLine:
@@ -187,8 +167,11 @@ def test_a_worker_is_ready_when_each_partition_it_was_given_is_open():
     given = {TopicPartition(Settings().topic("usage"), 0)}
     app = SimpleNamespace(consumer=SimpleNamespace(assignment=lambda: given))
 
-    assert not worker.ready(app)
+    closed = Readiness(ready=False, why="partitions that open or catch up: 0")
+    assert worker.ready(app) == closed
     worker.lines[0] = StillLine(worker, 0)
-    assert not worker.ready(app)
+    assert worker.ready(app) == closed
     worker.lines[0].ready.set()
-    assert worker.ready(app)
+    assert worker.ready(app) == READY
+    given.clear()
+    assert worker.ready(app) == UNASSIGNED

@@ -11,7 +11,7 @@ from tests.paper_line import Books as Readers
 from tests.paper_line import Journal, PaperLine
 from tests.strategies import DAY, HOUR, MINUTE, NOON
 from tests.unit.test_offers_in_force import CATALOG, MILLION, NOVEMBER, Line
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.kept_terms import MOST_KEPT, KeptTerms
 from tokenline.quota.terms import NEVER_MS, HoldExpiry, LimitSpec, Mode, Per, Scope, Terms, Unit
 from tokenline.rating.catalog import Catalog
@@ -157,7 +157,7 @@ def test_terms_outlive_the_worker_and_so_does_when_they_change():
     assert again.books.balances.matrix.tolist() == line.state.books.balances.matrix.tolist()
     assert again.books.terms(0) == line.state.books.terms(0)
     assert again.books.get(0, Balance.DUE_AT) == NOVEMBER
-    assert again.books.new_terms_at(0) == NOVEMBER + DAY
+    assert again.books.dues.new_terms_at(0) == NOVEMBER + DAY
 
 
 EVERYTHING = Terms(
@@ -174,7 +174,8 @@ def test_terms_are_kept_once_and_read_back_as_they_were():
     kept = KeptTerms()
     codes = [kept.code(one, list) for one in (Terms(), EVERYTHING, Terms())]
     assert codes == [1, 2, 1]
-    again = KeptTerms.from_json(kept.to_json())
+    again = KeptTerms()
+    again.load(kept.to_json())
     assert (again[1], again[2], len(again)) == (Terms(), EVERYTHING, 2)
     assert again.code(Terms(version=3), list) == 3
 
@@ -186,12 +187,13 @@ def test_terms_that_no_account_goes_by_are_forgotten_and_their_numbers_never_giv
     assert kept.code(Terms(version=-1), lambda: [5]) == MOST_KEPT + 1
     assert len(kept) == 2
     assert kept[5] == Terms(version=4)
-    again = KeptTerms.from_json(kept.to_json())
+    again = KeptTerms()
+    again.load(kept.to_json())
     assert again.code(Terms(version=0), list) == MOST_KEPT + 2
 
 
 def test_no_new_terms_are_due_where_no_catalog_brings_any():
-    assert Line("plain").state.books.new_terms_at(0) == NEVER_MS
+    assert Line("plain").state.books.dues.new_terms_at(0) == NEVER_MS
 
 
 def test_an_order_says_when_a_plan_is_in_force_and_what_is_pending_is_shown():

@@ -11,11 +11,11 @@ from tests.gateway_stand import Clock
 from tests.strategies import NOON
 from tests.unit.test_charging_limits import MILLION
 from tests.unit.test_quota_crumbs import line_of
-from tokenline.charging.terms import told_terms
+from tokenline.charging.terms import decision_terms
 from tokenline.errors import QuotaExceeded
 from tokenline.gateway.admission import Asked
 from tokenline.gateway.desk import Desk
-from tokenline.gateway.lease import Granted, Key, Lease, Need
+from tokenline.gateway.lease import NO_ANSWER, Granted, Key, Lease, Need
 from tokenline.gateway.prices import Prices
 from tokenline.gateway.said import refusal_of
 from tokenline.quota.crumbs import crumb_utok, least_top_up
@@ -83,7 +83,7 @@ def test_what_a_gateway_works_out_from_a_decision_is_what_the_line_would_say(acc
     verdict = Verdict(
         *(False, "cut", "limit_reached", "balance", decided.used, decided.limit),
         *(0, 0, 0, False),
-        plan_terms({"plan": "loose"} | told_terms(line.state, 0)),
+        plan_terms({"plan": "loose"} | decision_terms(line.state, 0)),
         "utok",
     )
     asked = Asked(KEY, account["prompt"], 10, 1.0)
@@ -140,5 +140,5 @@ def test_a_top_up_past_a_crumb_is_the_smallest(said, total, left):
 def test_a_balance_that_others_hold_names_no_top_up_and_is_tried_again_soon():
     """It was 402 with a top-up of 11 tokens, of a balance that came back in a second."""
     desk = desk_of(SimpleNamespace(rest_utok=0), 0)
-    error = desk._refusal(Need(11 * MILLION, 11 * MILLION), "balance_held", None)
+    error = desk._refusal(Need(11 * MILLION, 11 * MILLION), "balance_held", NO_ANSWER)
     assert (error.reason, error.top_up_utok, error.retry_after_ms) == ("balance_held", 0, 1000)

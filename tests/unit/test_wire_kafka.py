@@ -7,9 +7,15 @@ import ssl
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
+from streams.credentials import faust_credentials
 from tokenline.errors import SettingsError
 from tokenline.settings import Settings
-from tokenline.wire.kafka import account_key, client_options, partition_of
+from tokenline.wire.kafka import (
+    account_key,
+    client_options,
+    librdkafka_options,
+    partition_of,
+)
 from tokenline.wire.topics import TOPICS, configs_of, decision_key, heartbeat_key, total_key
 
 
@@ -49,6 +55,66 @@ def test_sasl_over_tls_carries_user_and_context():
     assert isinstance(options["ssl_context"], ssl.SSLContext)
     assert options["sasl_mechanism"] == "SCRAM-SHA-512"
     assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("u", "p")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            {"USERNAME": "u"},
+            "TOKENLINE_KAFKA_USERNAME is given, and TOKENLINE_KAFKA_SECURITY=PLAIN",
+        ),
+        ({"PASSWORD": "p"}, "TOKENLINE_KAFKA_PASSWORD is given"),
+        ({"PASSWORD_FILE": "/f"}, "TOKENLINE_KAFKA_PASSWORD_FILE is given"),
+        ({"SECURITY": "SASL_SSL", "PASSWORD": "p"}, "TOKENLINE_KAFKA_USERNAME is missing"),
+        ({"SECURITY": "SASL_SSL", "USERNAME": "u"}, "TOKENLINE_KAFKA_PASSWORD_FILE, one of them"),
+        (
+            {"SECURITY": "SASL_SSL", "USERNAME": "u", "PASSWORD": "p", "PASSWORD_FILE": "/f"},
+            "TOKENLINE_KAFKA_PASSWORD_FILE, one of them",
+        ),
+        ({"SECURITY": "SASL"}, "TOKENLINE_KAFKA_SECURITY='SASL'"),
+    ],
+)
+def test_credentials_that_lack_a_part_are_refused_by_name(given, text):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({f"TOKENLINE_KAFKA_{name}": value for name, value in given.items()})
+    assert text in str(caught.value)
+    assert "p'" not in str(caught.value)
+
+
+def with_file(path):
+    return Settings(
+        kafka_security="SASL_PLAINTEXT", kafka_username="u", kafka_password_file=path,
+        kafka_sasl_mechanism="SCRAM-SHA-256", kafka_ca_file="/ca.pem",
+    )  # fmt: skip
+
+
+def test_a_password_is_read_from_its_file_each_time_and_all_clients_get_it(tmp_path):
+    path = tmp_path / "password"
+    path.write_text("first\n")
+    settings = with_file(path)
+    assert client_options(settings)["sasl_plain_password"] == "first"
+    path.write_text("renewed")
+    assert client_options(settings)["sasl_plain_password"] == "renewed"
+    assert faust_credentials(settings).password == "renewed"
+    assert librdkafka_options(settings) == {
+        "bootstrap.servers": "127.0.0.1:19092",
+        "security.protocol": "SASL_PLAINTEXT",
+        "partitioner": "murmur2_random",
+        "ssl.ca.location": "/ca.pem",
+        "sasl.mechanism": "SCRAM-SHA-256",
+        "sasl.username": "u",
+        "sasl.password": "renewed",
+    }
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_a_password_file_without_a_password_is_named(tmp_path, content):
+    path = tmp_path / "password"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match="TOKENLINE_KAFKA_PASSWORD_FILE"):
+        client_options(with_file(path))
 
 
 def test_a_missing_certificate_is_a_setting_at_fault(tmp_path):

@@ -10,9 +10,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
-from tokenline.errors import BrokerUnavailable, Unavailable
+from tokenline.errors import Unavailable
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import account_key, check_partitions, client_options, partition_of
 from tokenline.wire.registry import open_registry
 from tokenline.wire.topics import COMMANDS, DECISIONS
@@ -50,7 +51,7 @@ async def apply_accounts(
             if wait_s > 0:
                 await asyncio.wait_for(_until_decided(consumer, codec, due, progress), wait_s)
     except KafkaError as error:
-        raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
+        raise await fault_of(settings, error) from error
     except TimeoutError as error:
         raise Unavailable(
             f"{len(due)} of {len(commands)} accounts are published but not charged yet after {wait_s:g} s; "

@@ -21,6 +21,7 @@ from typing import Any
 from tokenline.bench.mob import MODEL, PROVIDER
 from tokenline.clock import SystemClock
 from tokenline.errors import PlatformError, Unavailable
+from tokenline.platform.kafka_config import as_role
 from tokenline.platform.processes import kill, last_lines, spawn, wait_for
 from tokenline.rating.catalog import Catalog
 from tokenline.settings import Settings
@@ -180,7 +181,7 @@ class Gateways:
         self._processes[name] = spawn(
             [sys.executable, "-m", "tokenline.bench.mob", *argv],
             log=self._log(name),
-            env={**os.environ, **self._settings.to_env()},
+            env={**os.environ, **as_role(self._settings, "gateway").to_env()},
         )
 
     def _log(self, name: str) -> Path:

@@ -27,6 +27,7 @@ from tokenline.landing.queries import sql
 from tokenline.platform.processes import free_port
 from tokenline.platform.worker_process import WorkerProcess
 from tokenline.settings import Settings
+from tokenline.wire.acls import ensure_acls
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.kafka import account_key, client_options
@@ -61,9 +62,15 @@ def worker(role: str, settings: Settings, log: Path) -> Iterator[WorkerProcess]:
         process.stop()
 
 
+async def make_topics(settings: Settings) -> None:
+    """Make a line's topics, and give its workers their rights."""
+    await ensure_acls(settings)
+    await ensure_topics(settings)
+
+
 async def prepare(settings: Settings, accounts: int, log: Path, *, month_tokens: int = -1) -> None:
     """Make the topics, apply the accounts and charge the commands, so that a run begins with usage."""
-    await ensure_topics(settings)
+    await make_topics(settings)
     codec = ColumnCodec(open_registry(settings))
     await loads.produce_accounts(settings, codec, accounts, month_tokens, CLOCK.wall_ms())
     with worker("charging", settings, log) as process:
@@ -72,7 +79,7 @@ async def prepare(settings: Settings, accounts: int, log: Path, *, month_tokens:
 
 async def prepare_plans(settings: Settings, accounts: int, plan: str, log: Path) -> None:
     """Publish a catalog and open every account on a plan, so that a run begins with usage."""
-    await ensure_topics(settings)
+    await make_topics(settings)
     catalog = loads.catalog()
     codec = Codec(open_registry(settings))
     with worker("charging", settings, log) as process:
@@ -138,7 +145,7 @@ async def landing_rate(settings: Settings, events: int, log: Path) -> Rate:
 
 def sealed(settings: Settings) -> int:
     """Return the records sealed so far."""
-    (records,) = _ask(settings, "SELECT sum(hi - lo + 1) FROM seals FINAL")
+    (records,) = _ask(settings, "SELECT sum(toInt128(hi - lo + 1)) FROM seals FINAL")
     return records
 
 
@@ -150,7 +157,7 @@ def sealing_rate(settings: Settings) -> Rate:
     began = "(SELECT max(first) FROM (SELECT min(landed_at) AS first FROM seals FINAL GROUP BY partition))"
     rows, span_ms = _ask(
         settings,
-        f"SELECT sumIf(hi - lo + 1, landed_at > {began}), "  # noqa: S608  no input of anybody's
+        f"SELECT sumIf(toInt128(hi - lo + 1), landed_at > {began}), "  # noqa: S608  no input of anybody's
         f"toUnixTimestamp64Milli(max(landed_at)) - toUnixTimestamp64Milli({began}) FROM seals FINAL",
     )
     return Rate(rows, max(span_ms, 0) / 1000)

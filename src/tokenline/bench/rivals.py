@@ -25,10 +25,13 @@ def run_stock(settings: Settings, seconds: float) -> None:
     """Sum tokens by account the way Faust's documentation shows it, for a while."""
     import faust  # noqa: PLC0415  only this rival needs it
 
+    from streams.credentials import faust_credentials  # noqa: PLC0415  as above
+
     codec = Codec(open_registry(settings))
     app = faust.App(
         f"{settings.topic_prefix}stock-{os.getpid()}",
         broker=f"kafka://{settings.kafka_bootstrap}",
+        broker_credentials=faust_credentials(settings),
         datadir=settings.data_dir / "stock",
         store="memory://",
         topic_partitions=settings.partitions,

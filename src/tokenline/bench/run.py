@@ -32,7 +32,6 @@ from tokenline.settings import Settings
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.orders import Orders
 from tokenline.wire.registry import open_registry
-from tokenline.wire.topics import ensure_topics
 
 MEMORY_ACCOUNTS = 1_000_000
 LATENCY_RATES = (1_000, 5_000)
@@ -190,7 +189,7 @@ async def _gateway(room: Room) -> None:
     """Measure admissions and grants, then attack an account in each mode."""
     settings = room.line("bench-gateway").model_copy(update={"session_timeout_ms": 4000})
     catalog = catalog_of(ATTACK_TOKENS, plenty_tokens=PLENTY_TOKENS)
-    await ensure_topics(settings)
+    await measure.make_topics(settings)
     with measure.worker("charging", settings, room.log("gateway")) as process:
         process.await_ready(60)
         async with Orders(settings) as orders:
@@ -351,14 +350,14 @@ def _room(options: BenchOptions, console: Console) -> Iterator[Room]:
     with tempfile.TemporaryDirectory(prefix="tokenline-bench-", ignore_cleanup_errors=True) as name:
         data_dir = Path(name)
         broker, warehouse = (
-            EmbeddedKafka(data_dir / "kafka"),
+            EmbeddedKafka(data_dir / "kafka", secrets_dir=data_dir),
             EmbeddedWarehouse(data_dir / "warehouse"),
         )
         try:
             broker.start()
             warehouse.start()
             given = {
-                "kafka_bootstrap": broker.bootstrap,
+                **broker.access(),
                 "clickhouse_url": warehouse.url,
                 "data_dir": data_dir,
             }

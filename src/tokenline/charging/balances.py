@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_128_digest
 
+from tokenline.charging.absurd import refuse_absurd
 from tokenline.metering.judge import Judgement, arrow_int64s, int64_column
 from tokenline.quota.charge import Rated, charge_chunk
 from tokenline.quota.terms import Use
@@ -31,7 +32,7 @@ _NAME = struct.Struct("<qq")
 def rate_usage(
     state: PartitionState, batch: pa.RecordBatch, tokens: Int64s, slots: Int64s, verdict: Int8s
 ) -> tuple[Int64s, Int64s]:
-    """Return charge and catalog version of each event; one that has no rate is judged so.
+    """Return charge and catalog version of each event; one that has no rate, or costs too much, is judged so.
 
     Before the first catalog is in force nothing is rated and nothing refused: charge and version 0.
     Where there is no balance to charge, the charge is 0.
@@ -43,7 +44,9 @@ def rate_usage(
     unknown = (rated.version > 0) & ~rated.known
     if unknown.any():
         verdict[unknown & (verdict == Judgement.COUNTED)] = Judgement.UNKNOWN_MODEL
-    return rated.charge_utok * (state.books.rows_of(slots) >= 0), rated.version
+    charges_utok = rated.charge_utok * (state.books.rows_of(slots) >= 0)
+    refuse_absurd(state, slots, charges_utok, verdict)
+    return charges_utok, rated.version
 
 
 def charge_usage(
@@ -71,6 +74,7 @@ def charge_usage(
     state.move_clock(step.as_of_ms)
     charge_chunk(state.books, rated)
     step.changes, step.burns = state.books.take()
+    step.alarms = state.books.take_alarms()
     state.tally.add_burns(step.burns)
 
 

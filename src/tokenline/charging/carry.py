@@ -22,7 +22,8 @@ from tokenline.metering.calendar import moment_text, zone_of
 from tokenline.metering.judge import MOST_ID_BYTES
 from tokenline.quota import orders
 from tokenline.quota.answers import OrderAnswer
-from tokenline.quota.books import MOST_UTOK, Balance
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import MOST_UTOK
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
 from tokenline.quota.entries import Cause
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
@@ -31,6 +32,7 @@ from tokenline.quota.limit_holds import named
 from tokenline.quota.refusals import check_cycle_day
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import Grant, Scope, Source, Terms, Use
+from tokenline.quota.zones import move_to
 from tokenline.rating.tariff import dearest
 
 if TYPE_CHECKING:
@@ -224,7 +226,7 @@ def _open(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tupl
     zone_of(zone)
     if state.books.row(slot) == NONE and state.terms_of(plan, now_ms) is not None:
         # It may have been set before, with another.
-        state.cells.matrix[slot, Cell.ZONE] = state.cells.zone_code(zone)
+        move_to(state.books, slot, zone, now_ms)
     orders.open_account(state.books, slot, plan, day, now_ms)
     return 0, 0
 
@@ -383,5 +385,6 @@ def _hold_order(state: PartitionState, terms: Terms, fields: Fields, now_ms: int
         max_tokens=int(fields["max_tokens"]),
         settles=settles,
         unpriced=found is None,
+        zero_rated=found == (0, 0) and not settles,
         catalog_version=0 if catalog is None else catalog.version,
     )

@@ -1,10 +1,11 @@
-"""Fold what waits on the commands topic into the state of its partition, in its order.
+"""Fold what waits on the topics of commands and holds into the state of its partition, in its order.
 
     account_command    limits set, the newest of an account wins      -> decision
     account_order      plan, buckets, life of an account              -> reply, ledger, decision, and
                                                                          what a transfer moves: orders
     hold_order         a session asks, reports or settles             -> reply, decision if it changes
     catalog_version    what is sold and what a token costs            -> rates usage from its moment on
+    clock_tick         it is so late                                  -> ledger, decision: what is due
 
 A command that cannot be read as one is a dead letter and changes nothing; one that the rules do not
 allow is answered so. Who waits is told of either.
@@ -28,7 +29,9 @@ from tokenline.charging.step import Commanded, Refused, Replied, Step
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
 from tokenline.quota.answers import OrderAnswer
+from tokenline.quota.books import Balance
 from tokenline.quota.cells import NO_LIMIT, Cell
+from tokenline.quota.cycle import advance
 from tokenline.quota.decide import decide
 from tokenline.quota.decided import Decided, Rule
 from tokenline.quota.hold_rows import Outcome, Reason
@@ -36,7 +39,7 @@ from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.orders import bring_up_to
 from tokenline.quota.standing import rests_on
 from tokenline.quota.table import NONE
-from tokenline.quota.usage import roll_rates
+from tokenline.quota.zones import move_to
 from tokenline.rating.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 
 Int64s = npt.NDArray[np.int64]
 
+# How many accounts one tick brings up to its moment: a few milliseconds of work.
+TICK_ACCOUNTS = 50
 LIMIT_FIELDS = {
     "month_tokens": Cell.MONTH_TOKENS_LIMIT,
     "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
@@ -65,15 +70,19 @@ class _Touched:
     looked_at: set[int] = field(default_factory=set)
 
 
-def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int) -> Step:
-    """Apply commands up to `hi` and decide anew.
+def fold_commands(
+    state: PartitionState, commands: Sequence[Commanded], hi: int, topic: str = "commands"
+) -> Step:
+    """Apply what a topic, `commands` or `holds`, has up to `hi`, and decide anew.
 
-    Only usage moves the minute in hand. Usage may be waiting that was appended hours before the
-    command: it belongs into the minutes, rate windows and horizon of its own time.
+    Only usage moves the minute in hand, and ticks that of decisions. Usage may be waiting that was appended
+    hours before the command: it belongs into the minutes, rate windows and horizon of its own time.
     """
     newest_ms = max((command.appended_ms for command in commands), default=state.minute_ms)
     step = state.begin_step(state.minute_ms)
-    step.as_of_ms, step.cause = newest_ms, ("commands", hi)
+    step.as_of_ms, step.cause = newest_ms, (topic, hi)
+    if topic == "commands":
+        state.turns.before_commands(state.next_offsets)
     known, touched = len(state.cells), _Touched()
     for command in commands:
         try:
@@ -82,10 +91,11 @@ def fold_commands(state: PartitionState, commands: Sequence[Commanded], hi: int)
             step.refused.append(_refused_command(command, str(error)))
     step.new_keys = state.cells.keys[known:]
     step.changes, step.burns = state.books.take()
+    step.alarms = state.books.take_alarms()
     step.sent, state.sent = state.sent, []
     state.tally.add_burns(step.burns)
     _decide(state, step, touched)
-    state.next_offsets["commands"] = hi + 1
+    state.next_offsets[topic] = hi + 1
     return step
 
 
@@ -105,6 +115,8 @@ def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touc
         _ask(state, step, command, touched)
     elif command.name == "catalog_version":
         step.replies.append(Replied(command, _take_catalog(state, command)))
+    elif command.name == "clock_tick":
+        _tick(state, command, touched)
     else:
         raise BadData(f"{command.name} does not belong on the commands topic")
 
@@ -124,6 +136,8 @@ def _ask(state: PartitionState, step: Step, command: Commanded, touched: _Touche
         return
     cells = state.cells.matrix[slot].tolist()
     turns = cells[Cell.RULE] != Rule.NONE or cells[Cell.MONTH_TOKENS_LIMIT] != NO_LIMIT
+    # A catalog that begins may price what costs nothing.
+    turns |= cells[Cell.COVERS] != 0
     if turns or rests_on(state.books, row) != before:
         touched.looked_at.add(slot)
 
@@ -137,6 +151,27 @@ def _look(state: PartitionState, step: Step, command: Commanded) -> None:
         _decide_slots(state, step, _slots([slot]), announce=False)
 
 
+def _tick(state: PartitionState, command: Commanded, touched: _Touched) -> None:
+    """Let happen what is due by now, a slice of it: calls wait for answers meanwhile.
+
+    Which accounts are taken is settled by the books alone, so that a replay takes the same.
+    """
+    now_ms, books = state.move_clock(command.appended_ms), state.books
+    state.ticked_ms = max(state.ticked_ms, command.appended_ms)
+    rows = books.dues.due(now_ms, TICK_ACCOUNTS)
+    for row in rows:
+        advance(books, row, now_ms)
+        touched.looked_at.add(books.get(row, Balance.OWNER))
+    ended = books.told.dues.due(now_ms, TICK_ACCOUNTS)
+    for row in ended:
+        books.limits.look_at_one(books.told.whom(row))
+    slots = state.told_dues.due(now_ms, TICK_ACCOUNTS)
+    for slot in slots:
+        bring_up_to(books, slot, now_ms)
+        touched.looked_at.add(slot)
+    state.tick_took = max(len(rows), len(ended), len(slots))
+
+
 def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
     """Take a version in; let go of those that rate no usage and that no account has to go by any more."""
     now_ms = state.move_clock(command.appended_ms)
@@ -146,8 +181,8 @@ def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
         reason = Reason.BAD_CATALOG
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=str(error))
     rates_ms = now_ms - 2 * state.bounds.horizon_ms
-    state.catalogs.prune(min(rates_ms, state.books.first_due_ms()))
-    state.note_new_terms()
+    state.catalogs.prune(min(rates_ms, state.books.dues.earliest_ms()))
+    state.books.dues.note_new_terms()
     return OrderAnswer(at_ms=now_ms)
 
 
@@ -163,11 +198,17 @@ def _decide(state: PartitionState, step: Step, touched: _Touched) -> None:
 def _decide_slots(state: PartitionState, step: Step, slots: Int64s, *, announce: bool) -> None:
     decided: list[Decided] = []
     if slots.size:
-        minute_ms = state.minute_ms or step.as_of_ms // 60_000 * 60_000
-        roll_rates(state.cells, slots, minute_ms)
+        minute_ms = state.decision_minute(state.minute_ms) or step.as_of_ms // 60_000 * 60_000
         decided = decide(
-            state.cells, slots, minute_ms, state.epoch, books=state.books, announce=announce
+            state.cells,
+            slots,
+            minute_ms,
+            state.epoch,
+            books=state.books,
+            announce=announce,
+            rolls=True,
         )
+    state.note_told(decided)
     step.decisions += limit_decisions(state.books, decided, state.clock_ms, state.epoch)
     # The versions of subscribers' decisions are in the rows of their accounts.
     step.touched = np.union1d(step.touched, _slots(one.slot for one in step.decisions))
@@ -185,11 +226,14 @@ def _set_account(state: PartitionState, said: Commanded) -> int:
     key = account_key_of(command)
     if wrong := next((name for name, value in limits.items() if value < NO_LIMIT), None):
         raise BadData(f"{key}: {wrong} is {limits[wrong]}; it is -1 for none, or 0 and more")
-    slot = cells.open(key)
+    known, slot = cells.slot(key), cells.open(key)
     # First what was due under the old limits and in the old zone.
     bring_up_to(state.books, slot, state.move_clock(said.appended_ms))
+    if known is None:
+        cells.matrix[slot, Cell.ZONE] = cells.zone_code(zone)
+    else:
+        move_to(state.books, slot, zone, said.appended_ms)
     row = cells.matrix[slot]
-    row[Cell.ZONE] = cells.zone_code(zone)
     row[list(LIMIT_FIELDS.values())] = list(limits.values())
     return slot
 
@@ -201,6 +245,6 @@ def _refused_command(command: Commanded, detail: str) -> Refused:
         appended_ms=command.appended_ms,
         reason="bad_command",
         detail=detail,
-        identity={name: str(command.fields[name]) for name in names},
+        identity={name: str(command.fields.get(name, "")) for name in names},
         command=command,
     )

@@ -111,6 +111,9 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         deleted=chunk.deleted.ravel().tolist(),
         deleted_since_ms=known_ms if len(chunk.deleted) else 0,
         deleted_until_ms=chunk.deleted_until_ms if len(chunk.deleted) else 0,
+        commands_next=state.next_offsets["commands"],
+        holds_next=state.next_offsets["holds"],
+        turns=state.turns.take(state.next_offsets),
     )
     state.next_offsets["usage"] = chunk.hi + 1
     _add_totals(state, step)
@@ -185,6 +188,7 @@ def _count(
     cells, slots = state.cells, numbers.slots
     occurred_ms = int64_column(batch, "occurred_at")
     months_ms = month_starts(cells.zones, cells.matrix[slots, Cell.ZONE], occurred_ms)
+    months_ms = cells.moves.months(slots, months_ms, occurred_ms)
     step.lines = lines_of(batch, numbers)
     state.tally.add(step.lines)
     counted = Counted(
@@ -200,14 +204,24 @@ def _count(
 
 
 def _decide(state: PartitionState, step: Step) -> list[Decided]:
-    cells, books, at = state.cells, state.books, (step.minute_ms, state.epoch)
-    if not (retermed := books.take_retermed()):
-        return decide(cells, step.touched, *at, books=books)
+    minute_ms = state.decision_minute(step.minute_ms)
     # Whoever admits calls goes by what was told of an account's terms.
-    told = np.array(sorted(retermed), np.int64)
-    others = np.setdiff1d(step.touched, told)
-    found = decide(cells, others, *at, books=books)
-    return found + decide(cells, told, *at, books=books, announce=True)
+    told = np.array(sorted(state.books.take_retermed()), np.int64)
+    others = np.setdiff1d(step.touched, told) if told.size else step.touched
+    decided: list[Decided] = []
+    for slots, announce in ((others, False), (told, True)):
+        if slots.size:
+            decided += decide(
+                state.cells,
+                slots,
+                minute_ms,
+                state.epoch,
+                books=state.books,
+                announce=announce,
+                rolls=minute_ms > step.minute_ms,
+            )
+    state.note_told(decided)
+    return decided
 
 
 def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:

@@ -16,7 +16,6 @@ from tokenline.errors import BrokenLog
 from tokenline.metering.tally import of_today
 from tokenline.quota.buckets import Scopes
 from tokenline.quota.cells import WIDTH
-from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limits import Specs
 from tokenline.rating.book import CatalogBook
 
@@ -30,7 +29,10 @@ Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
 FORMAT = 1
-FORMAT_PACKED = 2  # of `out` and of tables
+FORMAT_PACKED = 2  # of tables
+FORMAT_OUT = 3  # of `out`
+# It finds what repeats megabytes apart, as scopes do that many decisions name; zlib looks back 32 KiB.
+OUT_CODEC = pa.Codec("zstd", compression_level=3)
 OUT_PLAIN_BYTES = 1 << 20
 # Above what usage of fifteen thousand accounts without limits touches: that must cost nothing.
 TABLE_PLAIN_BYTES = 4 << 20
@@ -44,6 +46,7 @@ _TABLE = struct.Struct("<BBII")
 _MINUTE = struct.Struct("<Bq")
 _SIZE = struct.Struct("<I")
 _OUT_HEAD = struct.Struct("<BQI")
+_OUT_SIZE = struct.Struct("<Q")
 _OUT = struct.Struct("<BHi")
 
 
@@ -141,7 +144,7 @@ def unpack_names(value: bytes, state: PartitionState) -> None:
     state.books.plans[:] = said["plans"]
     state.books.thresholds[:] = [tuple(percents) for percents in said["thresholds"]]
     state.books.scopes = Scopes.from_json(json.dumps(said["scopes"]))
-    state.books.kept_terms = KeptTerms.from_json(json.dumps(said["terms"]))
+    state.books.kept_terms.load(json.dumps(said["terms"]))
     state.books.limits.specs = Specs.from_json(json.dumps(said["limits"]))
     state.catalogs = CatalogBook.from_json(json.dumps(said["catalogs"]))
 
@@ -191,7 +194,7 @@ def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
     """Return the messages a step publishes after its ack; many are compressed.
 
     A step is one batch of 16 MiB at most, and one step may cut off ten thousand accounts: such
-    messages are nearly all the same.
+    messages are nearly all the same, and each may name what can be paid in 64 KiB.
     """
     parts = []
     for message in messages:
@@ -206,7 +209,8 @@ def pack_out(seq: int, messages: Sequence[Message]) -> bytes:
     body = b"".join(parts)
     if len(body) <= OUT_PLAIN_BYTES:
         return _OUT_HEAD.pack(FORMAT, seq, len(messages)) + body
-    return _OUT_HEAD.pack(FORMAT_PACKED, seq, len(messages)) + zlib.compress(body, 1)
+    head = _OUT_HEAD.pack(FORMAT_OUT, seq, len(messages)) + _OUT_SIZE.pack(len(body))
+    return head + bytes(OUT_CODEC.compress(body, asbytes=True))
 
 
 def out_seq(value: bytes) -> int:
@@ -217,10 +221,11 @@ def out_seq(value: bytes) -> int:
 def unpack_out(value: bytes) -> tuple[int, list[Message]]:
     """Return what `pack_out` was given."""
     version, seq, count = _OUT_HEAD.unpack_from(value)
-    _check_format("messages", version, FORMAT_PACKED)
+    _check_format("messages", version, FORMAT_OUT)
     value = value[_OUT_HEAD.size :]
-    if version == FORMAT_PACKED:
-        value = zlib.decompress(value)
+    if version == FORMAT_OUT:
+        (size,) = _OUT_SIZE.unpack_from(value)
+        value = bytes(OUT_CODEC.decompress(value[_OUT_SIZE.size :], size, asbytes=True))
     at, messages = 0, []
     for _ in range(count):
         topic_bytes, key_bytes, size = _OUT.unpack_from(value, at)

@@ -10,17 +10,21 @@ import numpy.typing as npt
 import polars as pl
 
 from tokenline.charging.step import Flush, Sent, Step
-from tokenline.charging.terms import begins_at, plans_now, terms_at
+from tokenline.charging.terms import begins_at, free_models_at, terms_at
+from tokenline.charging.turns import Turns
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
 from tokenline.quota.books import Books
 from tokenline.quota.cells import MONTHS, AccountCells, Cell
+from tokenline.quota.dues import Dues
+from tokenline.quota.told_ends import told_ends
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tokenline.metering.judge import Bounds
-    from tokenline.quota.terms import Terms
+    from tokenline.quota.decided import Decided
+    from tokenline.quota.terms import FreeModels, Terms
 from tokenline.rating.book import CatalogBook
 
 Int64s = npt.NDArray[np.int64]
@@ -45,22 +49,32 @@ class Totals:
 class PartitionState:
     """Hold accounts, seen identities, the open tally and how far each topic was read.
 
+    `line_id` is the line that its journal belongs to, empty before that is known.
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
     `minute_ms` is the append minute in hand, `clock_ms` the time of the balances; neither goes back.
+    `ticked_ms` is the moment of the newest tick: usage appended earlier was here before it, as a rule;
+    `tick_took` how many accounts the last one took.
     `closing_seq` is the step that closed a minute whose totals are not published yet, 0 when there is
-    none. `sent` gathers, within a step, what it asks of other accounts.
+    none. `sent` gathers, within a step, what it asks of other accounts, `turns` between two runs of usage
+    the order of commands and holds.
     """
 
     bounds: Bounds
+    line_id: str = ""
     epoch: int = 0
     seq: int = 0
     minute_ms: int = 0
-    next_offsets: dict[str, int] = field(default_factory=lambda: {"usage": 0, "commands": 0})
+    next_offsets: dict[str, int] = field(
+        default_factory=lambda: {"usage": 0, "commands": 0, "holds": 0}
+    )
+    turns: Turns = field(default_factory=Turns)
     flushed_minute_ms: int = 0
     flushed_offset: int = -1
     published_seq: int = 0
     closing_seq: int = 0
     clock_ms: int = 0
+    ticked_ms: int = 0
+    tick_took: int = 0
     cells: AccountCells = field(default_factory=AccountCells)
     catalogs: CatalogBook = field(default_factory=CatalogBook)
     books: Books = field(init=False)
@@ -68,6 +82,7 @@ class PartitionState:
     sent: list[Sent] = field(default_factory=list)
     seen: SeenEvents = field(init=False)
     tally: Tally = field(init=False)
+    told_dues: Dues = field(init=False)
     _dirty_months: list[Int64s] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -77,20 +92,53 @@ class PartitionState:
         self.tally = Tally(self.minute_ms)
         # Usage that counts is no older than the horizon when it is appended.
         linger_ms = self.bounds.horizon_ms + 60_000
-        self.books = Books(self.cells, self.terms_of, linger_ms, self._begins_at)
+        self.books = Books(
+            self.cells, self.terms_of, linger_ms, self._begins_at, free_models=self.free_models
+        )
+        # Accounts of which something was told that ends by the clock.
+        self.told_dues = Dues(self._told_end)
 
     def terms_of(self, plan: str, at_ms: int) -> Terms | None:
         """Return the terms of a plan by the catalog in force at a moment."""
         return terms_at(self.catalogs, plan, at_ms)
 
+    def free_models(self, at_ms: int) -> FreeModels:
+        """Return what costs nothing by the catalog in force at a moment."""
+        return free_models_at(self.catalogs, at_ms)
+
     def _begins_at(self, plan: str, version: int) -> int:
         return begins_at(self.catalogs, plan, version)
 
-    def note_new_terms(self) -> None:
-        """Let accounts know when catalogs bring new terms within their cycles."""
-        for catalog in self.catalogs.versions:
-            for plan in plans_now(self.catalogs, catalog):
-                self.books.bring_due(plan, catalog.version, catalog.effective_ms)
+    def _told_end(self, first: int, end: int) -> Int64s:
+        slots = np.arange(first, min(end, len(self.cells)))
+        return told_ends(self.cells, self.books, slots)
+
+    def note_told(self, decided: Iterable[Decided]) -> None:
+        """Note when what a step decided of accounts ends by itself."""
+        found = {one.slot for one in decided if not (one.subscriber or one.group)}
+        slots = np.array(sorted(found), np.int64)
+        ends = told_ends(self.cells, self.books, slots) if found else slots
+        for slot, end_ms in zip(slots.tolist(), ends.tolist(), strict=True):
+            self.told_dues.note(slot, end_ms)
+
+    @property
+    def first_due_ms(self) -> int:
+        """The moment before which nothing happens by time alone."""
+        books = self.books
+        return min(books.dues.first_ms, self.told_dues.first_ms, books.told.dues.first_ms)
+
+    def is_due(self, now_ms: int) -> bool:
+        """Say whether anything is due by a moment."""
+        books = self.books
+        every = (books.dues, self.told_dues, books.told.dues)
+        return any(dues.first_ms <= now_ms and dues.due(now_ms, 1) for dues in every)
+
+    def decision_minute(self, minute_ms: int) -> int:
+        """Return the minute as of which accounts are decided: that in hand, or of a tick behind it.
+
+        Windows that were over when a tick came are over, though older usage comes after it.
+        """
+        return max(minute_ms, self.ticked_ms // 60_000 * 60_000)
 
     def move_clock(self, now_ms: int) -> int:
         """Return the moment at which balances are looked at next: theirs, or `now_ms` if it is later.
@@ -165,11 +213,14 @@ class PartitionState:
     def head(self) -> Mapping[str, object]:
         """Return the small facts of the state, for the journal and for status."""
         return {
+            "line_id": self.line_id,
             "epoch": self.epoch,
             "seq": self.seq,
             "minute_ms": self.minute_ms,
             "clock_ms": self.clock_ms,
+            "ticked_ms": self.ticked_ms,
             "next_offsets": dict(self.next_offsets),
+            "turns": [self.turns.holds_from, *self.turns.pairs],
             "flushed_minute_ms": self.flushed_minute_ms,
             "flushed_offset": self.flushed_offset,
             "published_seq": self.published_seq,

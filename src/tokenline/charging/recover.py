@@ -26,6 +26,7 @@ from tokenline.charging.packs import (
 )
 from tokenline.charging.partition import PartitionState, Totals
 from tokenline.charging.step import Flush
+from tokenline.charging.turns import Turns
 from tokenline.errors import BrokenLog
 from tokenline.metering.tally import Tally
 from tokenline.quota.cells import WIDTH
@@ -233,7 +234,8 @@ class Recovery:
             self._take_live(key, value)
         _fill_cells(state, self._rows)
         state.books.adopt()
-        state.note_new_terms()
+        state.books.dues.note_new_terms()
+        state.told_dues.note_everything(len(state.cells))
         _fill_tallies(found, self._parts, self._burns)
         state.mark_months_since(state.flushed_offset)
         found.out.sort(key=itemgetter(0))
@@ -285,15 +287,20 @@ def _kind(key: bytes) -> bytes:
 
 
 def _take_head(state: PartitionState, head: Mapping[str, object]) -> None:
+    state.line_id = str(head.get("line_id", ""))
     state.seq = int(str(head["seq"]))
     state.minute_ms = int(str(head["minute_ms"]))
     state.clock_ms = int(str(head.get("clock_ms", 0)))
+    state.ticked_ms = int(str(head.get("ticked_ms", 0)))
     state.flushed_minute_ms = int(str(head["flushed_minute_ms"]))
     state.flushed_offset = int(str(head["flushed_offset"]))
     state.published_seq = int(str(head["published_seq"]))
     offsets, totals, zones = head["next_offsets"], head["totals"], head["zones"]
     assert isinstance(offsets, dict) and isinstance(totals, dict) and isinstance(zones, list)  # noqa: S101, PT018
-    state.next_offsets = dict(offsets)
+    state.next_offsets |= offsets
+    turns = head.get("turns", [0])
+    assert isinstance(turns, list)  # noqa: S101
+    state.turns = Turns(turns[0], turns[1:])
     state.totals = Totals(**totals)
     state.cells.zones[:] = zones
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.show_limits import limits_of
 from tokenline.charging.show_why import why_of
-from tokenline.quota.books import Balance, Status
+from tokenline.quota.balance import Balance, Status
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import Cell
+from tokenline.quota.covers import covers_of
 from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Hold
 from tokenline.quota.pseudo import COUNTERS, SOURCES, Pseudo
@@ -78,12 +79,23 @@ def _balance(state: PartitionState, row: int) -> dict[str, Any]:
         "cycle_start_ms": books.get(row, Balance.CYCLE_START),
         "cycle_end_ms": books.get(row, Balance.CYCLE_END),
         **asdict(figures_of(books, row)),
+        "covers": _covers(state, row),
         "buckets": [
             *_pseudo(state, row),
             *(_bucket(state, bucket) for bucket in books.chain(row)),
         ],
         "holds": [_hold(hold) for hold in holds if hold.parts],
     }
+
+
+def _covers(state: PartitionState, row: int) -> list[dict[str, Any]]:
+    """Return what can be paid where not everything can, as the last decision says it."""
+    cells = state.cells.matrix[state.books.get(row, Balance.OWNER)]
+    if not cells[Cell.COVERS]:
+        return []
+    free, cut = state.free_models(state.clock_ms), bool(cells[Cell.STATE] == State.CUT)
+    found = covers_of(state.books, row, free, cut=cut)
+    return [{"models": list(one.models), "subscribers": list(one.subscribers)} for one in found]
 
 
 def _pseudo(state: PartitionState, row: int) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.cell_limits import cell_limits
 from tokenline.quota.cells import Cell
 from tokenline.quota.decided import Rule, State

@@ -61,7 +61,7 @@ class UsageChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commanded:
-    """Hold one decoded record of the commands topic, its schema's name and where it stood."""
+    """Hold one decoded record of a topic of commands, its schema's name and where it stood."""
 
     offset: int
     appended_ms: int
@@ -108,6 +108,7 @@ class Judged:
     """Name the offsets of a run that were not counted; all others were.
 
     `absent` and `deleted` are runs: first, last, first, last, …
+    `commands_next`, `holds_next` and `turns` say what was applied before it (see `charging.turns`).
     """
 
     lo: int
@@ -120,6 +121,9 @@ class Judged:
     deleted: list[int] = field(default_factory=list)
     deleted_since_ms: int = 0
     deleted_until_ms: int = 0
+    commands_next: int = 0
+    holds_next: int = 0
+    turns: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,10 @@ class Flush:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """Hold all that one fold changed; it becomes one atomic batch of the journal."""
+    """Hold all that one fold changed; it becomes one atomic batch of the journal.
+
+    `alarms` are slots of accounts that have used so much unpaid by now that somebody must know.
+    """
 
     seq: int
     minute_ms: int
@@ -166,6 +173,7 @@ class Step:
     changes: list[Change] = field(default_factory=list)
     decisions: list[Decided] = field(default_factory=list)
     judged: Judged | None = None
+    alarms: list[int] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     flush: Flush | None = None
     as_of_ms: int = 0

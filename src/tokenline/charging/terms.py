@@ -6,11 +6,14 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from tokenline.quota.buckets import text_digest
 from tokenline.quota.cells import Cell
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import (
     NEVER_MS,
+    NO_FREE_MODELS,
     SUBSCRIBER_CAP,
+    FreeModels,
     GatewayTerms,
     Grant,
     HoldExpiry,
@@ -65,25 +68,30 @@ def terms_at(book: CatalogBook, plan: str, at_ms: int) -> Terms | None:
     return None if catalog is None else _terms(catalog, plan)
 
 
+def free_models_at(book: CatalogBook, at_ms: int) -> FreeModels:
+    """Return the models that cost nothing by the version in force at a moment, whatever the hour."""
+    catalog = book.at(at_ms)
+    return NO_FREE_MODELS if catalog is None else _free_models(catalog)
+
+
+@lru_cache(maxsize=64)
+def _free_models(catalog: Catalog) -> FreeModels:
+    models = catalog.zero_rated
+    return FreeModels(models, text_digest("\n".join(models))) if models else NO_FREE_MODELS
+
+
 def begins_at(book: CatalogBook, plan: str, version: int) -> int:
     """Return when the first version after `version` begins that brings its terms to running accounts.
 
     NEVER_MS when none that is known does.
     """
     for catalog in book.versions:
-        if catalog.version > version and plan in plans_now(book, catalog):
+        sold = catalog.plans.get(plan)
+        brings = sold is not None and sold.running_accounts == "now"
+        # Of versions that begin at one moment only the newest is ever in force.
+        if brings and catalog.version > version and book.at(catalog.effective_ms) == catalog:
             return catalog.effective_ms
     return NEVER_MS
-
-
-def plans_now(book: CatalogBook, catalog: Catalog) -> list[str]:
-    """Return the plans whose terms a version brings to running accounts when it begins.
-
-    Of versions that begin at one moment only the newest is ever in force.
-    """
-    if book.at(catalog.effective_ms) != catalog:
-        return []
-    return [name for name, plan in catalog.plans.items() if plan.running_accounts == "now"]
 
 
 @lru_cache(maxsize=4096)
@@ -118,6 +126,7 @@ def _terms(catalog: Catalog, name: str) -> Terms | None:
         thresholds=plan.thresholds,
         limits=tuple(_limits(catalog, plan)),
         change=plan.change,
+        plan=name,
         version=catalog.version,
     )
 
@@ -145,8 +154,8 @@ def _spec(catalog: Catalog, limit: PlanLimit) -> LimitSpec:
     )
 
 
-def told_terms(state: PartitionState, slot: int) -> dict[str, object]:
-    """Return what a decision says of an account's terms, as its record names it; nothing without a plan."""
+def decision_terms(state: PartitionState, slot: int) -> dict[str, object]:
+    """Return the fields of a decision that say the terms of its account; none without a plan."""
     row = state.books.row(slot)
     if row == NONE:
         return {}

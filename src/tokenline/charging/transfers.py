@@ -25,7 +25,7 @@ from tokenline.charging.terms import grant_of
 from tokenline.errors import BadData, Declined
 from tokenline.quota import orders
 from tokenline.quota.answers import ARRIVALS, REMEMBERED_MS, OrderAnswer
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.entries import Cause
 from tokenline.quota.hold_rows import Outcome, Reason
 from tokenline.quota.table import NONE

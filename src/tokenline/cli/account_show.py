@@ -14,7 +14,7 @@ from tokenline.metering.calendar import moment_text
 from tokenline.quota.terms import tokens_number, tokens_text
 
 UNITS = {"utok": "standard tokens", "tokens": "tokens", "requests": "requests"}
-LISTS = ("buckets", "limits", "holds")
+LISTS = ("buckets", "limits", "holds", "covers")
 # Said in the line above, or in lists of their own.
 NOT_FACTS = {*LISTS, "not_shown", "why", "figure", "resets_at_ms"}
 
@@ -22,6 +22,8 @@ NOT_FACTS = {*LISTS, "not_shown", "why", "figure", "resets_at_ms"}
 def print_account(found: dict[str, Any]) -> None:
     """Print why an account is as it is, its facts, and its lists."""
     typer.echo(f"{found['account']} is {why_text(found)}")
+    if found.get("covers"):
+        typer.echo(covers_text(found))
     zone = found["time_zone"]
     facts = [
         [
@@ -53,6 +55,22 @@ def why_text(found: dict[str, Any]) -> str:
         used = figure["used"] + figure.get("overage", 0)
         return f"warned: {used * 100 // max(1, figure['limit'])} % is used: {text}"
     return f"open: {text}"
+
+
+def covers_text(found: dict[str, Any]) -> str:
+    """Return what can be paid of an account of which not everything can."""
+    each = [
+        " for ".join(
+            (
+                ", ".join(one["models"]) or "every model",
+                ", ".join(one["subscribers"]) or "everybody",
+            )
+        )
+        for one in found["covers"]
+    ]
+    if found["state"] == "cut":
+        return f"what costs nothing may be used all the same: {'; '.join(each)}"
+    return f"all that can be paid: {'; '.join(each)}"
 
 
 def _cut_text(why: str, figure: dict[str, Any]) -> str:

@@ -144,11 +144,17 @@ def _print_quota(
     month: dict[str, Any], found: dict[str, Any] | None, balance: dict[str, Any] | None
 ) -> None:
     """Print for people what charging says now, and what of the month has landed."""
-    from tokenline.cli.account_show import fact_text, why_text  # noqa: PLC0415  they bring numpy
+    from tokenline.cli.account_show import (  # noqa: PLC0415  they bring numpy
+        covers_text,
+        fact_text,
+        why_text,
+    )
 
     zone, rows = "UTC", []
     if found:
         typer.echo(f"{found['account']} is {why_text(found)}")
+        if found.get("covers"):
+            typer.echo(covers_text(found))
         zone = found["time_zone"]
         # What has landed of a decision may be older than that.
         month = {name: value for name, value in month.items() if name not in OF_A_DECISION}
@@ -190,7 +196,7 @@ def reconcile(
     from tokenline.landing.reconcile import reconcile as compare  # noqa: PLC0415
     from tokenline.landing.reconcile import render  # noqa: PLC0415
 
-    settings = line_settings(data)
+    settings = line_settings(data, "reader")
     with waiting("waiting until the line is quiet and comparing", quiet=as_json):
         accepted = Accepted(
             deleted=accept_deleted,

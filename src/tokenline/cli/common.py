@@ -33,8 +33,10 @@ class Misuse(TokenlineError):
     """Refuse options that are wrong together; nothing was sent, and the exit code is 2 as for any usage."""
 
 
-def line_settings(data: Path | None) -> Settings:
+def line_settings(data: Path | None, role: str = "operator") -> Settings:
     """Return the settings of the stack in `data`, or those of the environment when none runs there.
+
+    At a stack the command logs in as `role`; the environment says itself as what.
 
     Raises:
         NotRunning: `--data` was given and no stack runs there.
@@ -43,7 +45,7 @@ def line_settings(data: Path | None) -> Settings:
     try:
         from tokenline.platform.stack_file import find_stack  # noqa: PLC0415
 
-        return find_stack(data or settings.data_dir)
+        return find_stack(data or settings.data_dir, role)
     except (NotRunning, ImportError):
         if data is not None:
             raise

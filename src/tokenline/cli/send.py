@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import Progress
 
-from tokenline.cli.common import DataDir, err, line_settings
+from tokenline.cli.common import DataDir, Json, Misuse, err, line_settings, print_json
+from tokenline.settings import Settings
 
 app = typer.Typer()
 accounts_app = typer.Typer(
@@ -45,22 +47,79 @@ def emit(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
         )
-        async with Emitter(line_settings(data), source="cli", gateway_id="cli") as emitter:
+        settings = line_settings(data, "gateway")
+        async with Emitter(settings, source="cli", gateway_id="cli") as emitter:
             return (await emitter.emit(event)).event_id
 
     typer.echo(asyncio.run(send()))
 
 
 @app.command()
-def topics(data: DataDir = None) -> None:
+def topics(
+    data: DataDir = None,
+    acls: Annotated[
+        bool,
+        typer.Option("--acls", help="print what each role may do at Kafka, and create nothing"),
+    ] = False,
+    role: Annotated[str, typer.Option(help="with --acls: of this role only")] = "",
+    principal: Annotated[
+        str, typer.Option(help="with --role: who has it, for example User:gw-7; else User:<role>")
+    ] = "",
+    as_json: Json = False,
+    new_line: Annotated[
+        bool,
+        typer.Option(
+            "--new-line", help="go on beside the books of a line whose Kafka is lost for good"
+        ),
+    ] = False,
+) -> None:
     """Create the line's topics where they are missing and check the others.
 
-    Example: tokenline topics
+    With --acls it prints kafka-acls.sh commands (--json: objects) that give gateway, charging, landing,
+    notify, operator and reader their rights; admin.properties is yours.
+
+    Example: tokenline topics --acls --role gateway
     """
+    if acls:
+        _print_acls(line_settings(data), role, principal, as_json=as_json)
+        return
+    if role or principal or as_json:
+        raise Misuse("--role, --principal and --json go with --acls")
+    if new_line:
+        _begin_new_line(line_settings(data))
+        return
     from tokenline.wire.topics import ensure_topics  # noqa: PLC0415
 
     created = asyncio.run(ensure_topics(line_settings(data)))
     typer.echo(f"{len(created)} topics created")
+
+
+def _begin_new_line(settings: Settings) -> None:
+    """Say what to set: this command makes no tables."""
+    from tokenline.platform.prepare import begin_new_line  # noqa: PLC0415  loads the warehouse's client
+
+    database = begin_new_line(settings, typer.echo)
+    if database != settings.clickhouse_database:
+        typer.echo(
+            f"now give all workers and commands TOKENLINE_CLICKHOUSE_DATABASE={database}, and run "
+            "tokenline migrate apply"
+        )
+
+
+def _print_acls(settings: Settings, role: str, principal: str, *, as_json: bool) -> None:
+    from tokenline.wire.rights import ROLES, acls_of, kafka_commands  # noqa: PLC0415
+
+    if role and role not in ROLES:
+        raise Misuse(f"there is no role {role!r}; say one of {', '.join(ROLES)}")
+    if principal and not role:
+        raise Misuse("--principal goes with --role: each principal has one")
+    for_roles = (role,) if role else tuple(ROLES)
+    found = [acl for one in for_roles for acl in acls_of(settings, one, principal)]
+    if as_json:
+        print_json([asdict(acl) for acl in found])
+        return
+    for command in kafka_commands(found, settings.kafka_bootstrap):
+        typer.echo(command)
 
 
 @accounts_app.command("apply")

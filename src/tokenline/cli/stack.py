@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +21,10 @@ def up(
     free_ports: Annotated[bool, typer.Option("--free-ports", help="pick free ports")] = False,
     charging: Annotated[int, typer.Option(min=1, help="charging workers")] = 1,
     landing: Annotated[int, typer.Option(min=1, help="landing workers")] = 1,
+    new_line: Annotated[
+        bool,
+        typer.Option("--new-line", help="go on beside the books of a line whose Kafka is lost"),
+    ] = False,
 ) -> None:
     """Run broker, warehouse and workers in the foreground until Ctrl-C.
 
@@ -33,6 +39,7 @@ def up(
         free_ports=free_ports,
         charging_workers=charging,
         landing_workers=landing,
+        new_line=new_line,
         say=lambda line: err.print(line, markup=False),
     )
 
@@ -50,16 +57,33 @@ def down(data: DataDir = None) -> None:
 
 
 @app.command()
-def status(data: DataDir = None, as_json: Json = False) -> None:
+def status(
+    data: DataDir = None,
+    as_json: Json = False,
+    secrets: Annotated[
+        bool,
+        typer.Option(
+            "--secrets", help="print how a gateway on this machine connects, password and all"
+        ),
+    ] = False,
+) -> None:
     """Show what each component of the stack does; exits 1 unless all are ready.
+
+    With --secrets it prints variables instead, for an env file or a shell:
+    set -a; eval "$(tokenline status --secrets)"
 
     Example: tokenline status --json
     """
     from dataclasses import asdict  # noqa: PLC0415
 
+    from tokenline.platform.line_status import line_status  # noqa: PLC0415
     from tokenline.platform.stack import status as look  # noqa: PLC0415
 
-    found = look(data or Settings.from_env().data_dir)
+    folder = data or Settings.from_env().data_dir
+    if secrets:
+        _print_secrets(folder, as_json=as_json)
+        return
+    found = [*look(folder), line_status(folder)]
     if as_json:
         print_json([asdict(one) for one in found])
     else:
@@ -68,6 +92,17 @@ def status(data: DataDir = None, as_json: Json = False) -> None:
             [list(asdict(one).values()) for one in found],
         )
     raise typer.Exit(0 if all(one.state == "ready" for one in found) else 1)
+
+
+def _print_secrets(folder: Path, *, as_json: bool) -> None:
+    from tokenline.platform.stack_file import gateway_environment  # noqa: PLC0415
+
+    variables = gateway_environment(folder)
+    if as_json:
+        print_json(variables)
+        return
+    for name, value in variables.items():
+        typer.echo(f"{name}={shlex.quote(value)}")
 
 
 @app.command()

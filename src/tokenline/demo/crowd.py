@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from tokenline.errors import PlatformError
+from tokenline.platform.kafka_config import as_role
 from tokenline.platform.processes import tied
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Crowd:
     """Own the gateway processes of one demo."""
 
     def __init__(self, settings: Settings, gateways: int, options: DemoOptions) -> None:
-        self._environment = {**os.environ, **settings.to_env()}
+        self._environment = {**os.environ, **as_role(settings, "gateway").to_env()}
         self._logs = Path(settings.data_dir) / "logs"
         self._names = [f"gw-{number}" for number in range(1, gateways + 1)]
         self._argv = [str(options.rate / gateways), str(options.seconds), str(options.accounts)]

@@ -29,7 +29,7 @@ TRANSFER_TOKENS = 2_000
 ANSWER_S = 5.0
 ANSWERED_WITHIN_S = 90.0
 GRANTED = """
-SELECT sum(amount_utok) AS utok FROM v_balance_changes
+SELECT sum(toInt128(amount_utok)) AS utok FROM v_balance_changes
 WHERE kind = 'grant' AND startsWith(command_id, 'top-up-')
 """
 # Who asks, when and where: that is of the question, and all the rest of the answer, but for the words

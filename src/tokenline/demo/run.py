@@ -23,6 +23,7 @@ from tokenline.demo.stories import STORIES, Stories, open_stories
 from tokenline.demo.view import Picture, stories_table, summary
 from tokenline.landing.queries import sql
 from tokenline.landing.reconcile import Report, reconcile, render
+from tokenline.platform.kafka_config import as_role
 from tokenline.platform.stack import Stack
 from tokenline.settings import Settings
 
@@ -43,7 +44,7 @@ WHERE before = 'cut' AND state != 'cut'
 CUTS = "SELECT count(), uniqExact(tenant_id, account_id) FROM v_decisions WHERE state = 'cut'"
 # What accounts used beyond their month's allowance, as it stands at the end.
 OVERSHOOT = """
-SELECT sum(greatest(toInt64(used.total_tokens) - accounts.month_tokens, 0)) FROM v_month_counters AS used
+SELECT sum(toInt128(greatest(toInt64(used.total_tokens) - accounts.month_tokens, 0))) FROM v_month_counters AS used
 JOIN v_accounts AS accounts USING (tenant_id, account_id) WHERE accounts.month_tokens >= 0
 """
 CUT_BY_MONTH = """
@@ -117,7 +118,7 @@ def _play(options: DemoOptions, settings: Settings, console: Console) -> dict[st
         picture.update(crowd.counts())
     stories.look(clock.monotonic_s())
     console.print("  gateways are done; reconciling", style="dim")
-    report = reconcile(settings, RECONCILE_WAIT_S)
+    report = reconcile(as_role(settings, "reader"), RECONCILE_WAIT_S)
     result = _result(settings, report, crowd.finals()) | {"stories": stories.result()}
     console.print(stories_table(result["stories"]))
     console.print(summary({name: each for name, each in result.items() if name != "stories"}))

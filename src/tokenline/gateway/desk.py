@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tokenline.errors import BadData, CallRefused, ChargingUnavailable, Unavailable
-from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
+from tokenline.gateway.lease import NO_ANSWER, Granted, Key, Lease, Need, Question, Reserved
 from tokenline.gateway.said import refusal_by
 from tokenline.gateway.waiting import Waiter, Waiters
 
@@ -126,8 +126,8 @@ class Desk:
         """Say why a call waited in vain."""
         if not self._is_away(self._clock.monotonic_s()):
             # What there is is held: by this gateway's own calls, or by others.
-            held = self._held_by
-            return self._refusal(need, held.reason if held else "balance_held", held)
+            held = self._held_by or NO_ANSWER
+            return self._refusal(need, held.reason or "balance_held", held)
         return ChargingUnavailable(
             f"{self._key.tenant}/{self._key.account}: charging did not answer in time"
         )
@@ -324,7 +324,7 @@ class Desk:
             if not waiter.done.done():
                 waiter.done.set_exception(error_of(waiter.need))
 
-    def _refusal(self, need: Need, reason: str, answer: Granted | None = None) -> CallRefused:
+    def _refusal(self, need: Need, reason: str, answer: Granted) -> CallRefused:
         in_hand_utok = self._rest_utok + self.lease.room_at(self._clock.monotonic_s())
         now_ms = self._clock.wall_ms()
         return refusal_by(self._key, need, reason, answer, in_hand_utok, now_ms)

@@ -144,6 +144,8 @@ class Gateway:
             await self._enter(self._orders)
             await self._stack.enter_async_context(self.guard)
             await self._stack.enter_async_context(self.emitter)
+            # All others were answered: an outbox of another line is said now, not with the first event.
+            await self.emitter.reach(ASK_S)
         except BaseException:
             await self._stack.aclose()
             raise

@@ -76,6 +76,17 @@ class Granted:
     top_up_utok: int = 0
 
 
+NO_ANSWER = Granted(
+    reason="",
+    granted_utok=0,
+    threshold_utok=0,
+    validity_ms=0,
+    final=False,
+    late=False,
+    rest_utok=0,
+)
+
+
 @dataclass(slots=True)
 class Lease:
     """Be one session of one gateway; it ends when `over`, and another takes its place."""

@@ -9,6 +9,7 @@ from tokenline.gateway.call import STEP_TOKENS
 from tokenline.gateway.lease import MOST_UTOK, Granted, Need
 from tokenline.quota.crumbs import least_top_up
 from tokenline.reasons import Facts, refusal
+from tokenline.wire.view import NOT_COVERED
 
 if TYPE_CHECKING:
     from tokenline.gateway.admission import Asked
@@ -55,28 +56,28 @@ def refusal_of(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> C
     if (verdict.rule or verdict.reason) == "balance":
         top_up_utok = _top_up(asked, verdict, prices, now_ms)
     facts = _facts(asked.key, verdict, top_up_utok)
-    return refusal(verdict.rule or verdict.reason, asked.key.account, facts, now_ms)
+    return refusal(_word_of(verdict), asked.key.account, facts, now_ms)
 
 
 def refusal_by(
-    key: Key, need: Need, reason: str, answer: Granted | None, in_hand_utok: int, now_ms: int
+    key: Key, need: Need, reason: str, answer: Granted, in_hand_utok: int, now_ms: int
 ) -> CallRefused:
-    """Return the error of a call that the line refused, or that waited in vain (`answer` may be None).
+    """Return the error of a call that the line refused, or that waited in vain.
 
     `in_hand_utok` is what is left for it, here and there.
     """
     top_up_utok = 0
-    if reason == "balance_used_up" and answer is not None:
+    if reason == "balance_used_up":
         # What was asked for was the smallest need in line.
         top_up_utok = max(1, answer.top_up_utok, need.least_utok - in_hand_utok)
     facts = Facts(
         subscriber=key.subscriber,
-        limit_name=answer.limit_name if answer else "",
-        unit=answer.limit_unit if answer else "",
-        used=answer.limit_used if answer else 0,
-        held=answer.limit_held if answer else 0,
-        limit=answer.limit_value if answer else -1,
-        resets_at_ms=answer.resets_at_ms if answer else 0,
+        limit_name=answer.limit_name,
+        unit=answer.limit_unit,
+        used=answer.limit_used,
+        held=answer.limit_held,
+        limit=answer.limit_value,
+        resets_at_ms=answer.resets_at_ms,
         top_up_utok=top_up_utok,
     )
     return refusal(reason, key.account, facts, now_ms)
@@ -85,7 +86,7 @@ def refusal_by(
 def cut_off_of(key: Key, verdict: Verdict, now_ms: int) -> CallRefused:
     """Return the error that ends a call whose account or subscriber was cut off."""
     facts = _facts(key, verdict)
-    return refusal(verdict.rule or verdict.reason, key.account, facts, now_ms, CutOff)
+    return refusal(_word_of(verdict), key.account, facts, now_ms, CutOff)
 
 
 def cut_by(error: CallRefused) -> CutOff:
@@ -94,6 +95,10 @@ def cut_by(error: CallRefused) -> CutOff:
         name: value for name, value in vars(error).items() if name not in ("account", "reason")
     }
     return CutOff(error.account, error.reason, **facts)
+
+
+def _word_of(verdict: Verdict) -> str:
+    return verdict.reason if verdict.reason == NOT_COVERED else verdict.rule or verdict.reason
 
 
 def _top_up(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> int:
@@ -108,7 +113,9 @@ def _top_up(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> int:
     said_utok = verdict.terms.least_call_utok
     least_utok = need_of(asked, whole=False, price=rules.price).least_utok
     past_crumb_utok = least_top_up(said_utok, verdict.limit, rest_utok)
-    return max(1, past_crumb_utok, least_utok - rest_utok)
+    # What is left does not pay for this use where it is not covered.
+    pays_utok = 0 if verdict.reason == NOT_COVERED else rest_utok
+    return max(1, past_crumb_utok, least_utok - pays_utok)
 
 
 def _facts(key: Key, verdict: Verdict, top_up_utok: int = 0) -> Facts:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 DIFFERENCES_MAX = 100
 
 _SIDES = """
-SELECT tenant_id, account_id, sum(w) AS windows, sum(b) AS buckets
+SELECT tenant_id, account_id, sum(toInt128(w)) AS windows, sum(toInt128(b)) AS buckets
 FROM (
-  SELECT tenant_id, account_id, toInt64(charge_utok) AS w, toInt64(0) AS b
+  SELECT tenant_id, account_id, toInt128(charge_utok) AS w, toInt128(0) AS b
   FROM {db}.windows FINAL WHERE grain = 'minute' AND charge_utok > 0
   UNION ALL
-  SELECT tenant_id, account_id, 0, -amount_utok
+  SELECT tenant_id, account_id, 0, -toInt128(amount_utok)
   FROM {db}.balance_changes FINAL WHERE kind = 'usage'
 )
 GROUP BY tenant_id, account_id
@@ -28,7 +28,7 @@ GROUP BY tenant_id, account_id
 
 def charged(asker: Asker) -> int:
     """Return what all windows cost, in µtok."""
-    row = asker.row(f"SELECT sum(windows) FROM ({_SIDES})", {})
+    row = asker.row(f"SELECT sum(toInt128(windows)) FROM ({_SIDES})", {})
     return int(row[0]) if row else 0
 
 
@@ -71,7 +71,7 @@ def transferred(asker: Asker) -> tuple[int, int]:
     Only parts that left are on the way: what came from nowhere does not make up for one.
     """
     row = asker.row(
-        "SELECT sum(given_utok), sumIf(on_the_way_utok, on_the_way_utok > 0) FROM {db}.v_transfers",
+        "SELECT sum(toInt128(given_utok)), sumIf(toInt128(on_the_way_utok), on_the_way_utok > 0) FROM {db}.v_transfers",
         {},
     )
     return (int(row[0]), int(row[1])) if row else (0, 0)

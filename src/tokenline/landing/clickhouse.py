@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tokenline.errors import BadData
 from tokenline.landing.connect import connect, warehouse_errors
+from tokenline.landing.line import meet
 from tokenline.landing.pack import packed
 from tokenline.landing.row import LEDGER_SCHEMA, identity_of
 from tokenline.landing.seal import Seal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tokenline.landing.row import Int64s
     from tokenline.landing.store import Table
     from tokenline.settings import Settings
+    from tokenline.wire.line import Line
 
 # One question names at most this many late events; the statement's text grows with it.
 IDENTITIES_MAX = 2000
@@ -48,10 +50,16 @@ _SEAL_TIMES = ("deleted_since", "deleted_until", "as_of", "landed_at")
 
 
 class ClickHouseStore:
-    """Keep rows in the database of the settings; the migrations have been applied."""
+    """Keep rows in the database of the settings; the migrations have been applied.
+
+    Once it is held to a line, the next use checks that the database holds it, or, if it `may_adopt`, has it
+    take that on (see `landing.line`).
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._line: Line | None = None
+        self.may_adopt = False
         self._database = settings.clickhouse_database
         self._known: Client | None = None
         self._write_settings: dict[str, Any] = {
@@ -68,6 +76,19 @@ class ClickHouseStore:
             # Read your own writes, whichever replica answers.
             self._write_settings["insert_quorum"] = "auto"
             self._read_settings["select_sequential_consistency"] = 1
+
+    def hold_to(self, line: Line) -> None:
+        """Use the database for this line only, from the next use on."""
+        self.close()
+        self._line = line
+
+    def ask(self) -> None:
+        """Return when the warehouse answers and has the tables.
+
+        Raises:
+            MissingTables: it has not.
+        """
+        self._query(f"SELECT lo FROM {self._database}.seals LIMIT 0", {})
 
     def insert(self, table: Table, rows: pa.Table) -> None:
         """Write one Arrow table."""
@@ -154,7 +175,10 @@ class ClickHouseStore:
     def _client(self) -> Client:
         # Opened on first use: a worker may start while the warehouse is away.
         if self._known is None:
-            self._known = connect(self._settings)
+            client = connect(self._settings)
+            if self._line is not None:
+                meet(client, self._settings, self._line, adopt=self.may_adopt)
+            self._known = client
         return self._known
 
     def _query(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:

@@ -15,7 +15,7 @@ import clickhouse_connect
 import urllib3
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 
-from tokenline.errors import BadData, SettingsError, WarehouseUnavailable
+from tokenline.errors import BadData, MissingTables, SettingsError, WarehouseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +55,8 @@ PASSING_CODES = frozenset(
         1000,
     }
 )
+# A disk that fills up while a part is written: whichever code the failed call has, there may be room again.
+NO_ROOM = ("No space left on device", "Disk quota exceeded")
 UNKNOWN_TABLE_CODES = frozenset({60, 81})
 REFUSED_USER_CODES = frozenset({192, 193, 194, 492, 497, 516})
 
@@ -99,7 +101,8 @@ def warehouse_errors(doing: str) -> Iterator[None]:
 
     Raises:
         WarehouseUnavailable: nobody answered, or the answer was "not now"; trying again is right.
-        SettingsError: the user is refused, or the tables are not there.
+        MissingTables: the tables are not there.
+        SettingsError: the user is refused.
         BadData: the warehouse refused the statement or the rows; trying again gives the same.
     """
     try:
@@ -117,10 +120,14 @@ def is_loopback(host: str) -> bool:
 
 def _ours(doing: str, error: ClickHouseError) -> Exception:
     code = getattr(error, "code", None)
-    if code in PASSING_CODES or (code is None and _is_gateway_trouble(error)):
+    if (
+        code in PASSING_CODES
+        or (code is None and _is_gateway_trouble(error))
+        or any(words in str(error) for words in NO_ROOM)
+    ):
         return WarehouseUnavailable(f"{doing}: {error}")
     if code in UNKNOWN_TABLE_CODES:
-        return SettingsError(f"{doing}: {error}; has `tokenline migrate apply` been run?")
+        return MissingTables(f"{doing}: {error}; has `tokenline migrate apply` been run?")
     if code in REFUSED_USER_CODES:
         return SettingsError(
             f"{doing}: TOKENLINE_CLICKHOUSE_USERNAME or _PASSWORD is refused: {error}"

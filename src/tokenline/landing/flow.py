@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import structlog
 from aiokafka.errors import KafkaError
 
-from tokenline.errors import BrokerUnavailable, Unavailable
+from tokenline.errors import BrokerUnavailable, MissingTables, Unavailable
 from tokenline.landing.batch import Batch, ChargedRange, Filling
 from tokenline.landing.lander import Lander, Step
 from tokenline.landing.quarantine import Quarantine
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 RETRY_FIRST_S = 0.2
 RETRY_LAST_S = 5.0
-# Micro-batches that may wait for one partition or table; behind them the consumer waits.
-WAITING_MAX = 16
 # Usage batches of a worker on their way at once: one is decoded, one inserted, one ready for either.
 # More would only hold more decoded rows in memory; one that waits holds the raw records.
 LANDS_AT_ONCE = 3
@@ -75,6 +73,10 @@ class Event(Protocol):
 
     def ack(self) -> object:
         """Allow the offset behind the last record to be committed."""
+        ...
+
+    def taken(self) -> object:
+        """Make room for more of this partition: work on the records begins."""
         ...
 
 
@@ -112,7 +114,7 @@ async def until_answered(
     while True:
         try:
             result = await asyncio.to_thread(attempt)
-        except Unavailable as error:
+        except (Unavailable, MissingTables) as error:
             note_away(tools, error)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, RETRY_LAST_S)
@@ -146,12 +148,12 @@ class Flow:
 
     def __init__(self, tools: Tools, name: str) -> None:
         self._tools = tools
-        self._queue: asyncio.Queue[Event] = asyncio.Queue(WAITING_MAX)
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self._task = asyncio.create_task(self._guarded(), name=name)
 
-    async def offer(self, event: Event) -> None:
-        """Hand a micro-batch over; waits while too many are waiting."""
-        await self._queue.put(event)
+    def offer(self, event: Event) -> None:
+        """Hand a micro-batch over; whoever reads gives a partition no more than is `taken`."""
+        self._queue.put_nowait(event)
 
     async def stop(self) -> None:
         """End the task where it stands; what is not acknowledged comes again."""
@@ -172,14 +174,15 @@ class Flow:
 
     async def _next(self, wait_s: float | None) -> Event | None:
         """Return the next micro-batch, or None after `wait_s` (never, when that is None)."""
-        if not self._queue.empty():
-            return self._queue.get_nowait()
-        if wait_s is not None and wait_s <= 0:
+        if self._queue.empty() and wait_s is not None and wait_s <= 0:
             return None
         try:
-            return await asyncio.wait_for(self._queue.get(), wait_s)
+            async with asyncio.timeout(wait_s):
+                event = await self._queue.get()
         except TimeoutError:
             return None
+        event.taken()
+        return event
 
 
 class UsageFlow(Flow):
@@ -341,12 +344,21 @@ class UsageFlow(Flow):
 class TableFlow(Flow):
     """Land the records of one topic, many micro-batches at a time, through `insert`.
 
-    `insert` blocks, takes the events in order and returns the rows written.
+    `insert` blocks, takes the events in order and returns the rows written. `lands` says whether a record
+    can become a row; micro-batches without such records are acknowledged at once, when none wait before
+    them: else a line at rest would never look as if all had landed.
     """
 
-    def __init__(self, tools: Tools, table: str, insert: Callable[[Sequence[Event]], int]) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        table: str,
+        insert: Callable[[Sequence[Event]], int],
+        lands: Callable[[Any], bool] = lambda _: True,
+    ) -> None:
         self._table = table
         self._insert = insert
+        self._lands = lands
         super().__init__(tools, f"landing.{table}")
 
     async def _run(self) -> None:
@@ -363,7 +375,7 @@ class TableFlow(Flow):
 
     async def _gathered(self, max_rows: int, max_wait_s: float) -> list[Event]:
         """Return the micro-batches of one insert; small ones wait for company."""
-        events = [await self._queue.get()]
+        events = [await self._first()]
         until_s = self._tools.clock.monotonic_s() + max_wait_s
         while sum(len(event.value) for event in events) < max_rows:
             event = await self._next(until_s - self._tools.clock.monotonic_s())
@@ -371,3 +383,12 @@ class TableFlow(Flow):
                 break
             events.append(event)
         return events
+
+    async def _first(self) -> Event:
+        """Return the next micro-batch with a record that lands."""
+        while True:
+            event = await self._next(None)
+            if event is not None and any(map(self._lands, event.value)):
+                return event
+            if event is not None:
+                event.ack()

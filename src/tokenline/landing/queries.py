@@ -149,13 +149,13 @@ def _used_in_month(asker: Asker, month: dict[str, Any]) -> tuple[int, int]:
     """Return tokens counted in the month, and those of late events."""
     used = asker.row(
         # An account that moved to another zone keeps the month it began in the old one.
-        "SELECT sum(total_tokens) FROM {db}.v_month_counters WHERE tenant_id = %(tenant)s "
+        "SELECT sum(toInt128(total_tokens)) FROM {db}.v_month_counters WHERE tenant_id = %(tenant)s "
         "AND account_id = %(account)s "
         "AND abs(toUnixTimestamp64Milli(window_start) - %(start)s) < %(apart)s",
         month | {"apart": MONTHS_APART_MS},
     )
     late = asker.row(
-        "SELECT sum(total_tokens) FROM {db}.v_usage "
+        "SELECT sum(toInt128(total_tokens)) FROM {db}.v_usage "
         "WHERE tenant_id = %(tenant)s AND account_id = %(account)s AND late = 1 "
         "AND occurred_at >= fromUnixTimestamp64Milli(%(start)s, 'UTC') "
         "AND occurred_at < fromUnixTimestamp64Milli(%(end)s, 'UTC')",
@@ -190,17 +190,17 @@ def _landed_until_ms(asker: Asker, settings: Settings, tenant: str, account: str
 
 _SIDES = """
 SELECT tenant_id, account_id,
-  sum(le) AS l_events, sum(lt) AS l_tokens,
-  sum(we) AS w_events, sum(wt) AS w_tokens,
-  sum(ce) AS c_events, sum(ct) AS c_tokens
+  sum(toInt128(le)) AS l_events, sum(toInt128(lt)) AS l_tokens,
+  sum(toInt128(we)) AS w_events, sum(toInt128(wt)) AS w_tokens,
+  sum(toInt128(ce)) AS c_events, sum(toInt128(ct)) AS c_tokens
 FROM (
-  SELECT tenant_id, account_id, count() AS le, sum(total_tokens) AS lt,
-    toUInt64(0) AS we, toUInt64(0) AS wt, toUInt64(0) AS ce, toUInt64(0) AS ct
+  SELECT tenant_id, account_id, count() AS le, sum(toInt128(total_tokens)) AS lt,
+    toInt128(0) AS we, toInt128(0) AS wt, toInt128(0) AS ce, toInt128(0) AS ct
   FROM {db}.ledger FINAL WHERE late = 0 GROUP BY tenant_id, account_id
   UNION ALL
   SELECT tenant_id, account_id, 0, 0,
-    sumIf(events, grain = 'minute'), sumIf(total_tokens, grain = 'minute'),
-    sumIf(events, grain = 'month'), sumIf(total_tokens, grain = 'month')
+    sumIf(toInt128(events), grain = 'minute'), sumIf(toInt128(total_tokens), grain = 'minute'),
+    sumIf(toInt128(events), grain = 'month'), sumIf(toInt128(total_tokens), grain = 'month')
   FROM {db}.windows FINAL GROUP BY tenant_id, account_id
 )
 GROUP BY tenant_id, account_id
@@ -209,7 +209,7 @@ GROUP BY tenant_id, account_id
 
 def account_totals(asker: Asker) -> tuple[int, AccountSides]:
     """Return how many accounts there are, and the sums over all of them."""
-    sums = ", ".join(f"sum({name})" for name in _SIDE_NAMES)
+    sums = ", ".join(f"sum(toInt128({name}))" for name in _SIDE_NAMES)
     row = asker.rows(f"SELECT count(), '', '', {sums} FROM ({_SIDES})")[0]
     return int(row[0]), _account_sides(row[1:])
 
@@ -224,16 +224,29 @@ def unequal_accounts(asker: Asker) -> list[AccountSides]:
     return [_account_sides(row) for row in rows]
 
 
-def gateways(asker: Asker, topic: str) -> list[GatewaySides]:
-    """Return each life of a gateway that is in a landed record or in a control total."""
+def foreign_totals(asker: Asker, line_id: str) -> list[str]:
+    """Return, a line each, which control totals count for another line than this."""
+    rows = asker.rows(
+        "SELECT gateway_id, gateway_epoch, emitted, line_id FROM {db}.gateway_totals FINAL "
+        "WHERE line_id NOT IN ('', %(line)s) ORDER BY gateway_id, gateway_epoch",
+        {"line": line_id},
+    )
+    return [
+        f"the control total of {gateway}/{epoch} counts {emitted} events for line {other}"
+        for gateway, epoch, emitted, other in rows
+    ]
+
+
+def gateways(asker: Asker, topic: str, line_id: str) -> list[GatewaySides]:
+    """Return each life of a gateway that is in a landed record or in a control total of this line."""
     rows = asker.rows(
         """
         SELECT gateway_id, gateway_epoch, max(stated), max(emitted), max(acknowledged),
-          sum(records) AS records, sum(seqs) AS seqs, max(highest), max(lost)
+          sum(toInt128(records)) AS records, sum(toInt128(seqs)) AS seqs, max(highest), max(lost)
         FROM (
           SELECT gateway_id, gateway_epoch, 1 AS stated, emitted, acknowledged,
             0 AS records, 0 AS seqs, 0 AS highest, lost
-          FROM {db}.gateway_totals FINAL
+          FROM {db}.gateway_totals FINAL WHERE line_id IN ('', %(line)s)
           UNION ALL
           SELECT gateway_id, gateway_epoch, 0, 0, 0,
             count(), uniqExact(gateway_seq), max(gateway_seq), 0
@@ -252,7 +265,7 @@ def gateways(asker: Asker, topic: str) -> list[GatewaySides]:
         )
         GROUP BY gateway_id, gateway_epoch
         """,
-        {"topic": topic},
+        {"topic": topic, "line": line_id},
     )
     return [
         GatewaySides(
@@ -268,10 +281,11 @@ def landed_by_partition(asker: Asker, topic: str) -> dict[int, Landed]:
     """Return what the tables hold of each partition of usage."""
     rows = asker.rows(
         """
-        SELECT partition, sum(n_counted), sum(n_late), sum(n_copies), sum(n_dead), sum(n_tokens)
+        SELECT partition, sum(toInt128(n_counted)), sum(toInt128(n_late)),
+          sum(toInt128(n_copies)), sum(toInt128(n_dead)), sum(toInt128(n_tokens))
         FROM (
           SELECT partition, countIf(late = 0) AS n_counted, countIf(late = 1) AS n_late,
-            toUInt64(0) AS n_copies, toUInt64(0) AS n_dead, sum(total_tokens) AS n_tokens
+            toUInt64(0) AS n_copies, toUInt64(0) AS n_dead, sum(toInt128(total_tokens)) AS n_tokens
           FROM {db}.ledger FINAL WHERE topic = %(topic)s GROUP BY partition
           UNION ALL
           SELECT partition, 0, 0, count(), 0, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,6 @@ from tokenline.audit.reconcile import (
     transfer_differences,
 )
 from tokenline.clock import Clock, SystemClock
-from tokenline.errors import BrokerUnavailable
 from tokenline.landing.balances import (
     charged,
     missing_entries,
@@ -43,16 +42,20 @@ from tokenline.landing.balances import (
     unequal_transfers,
 )
 from tokenline.landing.clickhouse import ClickHouseStore
+from tokenline.landing.line import archives, require_own, warehouse_line
 from tokenline.landing.queries import (
     Asker,
     account_totals,
+    foreign_totals,
     gateways,
     landed_by_partition,
     quarantined,
     unequal_accounts,
 )
 from tokenline.landing.seal import Walk, digest_of, walk
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import client_options
+from tokenline.wire.line import Line, read_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,11 +71,23 @@ DIGEST_ROWS_MAX = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierLine:
+    """State what the books of a line hold whose Kafka is lost; they are held against their seals only."""
+
+    line_id: str
+    database: str
+    ledger: int
+    tokens: int
+    seals: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """State what was compared and what differs; `ok` when nothing does.
 
     `totals` are records, except `tokens` (of the ledger), `accounts` and `seals`. `seal_faults` are
-    lines for a person.
+    lines for a person. `line_id` is the line that was compared; `foreign` names control totals that count
+    for another one, which are left out; `earlier` are the books of the lines from which this one goes on.
     """
 
     ok: bool
@@ -80,6 +95,9 @@ class Report:
     totals: dict[str, int]
     differences: list[Difference] = field(default_factory=list)
     seal_faults: list[str] = field(default_factory=list)
+    line_id: str = ""
+    foreign: list[str] = field(default_factory=list)
+    earlier: list[EarlierLine] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -106,19 +124,46 @@ def reconcile(
 
     Raises:
         BrokerUnavailable, WarehouseUnavailable: a side cannot be asked.
+        ForeignLine: Kafka and warehouse hold two different lines.
     """
     clock = SystemClock()
     started_s = clock.monotonic_s()
+    line = asyncio.run(read_line(settings))
+    require_own(settings, line, warehouse_line(settings))
     while True:
-        report = _compare(settings, clock, started_s, accepted or Accepted())
+        report = _compare(settings, clock, started_s, accepted or Accepted(), line)
         lasting = all(one.kind in LASTING for one in report.differences)
         if lasting or report.seal_faults or clock.monotonic_s() - started_s >= wait_s:
             break
         sleep(LOOK_AGAIN_S)
-    if not (report.ok and digests):
-        return report
-    faults = list(digest_faults(settings))
-    return Report(ok=not faults, waited_s=report.waited_s, totals=report.totals, seal_faults=faults)
+    faults = list(digest_faults(settings)) if report.ok and digests else []
+    before, old_faults = _earlier(settings, line, digests=digests)
+    faults = [*report.seal_faults, *faults, *old_faults]
+    return replace(report, ok=report.ok and not faults, seal_faults=faults, earlier=before)
+
+
+def _earlier(
+    settings: Settings, line: Line, *, digests: bool
+) -> tuple[list[EarlierLine], list[str]]:
+    """Return the books of lines whose Kafka is lost, and what is wrong with their seals."""
+    found, faults = [], []
+    for archive in archives(settings, line):
+        books = settings.model_copy(update={"clickhouse_database": archive.database})
+        store = ClickHouseStore(books)
+        walks = _walks(store, settings.topic("usage"))
+        store.close()
+        seals = [seal for one in walks.values() for seal in one.kept]
+        sealed = _sealed(seals)
+        found.append(
+            EarlierLine(
+                line_id=archive.line_id, database=archive.database, ledger=sealed.ledger,
+                tokens=sealed.tokens, seals=len(seals),
+            )
+        )  # fmt: skip
+        wrong = [fault for one in walks.values() for fault in one.faults]
+        wrong += digest_faults(books) if digests else ()
+        faults += [f"line {archive.line_id}: {fault}" for fault in wrong]
+    return found, faults
 
 
 def digest_faults(settings: Settings) -> Iterator[str]:
@@ -143,7 +188,15 @@ def render(report: Report) -> RenderableType:
     totals = Table("what", "count", title="reconcile")
     for name, count in report.totals.items():
         totals.add_row(name.replace("_", " "), f"{count:,}")
-    parts: list[RenderableType] = [totals]
+    parts: list[RenderableType] = [Text(f"line {report.line_id}"), totals]
+    if report.earlier:
+        table = Table("earlier line", "database", "ledger", "tokens", "seals")
+        for old in report.earlier:
+            table.add_row(
+                old.line_id, old.database, f"{old.ledger:,}", f"{old.tokens:,}", f"{old.seals:,}"
+            )
+        parts.append(table)
+    parts.extend(Text(f"left out: {one}", style="yellow") for one in report.foreign)
     if report.differences:
         table = Table("where", "what", "one side", "other side", "difference", title="differences")
         for one in report.differences:
@@ -172,19 +225,21 @@ async def usage_bounds(settings: Settings) -> dict[int, tuple[int, int]]:
         begin = await consumer.beginning_offsets(places)
         end = await consumer.end_offsets(places)
     except KafkaError as error:
-        raise BrokerUnavailable(f"asking Kafka for the bounds of usage: {error}") from error
+        raise await fault_of(settings, error) from error
     finally:
         await consumer.stop()
     return {place.partition: (int(begin[place]), int(end[place])) for place in places}
 
 
-def _compare(settings: Settings, clock: Clock, started_s: float, accepted: Accepted) -> Report:
+def _compare(
+    settings: Settings, clock: Clock, started_s: float, accepted: Accepted, line: Line
+) -> Report:
     topic = settings.topic("usage")
     bounds = asyncio.run(usage_bounds(settings))
     store, asker = ClickHouseStore(settings), Asker(settings)
     walks = _walks(store, topic)
     partitions = _partition_sides(bounds, walks, landed_by_partition(asker, topic))
-    lives = gateways(asker, topic)
+    lives, foreign = gateways(asker, topic, line.line_id), foreign_totals(asker, line.line_id)
     accounts, sums = account_totals(asker)
     differences = [
         *partition_differences(partitions),
@@ -218,6 +273,8 @@ def _compare(settings: Settings, clock: Clock, started_s: float, accepted: Accep
         totals=totals,
         differences=differences,
         seal_faults=faults,
+        line_id=line.line_id,
+        foreign=foreign,
     )
 
 

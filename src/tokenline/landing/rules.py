@@ -41,7 +41,12 @@ RULES: dict[Table, Rules] = {
     "decisions": Rules(
         keyed=True,
         place="cause_partition",
-        signed=frozenset({"used", "limit", "threshold_percent"}),
+        signed=frozenset(
+            {
+                *("used", "limit", "threshold_percent"),
+                *("overage_utok", "written_off_utok", "least_call_utok"),
+            }
+        ),
         month="as_of",
     ),
     "dead_letters": Rules(

@@ -56,7 +56,7 @@ class TopicLander:
 
     def decisions(self, events: Sequence[Event]) -> int:
         """Land verdicts; heartbeats and tombstones of older owners are not verdicts."""
-        verdicts = [one for one in _placed(events) if _is_verdict(one.record)]
+        verdicts = [one for one in _placed(events) if is_verdict(one.record)]
         return self._own("decisions", "quota_decision", verdicts)
 
     def dead_letters(self, events: Sequence[Event]) -> int:
@@ -128,5 +128,6 @@ def _versioned(rows: pa.Table, placed: Sequence[_Placed]) -> pa.Table:
     return rows.append_column("version", pa.array(offsets))
 
 
-def _is_verdict(record: Any) -> bool:  # noqa: ANN401  # aiokafka ships no types
+def is_verdict(record: Any) -> bool:  # noqa: ANN401  # aiokafka ships no types
+    """Say whether a record of `decisions` is a decision, and no heartbeat."""
     return record.value is not None and not (record.key or b"").startswith(HEARTBEAT_PREFIX)

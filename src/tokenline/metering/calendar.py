@@ -1,7 +1,8 @@
 """Find the calendar windows a moment is in, in an account's own zone.
 
 Windows are half-open, `[start, end)`. Days and months begin at local midnight, so a day may have
-23, 24 or 25 hours; hours are clock hours of the zone. Resolution: one minute.
+23, 24 or 25 hours. Hours are clock hours of the zone; where its clock is moved by less than one, as by half
+an hour on Lord Howe Island, one of them is shorter. Resolution: one minute.
 """
 
 from __future__ import annotations
@@ -56,10 +57,9 @@ def spans_at(zone_name: str, minute_ms: int) -> Spans:
     day = local.replace(hour=0, minute=0, fold=0)
     month = day.replace(day=1)
     next_month = (month + timedelta(days=32)).replace(day=1)
-    hour_ms = _hour_start_ms(local, minute_ms)
     return Spans(
         minute=(minute_ms, minute_ms + MINUTE_MS),
-        hour=(hour_ms, hour_ms + 60 * MINUTE_MS),
+        hour=_hour(zone, local, minute_ms),
         day=(_ms(day), _ms(day + timedelta(days=1))),
         month=(_ms(month), _ms(next_month)),
     )
@@ -148,6 +148,17 @@ def _ms(local: datetime) -> int:
     return int(local.astimezone(UTC).timestamp()) * 1000
 
 
-def _hour_start_ms(local: datetime, minute_ms: int) -> int:
+def _hour(zone: ZoneInfo, local: datetime, minute_ms: int) -> tuple[int, int]:
+    """Return the clock hour around a minute; it ends where the clock is moved, and another begins there."""
     # Subtracting minutes in absolute time keeps both passes of a repeated hour apart.
-    return minute_ms - local.minute * MINUTE_MS
+    start_ms = minute_ms - local.minute * MINUTE_MS
+    end_ms, offset = start_ms + 60 * MINUTE_MS, local.utcoffset()
+    while _offset(zone, start_ms) != offset:
+        start_ms += MINUTE_MS
+    while _offset(zone, end_ms - MINUTE_MS) != offset:
+        end_ms -= MINUTE_MS
+    return start_ms, end_ms
+
+
+def _offset(zone: ZoneInfo, moment_ms: int) -> timedelta | None:
+    return datetime.fromtimestamp(moment_ms // 1000, zone).utcoffset()

@@ -47,6 +47,7 @@ class Judgement(IntEnum):
     UNKNOWN_ACCOUNT = 9
     UNKNOWN_MODEL = 10
     LONG_ID = 11
+    ABSURD_CHARGE = 12
 
 
 DETAILS = {
@@ -58,6 +59,8 @@ DETAILS = {
     Judgement.TOO_OLD: "occurred_at is more than max_age_days before the broker's clock",
     Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id, or tenant_id has a slash: "
     "another account may be meant",
+    Judgement.ABSURD_CHARGE: "it costs more than max_charge_utok_per_event, or its account has used more "
+    "than 10^18 utok that no bucket paid: a person must look at that first",
     Judgement.UNKNOWN_MODEL: "the catalog in force when it occurred has no rate for the model",
     Judgement.UNKNOWN_ACCOUNT: "no account of this name was applied before the event was charged",
 }
@@ -71,6 +74,7 @@ class Bounds:
     future_skew_ms: int
     max_age_ms: int
     max_tokens: int
+    max_charge_utok: int = 10**15
 
 
 def judge(

@@ -7,7 +7,7 @@
 | resumed | a cut is over: a window began, or something was granted |
 
 An announcement (`account_set`) tells who just set the account nothing new, unless a threshold is
-reached by it for the first time.
+reached by it for the first time. That other uses can be paid than before (`covers_changed`) is no cut.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ _TYPES = {
     Kind.RESUMED: "account.resumed",
 }
 _PLAIN = ("tenant_id", "account_id", "subscriber_id", "state", "rule", "reason")
-_COUNTS = ("threshold_percent", "used", "limit", "version", "epoch")
+_COUNTS = (
+    *("threshold_percent", "used", "limit", "unit", "overage_utok", "written_off_utok"),
+    *("version", "epoch"),
+)
 _NAMED_BY = ("tenant_id", "account_id", "subscriber_id", "epoch", "version")
 
 
@@ -74,7 +77,7 @@ def notification_of(decision: Mapping[str, object]) -> Notification | None:
 def kind_of(decision: Mapping[str, object]) -> Kind | None:
     """Return what kind of message a decision makes."""
     reason, reached = decision["reason"], decision["threshold_percent"] != 0
-    if reason == "account_set" and not reached:
+    if reason in ("account_set", "covers_changed") and not reached:
         return None
     if decision["state"] == "cut":
         return Kind.CUT

@@ -1,31 +1,34 @@
 """Run a real Apache Kafka 4.1 (KRaft, broker and controller in one JVM) on loopback.
 
 One broker, one copy of the data: what is acknowledged survives the end of the process (also
-kill -9) and a restart, not the loss of the disk.
+kill -9) and a restart, not the loss of the disk. Clients log in, each role with a password of its own
+(see `platform.secrets`), and have the rights of `wire.rights`; only `ADMIN` may do everything.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
+import secrets
 import shutil
-import socket
-import struct
 import subprocess
 import tempfile
-import uuid
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from tokenline.errors import PlatformError, PortTaken
 from tokenline.platform import jars, processes
+from tokenline.platform.kafka_config import ADMIN, SERVER, Identity, access_fields, fingerprint
+from tokenline.platform.kafka_link import broker_answers
+from tokenline.platform.secrets import make_secrets, write_private
+from tokenline.wire.rights import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 AOT_SINCE_JAVA = 25  # JEP 514
 VARIABLE = "TOKENLINE_KAFKA_BOOTSTRAP"
+USERS_FILE = "users.sha256"
 # C1 only: a broker spends its time in I/O, and the C2 compiler takes a core for minutes.
 JVM = (
     "-Xms96m",
@@ -36,33 +39,6 @@ JVM = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
 )
-# broker.session.timeout: after kill -9 the broker waits this long for its former self to
-# expire before it may register again, so it is the floor of a restart.
-PROPERTIES = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs={log_dir}
-auto.create.topics.enable=false
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-share.coordinator.state.topic.num.partitions=1
-group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=1000
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=400
-log.cleaner.dedupe.buffer.size=16777216
-log.index.size.max.bytes=2097152
-num.network.threads=2
-num.io.threads=4
-"""
 
 
 class EmbeddedKafka:
@@ -71,19 +47,28 @@ class EmbeddedKafka:
     Arguments:
         data_dir: where everything of the broker lives; made if missing.
         port: the loopback port of clients; 0 picks a free one and remembers it.
+        secrets_dir: where the file of the passwords is; `data_dir` by default.
         cache: where jars are kept; the user's cache by default.
         heap_mb: the most the JVM's heap may take.
     """
 
     def __init__(
-        self, data_dir: Path, port: int = 0, *, cache: Path | None = None, heap_mb: int = 512
+        self,
+        data_dir: Path,
+        port: int = 0,
+        *,
+        secrets_dir: Path | None = None,
+        cache: Path | None = None,
+        heap_mb: int = 512,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.log = self.data_dir / "broker.log"
+        self._secrets_dir = secrets_dir or self.data_dir
+        self._passwords: dict[str, str] = {}
         self._cache = cache or jars.cache_dir()
         self._heap_mb = heap_mb
         self._asked_port = port
-        self._identity: _Identity | None = None
+        self._identity: Identity | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._held: IO[str] | None = None
 
@@ -154,13 +139,19 @@ class EmbeddedKafka:
 
     def answers(self) -> bool:
         """Say whether a client would find the broker in its metadata now."""
-        return broker_answers(self.port)
+        return broker_answers(self.port, ADMIN, self._passwords[ADMIN])
+
+    def access(self, role: str = ADMIN) -> dict[str, Any]:
+        """Return the fields of `Settings` by which a role reaches this broker."""
+        return {"kafka_bootstrap": self.bootstrap, **access_fields(role, self._passwords)}
 
     def _launch(self, classpath: Sequence[Path]) -> None:
-        self._identity = _Identity.load(self.data_dir, self._asked_port)
+        self._identity = Identity.load(self.data_dir, self._asked_port)
+        self.data_dir.chmod(0o700)
+        self._passwords = make_secrets(self._secrets_dir, SERVER, (ADMIN, *ROLES))
         processes.require_port(self.port, "Kafka", VARIABLE)
         command = _java(classpath, self._heap_mb, warm_cache(self._cache, classpath))
-        properties = self._identity.write(self.data_dir)
+        properties = self._identity.write(self.data_dir, self._passwords[ADMIN])
         _format(command, properties, self._identity.cluster_id, self.data_dir)
         self._process = processes.spawn(
             [*command, "kafka.Kafka", str(properties)], log=self.log, env=_java_env()
@@ -172,6 +163,7 @@ class EmbeddedKafka:
         self._held = None
 
     def _await_answer(self, timeout_s: float) -> None:
+        self._set_users(timeout_s)
         if not processes.wait_for(self._settled, timeout_s=timeout_s):
             raise PlatformError(f"Kafka did not answer within {timeout_s:.0f} s: see {self.log}")
         if not self.running:
@@ -180,43 +172,24 @@ class EmbeddedKafka:
     def _settled(self) -> bool:
         return not self.running or self.answers()
 
+    def _set_users(self, timeout_s: float) -> None:
+        """Tell Kafka the passwords where it does not know them yet: new ones, or a role that is new."""
+        known, wanted = self.data_dir / USERS_FILE, fingerprint(self._passwords)
+        if known.exists() and known.read_text(encoding="utf-8") == wanted:
+            return
+        assert self._identity is not None  # noqa: S101  it was launched
+        set_ = partial(self._identity.set_users, self._passwords)
+        if (
+            processes.wait_for(lambda: not self.running or set_(), timeout_s=timeout_s)
+            and self.running
+        ):
+            write_private(known, wanted)
+
     def _why_it_ended(self) -> PlatformError:
         tail = processes.last_lines(self.log, 60)
         if "Address already in use" in tail or "BindException" in tail:
             return PortTaken(f"port {self.port} for Kafka was taken; set {VARIABLE} to another one")
         return PlatformError(f"Kafka ended while starting:\n{processes.last_lines(self.log)}")
-
-
-class _Identity:
-    """Keep what must not change between starts of one data directory."""
-
-    def __init__(self, cluster_id: str, port: int, controller_port: int) -> None:
-        self.cluster_id = cluster_id
-        self.port = port
-        self.controller_port = controller_port
-
-    @classmethod
-    def load(cls, data_dir: Path, asked_port: int) -> _Identity:
-        """Read the identity, or draw one; a controller port that is taken is drawn anew."""
-        path = data_dir / "kafka.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        controller_port = known.get("controller_port", 0)
-        if not controller_port or not processes.port_is_free(controller_port):
-            controller_port = processes.free_port()
-        identity = cls(
-            cluster_id=known.get("cluster_id") or random_id(),
-            port=asked_port or known.get("port") or processes.free_port(),
-            controller_port=controller_port,
-        )
-        path.write_text(json.dumps(vars(identity), indent=1))
-        return identity
-
-    def write(self, data_dir: Path) -> Path:
-        """Write the broker's properties file and return its path."""
-        path = data_dir / "server.properties"
-        values = vars(self) | {"log_dir": _escape(str(data_dir / "log"))}
-        path.write_text(PROPERTIES.format(**values))
-        return path
 
 
 def warm_cache(cache: Path, classpath: Sequence[Path]) -> Path | None:
@@ -236,7 +209,7 @@ def warm_cache(cache: Path, classpath: Sequence[Path]) -> Path | None:
 
 
 def _aot_name(cache: Path) -> Path:
-    return cache / f"kafka-4.1.0-java-{jars.java_version()}.aot"
+    return cache / f"kafka-4.1.0-sasl-java-{jars.java_version()}.aot"
 
 
 def _aot_path(cache: Path) -> Path | None:
@@ -251,21 +224,28 @@ def _train(path: Path, classpath: Sequence[Path]) -> None:
     draft.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="tokenline-train-") as name:
         root = Path(name)
-        identity = _Identity.load(root, 0)
-        properties = identity.write(root)
+        identity, passwords = Identity.load(root, 0), {ADMIN: secrets.token_urlsafe()}
+        properties = identity.write(root, passwords[ADMIN])
         java = _java(classpath, 512, None)
         _format(java, properties, identity.cluster_id, root)
         recorded = [*java[:1], f"-XX:AOTCacheOutput={draft}", *java[1:]]
         process = processes.spawn(
             [*recorded, "kafka.Kafka", str(properties)], log=root / "broker.log", env=_java_env()
         )
-        processes.wait_for(
-            lambda: process.poll() is not None or broker_answers(identity.port), timeout_s=60
+        steps = (
+            partial(identity.set_users, passwords),
+            partial(broker_answers, identity.port, ADMIN, passwords[ADMIN]),
         )
+        for done in steps:
+            _wait_for(process, done)
         processes.end(process, 60)
     if not draft.exists():
         draft.touch()
     draft.replace(path)
+
+
+def _wait_for(process: subprocess.Popen[bytes], done: Callable[[], bool]) -> None:
+    processes.wait_for(lambda: process.poll() is not None or done(), timeout_s=60)
 
 
 def _java(classpath: Sequence[Path], heap_mb: int, aot: Path | None) -> list[str]:
@@ -289,46 +269,6 @@ def _format(command: Sequence[str], properties: Path, cluster_id: str, data_dir:
     done.touch()
 
 
-def _escape(path: str) -> str:
-    """Write a path as Java's properties files want it: other letters than Latin as codes.
-
-    Raises:
-        PlatformError: it holds a comma, which Kafka would take for the end of a path.
-    """
-    if "," in path:
-        raise PlatformError(f"Kafka cannot keep data under a name with a comma: {path}")
-    units = path.replace("\\", "\\\\").encode("utf-16-be")
-    codes = [int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2)]
-    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
-
-
 def _java_env() -> dict[str, str]:
     """Return an environment in which Java reads file names as UTF-8 whatever the user's locale."""
     return dict(os.environ) | {"LC_ALL": "C.UTF-8"}
-
-
-def random_id() -> str:
-    """Return a cluster id as Kafka draws them: 16 random bytes in base64, no leading dash.
-
-    A dash in front would be read as an option by Kafka's own tools.
-    """
-    while True:
-        drawn = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        if not drawn.startswith("-"):
-            return drawn
-
-
-def broker_answers(port: int) -> bool:
-    """Say whether a broker on a loopback port names at least one broker in its metadata.
-
-    It sends a metadata request (3, version 4, no topics) itself: no client, no event loop.
-    """
-    body = struct.pack(">hhih", 3, 4, 1, -1) + struct.pack(">i?", 0, False)
-    try:
-        with socket.create_connection((processes.LOOPBACK, port), 1) as link:
-            link.settimeout(2)
-            link.sendall(struct.pack(">i", len(body)) + body)
-            answer = link.recv(16, socket.MSG_WAITALL)
-    except OSError:
-        return False
-    return len(answer) == 16 and struct.unpack(">iiii", answer)[3] > 0

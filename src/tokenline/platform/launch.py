@@ -45,7 +45,7 @@ def _run(parent: int, argv: list[str]) -> int:
     if sys.platform == "linux":
         die_with_parent(parent)
         os.execv(argv[0], argv)  # noqa: S606  a fixed program, no shell wanted
-    child = subprocess.Popen(argv)
+    child = subprocess.Popen(argv, close_fds=False)  # its lock file is among them
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while child.poll() is None and os.getppid() == parent:
         time.sleep(LOOK_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import queue
 import secrets
@@ -12,18 +11,21 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from tokenline.errors import PlatformError, PortTaken
+from tokenline.platform import identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 LOOPBACK = "127.0.0.1"
 LAUNCH = Path(__file__).with_name("launch.py")
 PORT_LOW, PORT_COUNT = 20_000, 12_000
 LOG_BYTES_MAX = 16 * 1024 * 1024
+LOCK = "tokenline.lock"
 
 
 class _Spawner:
@@ -42,12 +44,14 @@ class _Spawner:
         while True:
             self._jobs.get()()
 
-    def popen(self, argv: Sequence[str], env: Mapping[str, str] | None, log: int) -> _Child:
+    def popen(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, log: int, lock: int
+    ) -> _Child:
         answer: queue.SimpleQueue[_Child | OSError] = queue.SimpleQueue()
 
         def job() -> None:
             try:
-                answer.put(_popen(argv, env, log))
+                answer.put(_popen(argv, env, log, lock))
             except OSError as error:
                 answer.put(error)
 
@@ -63,14 +67,18 @@ _spawner: _Spawner | None = None
 _spawner_lock = threading.Lock()
 
 
-def _popen(argv: Sequence[str], env: Mapping[str, str] | None, log: int) -> _Child:
-    """Start in a session of its own: a Ctrl-C on the terminal is for the supervisor alone."""
+def _popen(argv: Sequence[str], env: Mapping[str, str] | None, log: int, lock: int) -> _Child:
+    """Start in a session of its own: a Ctrl-C on the terminal is for the supervisor alone.
+
+    The child takes the lock with it, and holds it as long as it lives.
+    """
     return subprocess.Popen(
         tied(argv),
         env=None if env is None else dict(env),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
+        pass_fds=(lock,),
         start_new_session=True,
     )
 
@@ -83,24 +91,53 @@ def tied(argv: Sequence[str]) -> list[str]:
 def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> _Child:
     """Start a program tied to this process; its output is appended to `log`.
 
-    `argv[0]` is an absolute path. A log over 16 MiB is first renamed to `.1`.
+    `argv[0]` is an absolute path. A log over 16 MiB is first renamed to `.1`. The program holds the lock
+    file beside its log, so that one that outlives its supervisor can be found and ended.
 
     Raises:
-        PlatformError: the program could not be started.
+        PlatformError: the program could not be started, or one started before with this log runs still.
     """
     global _spawner  # noqa: PLW0603  one thread a process, made on first use
     with _spawner_lock:
         if _spawner is None or _spawner.owner != os.getpid():
             _spawner = _Spawner()
         spawner = _spawner
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
-        log.replace(log.with_name(log.name + ".1"))
     try:
-        with log.open("ab") as sink:
-            return spawner.popen(argv, env, sink.fileno())
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
+            log.replace(log.with_name(log.name + ".1"))
+        with log.open("ab") as sink, _locked(lock_of(log)) as lock:
+            child = spawner.popen(argv, env, sink.fileno(), lock.fileno())
+            identity.sign(lock, identity.process_of(child.pid))
     except OSError as error:
         raise PlatformError(f"cannot start {argv[0]}: {error}") from error
+    return child
+
+
+def lock_of(log: Path) -> Path:
+    """Return the lock file that a program with this log holds."""
+    return log.with_suffix(".lock")
+
+
+def _locked(path: Path) -> IO[str]:
+    handle = identity.take(path)
+    if handle is None:
+        raise PlatformError(f"what was started before runs still, and holds {path}")
+    return handle
+
+
+def end_orphans(logs: Iterable[Path]) -> list[int]:
+    """End the programs that hold the lock files of these logs; return their pids.
+
+    Only for who holds the data directory: then whoever started them is dead.
+
+    Raises:
+        PlatformError: one cannot be ended.
+    """
+    try:
+        return [pid for log in logs if (pid := identity.end_holder(lock_of(log)))]
+    except (OSError, TimeoutError) as error:
+        raise PlatformError(f"a process that a dead stack left cannot be ended: {error}") from error
 
 
 def end(process: _Child, grace_s: float) -> int:
@@ -129,21 +166,14 @@ def hold(folder: Path, what: str) -> IO[str]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / "tokenline.lock").open("a+")
+        handle = identity.take(folder / LOCK)
     except OSError as error:
         raise PlatformError(f"{folder} cannot be a data directory: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        handle.seek(0)
-        holder = handle.read().strip()
-        handle.close()
-        raise PlatformError(
-            f"the {what} at {folder} is in use by process {holder}; stop it first"
-        ) from error
-    handle.truncate(0)
-    handle.write(f"{os.getpid()}\n")
-    handle.flush()
+    if handle is None:
+        found = identity.holder(folder / LOCK)
+        whom = found.pid if found is not None else "another"
+        raise PlatformError(f"the {what} at {folder} is in use by process {whom}; stop it first")
+    identity.sign(handle, identity.process_of(os.getpid()))
     return handle
 
 
@@ -216,3 +246,13 @@ def last_lines(log: Path, count: int = 5) -> str:
     except OSError:
         return ""
     return "\n".join(lines[-count:])
+
+
+def together(jobs: Sequence[Callable[[], None]]) -> None:
+    """Run jobs at the same time, let all end, then raise the first error."""
+    if not jobs:
+        return
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        futures = [pool.submit(job) for job in jobs]
+    for future in futures:
+        future.result()

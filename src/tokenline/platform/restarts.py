@@ -1,23 +1,22 @@
-"""Decide when something that died is started again, and when that is hopeless."""
+"""Decide when something that died is started again: always, with pauses that grow while it keeps dying."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WINDOW_S = 60.0
-DEATHS_MAX = 5
 WAIT_FIRST_S = 0.5
-WAIT_MAX_S = 8.0
+WAIT_MAX_S = 30.0
+# Who was ready for so long has recovered: its next death is a first one.
+STEADY_S = 20.0
 
 
 class Restarts:
     """Remember the deaths of one component.
 
-    Waits 0.5, 1, 2, 4, ... up to 8 s; deaths older than a minute are forgotten.
+    Waits 0.5, 1, 2, 4, ... up to 30 s. A life that was ready for 20 s makes the next pause short again.
 
     Arguments:
         now_s: a clock that never goes back, in seconds.
@@ -25,18 +24,10 @@ class Restarts:
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
-        self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
+        self._in_a_row = 0
+        self._ready_since_s: float | None = None
         self._due_s: float | None = None
-
-    @property
-    def count(self) -> int:
-        """Deaths in the last minute."""
-        return sum(at > self._now_s() - WINDOW_S for at in self._deaths)
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether it died too often to go on."""
-        return self.count >= DEATHS_MAX
+        self.deaths = 0
 
     @property
     def noted(self) -> bool:
@@ -48,13 +39,28 @@ class Restarts:
         """Whether it should be started now."""
         return self._due_s is not None and self._now_s() >= self._due_s
 
+    @property
+    def ready(self) -> bool:
+        """Whether it was ready since it was started last."""
+        return self._ready_since_s is not None
+
     def died(self) -> float:
         """Note a death; return how many seconds to wait before the next start."""
-        self._deaths.append(self._now_s())
-        wait_s = min(WAIT_FIRST_S * float(1 << (self.count - 1)), WAIT_MAX_S)
-        self._due_s = self._now_s() + wait_s
+        now_s = self._now_s()
+        if self._ready_since_s is not None and now_s - self._ready_since_s >= STEADY_S:
+            self._in_a_row = 0
+        # More would be no longer a pause, and in time no longer a float.
+        wait_s = min(WAIT_FIRST_S * float(1 << min(self._in_a_row, 16)), WAIT_MAX_S)
+        self._in_a_row += 1
+        self.deaths += 1
+        self._ready_since_s, self._due_s = None, now_s + wait_s
         return wait_s
 
     def started(self) -> None:
         """Note that it was started again."""
         self._due_s = None
+
+    def became_ready(self) -> None:
+        """Note that it is ready; saying so again changes nothing."""
+        if self._ready_since_s is None:
+            self._ready_since_s = self._now_s()

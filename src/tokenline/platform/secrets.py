@@ -67,7 +67,29 @@ def make_secrets(data_dir: Path, server: str, roles: Iterable[str]) -> dict[str,
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step by one that only its owner may read."""
+    """Replace a file in one step by one that only its owner may read; one that is so already is left alone.
+
+    A full disk would else leave it empty, and a broker without its identity never starts again.
+
+    Raises:
+        PlatformError: there is no room.
+    """
+    try:
+        if not _is_private(path, text):
+            _replace(path, text)
+    except OSError as error:
+        raise PlatformError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _is_private(path: Path, text: str) -> bool:
+    try:
+        private = not stat.S_IMODE(path.stat().st_mode) & 0o077
+        return private and path.read_text(encoding="utf-8") == text
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _replace(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".draft")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

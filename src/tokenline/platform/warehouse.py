@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,9 @@ from aiohttp import web
 from tokenline.errors import PlatformError, TokenlineError
 from tokenline.platform import dialect, processes
 from tokenline.platform.engine import Engine, EngineError, Job, Result
+from tokenline.platform.headroom import RoomyEngine
 from tokenline.platform.launch import die_with_parent
+from tokenline.platform.stdio import never_fail
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "TOKENLINE_CLICKHOUSE_URL"
 BODY_BYTES_MAX = 1 << 30
+EXIT_AGAIN = 75  # EX_TEMPFAIL: start again
 # An insert is tens of megabytes: at aiohttp's 64 KiB its socket would be paused 1,000 times.
 READ_BYTES = 1 << 20
 # Parameters of the HTTP interface itself; every other one is a setting of the engine.
@@ -258,6 +262,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args(argv)
+    never_fail()
+    again = threading.Event()
+
+    def restart() -> None:
+        print("warehouse: the disk was full; every part is looked at anew", file=sys.stderr)
+        again.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
     try:
         if not is_loopback(options.host):
             raise PlatformError(f"{options.host} is not loopback; the warehouse has no passwords")
@@ -265,11 +277,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             die_with_parent(os.getppid())
         os.environ["TZ"] = "UTC"  # chDB takes the host's zone for its own
         options.data.mkdir(parents=True, exist_ok=True)
-        asyncio.run(serve(Engine(options.data), options.host, options.port))
+        engine = RoomyEngine(options.data, restart)
+        asyncio.run(serve(engine, options.host, options.port))
     except TokenlineError as error:
         print(f"warehouse: {error}", file=sys.stderr)
         return 1
-    return 0
+    return EXIT_AGAIN if again.is_set() else 0
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenline.errors import PlatformError, SettingsError, TokenlineError
+from tokenline.platform.stdio import never_fail
 from tokenline.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,12 +29,15 @@ EXIT_STUCK = 70
 
 
 def run(role: Role, settings: Settings) -> None:
-    """Run a worker until it is told to stop; ends the process with `SystemExit`.
+    """Run a worker until it is asked to stop; ends the process.
 
     Raises:
         PlatformError: the `streams` package or the worker extra is not installed, or the data
             directory cannot be made.
     """
+    never_fail()
+    # Loading takes seconds; who is asked to stop meanwhile has nothing to finish.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.meta_path.insert(0, _NoPandas())
     _use_uvloop()
     try:
@@ -51,13 +56,23 @@ def run(role: Role, settings: Settings) -> None:
         app, loglevel=settings.log_level, redirect_stdouts=False, daemon=True, quiet=True
     )
     worker._sentinel_task = _last_turn
+    code: object = 0
     try:
         worker.execute_from_commandline()
-    finally:
-        reason = app.crash_reason or worker.crash_reason
-        if reason is not None:
-            print(f"{role} worker crashed: {reason!r}", file=sys.stderr, flush=True)
-            raise SystemExit(1)
+    except SystemExit as ended:
+        code = ended.code
+    reason = app.crash_reason or worker.crash_reason
+    if reason is not None:
+        print(f"{role} worker crashed: {reason!r}", file=sys.stderr, flush=True)
+        code = 1
+    _end(code if isinstance(code, int) else 1)
+
+
+def _end(code: int) -> None:
+    """End without unloading: libraries with threads of their own may crash while Python takes itself down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _make_data_dir(settings: Settings) -> None:

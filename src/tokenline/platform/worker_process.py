@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokenline.errors import PlatformError
 from tokenline.platform import processes
+from tokenline.platform.kafka_config import as_role
 from tokenline.settings import FOREIGN, PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class WorkerProcess:
 
     Arguments:
         role: `charging`, `landing` or `notify`.
-        settings: what the worker is to read from its environment.
+        settings: what the worker is to read from its environment; it logs in at Kafka as its role.
         log: where its output is appended.
         port: its health port.
         program: what to run; the role is its last argument.
@@ -45,9 +46,8 @@ class WorkerProcess:
         self.log = log
         self.port = port
         self._program = program
-        self._environment = environment(
-            settings.model_copy(update={f"{role}_health_port": port, "health_host": "127.0.0.1"})
-        )
+        own = {f"{role}_health_port": port, "health_host": "127.0.0.1"}
+        self._environment = environment(as_role(settings, role).model_copy(update=own))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -162,7 +162,9 @@ def in_words(text: str) -> str:
         return " ".join(text.split())[:120]
     if not isinstance(fields, dict):
         return str(fields)[:120]
-    return " ".join(f"{name}={_scalar(value)}" for name, value in fields.items() if value != [])
+    return " ".join(
+        f"{name}={_scalar(value)}" for name, value in fields.items() if value not in ([], "")
+    )
 
 
 def _scalar(value: object) -> object:

@@ -9,17 +9,23 @@ not: a price (that is `rating`), money, nor the memory of single events. Limits 
 day run on the broker's clock, because a rate is about now; what is billed runs on when usage
 occurred. Integers only.
 
-    terms, answers             what a plan says of an account; what was answered to which order
-    books, table               all of a partition's balances and the tables below; rows of int64
+    terms, kept_terms          what a plan says; the terms that accounts go by
+    answers                    what was answered to which order
+    books, balance, table      all of a partition's balances and the tables below; rows of int64
+    entries                    what is entered into an account's ledger
     buckets, hold_rows         what pays, in burn order; what sessions hold of it
+    paying, pseudo             who pays a use, and where the rest goes; what no bucket paid, and claims
     orders, refusals           open, grant, transfer, cap, change of plan; why not, with the figures
-    cycle                      what is due by itself: cycles, expiry
-    holds, limit_holds         grant, enlarge, settle, expire; the same against limits
+    cycle, allowances          what is due by itself: cycles, expiry; what a plan grants for its days
+    holds, hold_parts          grant, enlarge, settle, expire; take of buckets and give back
+    limit_holds                the same against limits
     charge, usage, counting    burn buckets with usage; count it against limits
     cells, cell_limits         rate windows and months of every account, and their ceilings
     limits, limit_windows      all other limits: whose, of what, and when they begin anew
     thresholds, standing       which parts of an allowance were told; how an account stands
-    decide, limit_decisions    open, warned or cut: accounts; subscribers and groups of models
+    covers                     what can still be paid where not everything can
+    decided, ruling, decide    open, warned or cut: the words; what the rules say; what has changed
+    limit_decisions            the same of subscribers and groups of models
 
 Follow a limit: terms -> limits -> limit_windows -> counting -> standing -> decide -> limit_decisions.
 """

@@ -9,7 +9,8 @@ does. So plans and cycles may be changed to and fro: no more is had than the day
 from __future__ import annotations
 
 from tokenline.metering.calendar import MINUTE_MS, cycle_at, days_of
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import Books
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.cells import COUNTS, LIMITS, NO_LIMIT, Cell, Int64s
 from tokenline.quota.entries import ChangeKind
@@ -66,6 +67,7 @@ def take_terms(books: Books, row: int, terms: Terms, now_ms: int) -> None:
     books.set(row, Balance.MODE, terms.mode)
     books.set(row, Balance.THRESHOLDS, books.thresholds_code(terms.thresholds))
     books.set(row, Balance.STOPS, not terms.overage)
+    books.set(row, Balance.FREE_NEEDS, terms.zero_rated_needs_balance)
     least_utok = terms.least_call_utok
     books.set(
         row, Balance.LEAST_CALL, 0 if least_utok is None else least_utok or NOTHING_TOO_LITTLE

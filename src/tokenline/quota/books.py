@@ -9,14 +9,15 @@ same rows.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import MINUTE_MS, cycle_after
+from tokenline.quota.account_dues import AccountDues
 from tokenline.quota.answers import Answers
+from tokenline.quota.balance import ALARM_UTOK, UNPAID, Balance, Status
 from tokenline.quota.buckets import Bucket, Buckets, Scopes, bucket_values
 from tokenline.quota.cells import AccountCells, Cell
 from tokenline.quota.entries import NO_CAUSE, Burns, Cause, Change, ChangeKind
@@ -25,98 +26,27 @@ from tokenline.quota.kept_terms import KeptTerms
 from tokenline.quota.limits import Limits
 from tokenline.quota.subscribers import Subscribers, Told
 from tokenline.quota.table import FREE, NONE, Table
-from tokenline.quota.terms import NEVER_MS, THRESHOLDS_PERCENT, Grant, Terms
+from tokenline.quota.terms import (
+    NEVER_MS,
+    NO_FREE_MODELS,
+    THRESHOLDS_PERCENT,
+    FreeModels,
+    Grant,
+    Terms,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tokenline.quota.kept_terms import Begins
+
+__all__ = ["ALARM_UTOK", "BOUNDLESS", "MOST_UTOK", "Balance", "Books", "Status"]
 
 Int64s = npt.NDArray[np.int64]
 
 BOUNDLESS = 1 << 62
 # No account's buckets hold more together, and no session holds more beyond them: sums stay far from an int64's end.
 MOST_UTOK = 10**18
-
-
-class Balance(IntEnum):
-    """Name the columns; the order is part of the journal's format.
-
-    HEAD is the bucket that pays for anything that occurs in [HEAD_FROM, HEAD_UNTIL), up to HEAD_LEFT,
-    while the clock is before DUE_AT: most usage asks for no more than these. It is NONE where no
-    bucket pays and no claim helps. LEFT and HELD are sums over the buckets valid when they were last
-    looked at, TOTAL is what these had for the present cycle. STOPS is 1 where the plan lets nothing
-    be used beyond them. THRESHOLDS is the number of the plan's list of them. OPENS_AT is when more
-    may begin to be valid, as far as is known by then, and LOOKED_AT the last moment at which something
-    happened to the account. LIMITED is 1 where `limits` counts something of it; LIMIT_RESETS is when the
-    limit that cuts it has room again, 0 while none cuts, and LIMIT_ROW which that is. LEAST_CALL is how
-    much is too little for any call: 0 is what is usual, and below that nothing is.
-
-    What no bucket paid, see `pseudo`: OVERAGE, WRITTEN_OFF, LATE_ADJUSTMENT since the account was opened
-    and, as _BASE, when the cycle began; OVERAGE_HELD is what sessions hold beyond all buckets. CLAIMED
-    is the sum over the buckets' own.
-
-    TERMS is the number of the terms it goes by, and PENDING that of the plan which comes with the next
-    cycle, from 1; 0 is the one it has. DEBT is what was used of allowances beyond the days they were for
-    and none has paid yet; OVERUSED what was so in this cycle, paid or not.
-    """
-
-    OWNER = 0
-    PLAN = 1
-    MODE = 2
-    STATUS = 3
-    FIRST = 4
-    NUMBERS = 5
-    OVERAGE = 6
-    CYCLE_DAY = 7
-    CYCLE_START = 8
-    CYCLE_END = 9
-    DUE_AT = 10
-    HEAD = 11
-    HEAD_LEFT = 12
-    HEAD_FROM = 13
-    HEAD_UNTIL = 14
-    LEFT = 15
-    TOTAL = 16
-    HELD = 17
-    CHANGES = 18
-    STOPS = 19
-    THRESHOLDS = 20
-    OVERAGE_BASE = 21
-    OPENS_AT = 22
-    LIMITED = 23
-    LIMIT_ROW = 24
-    LIMIT_RESETS = 25
-    LOOKED_AT = 26
-    LEAST_CALL = 27
-    OVERAGE_HELD = 28
-    WRITTEN_OFF = 29
-    WRITTEN_OFF_BASE = 30
-    LATE_ADJUSTMENT = 31
-    LATE_BASE = 32
-    CLAIMED = 33
-    TERMS = 34
-    PENDING = 35
-    DEBT = 36
-    OVERUSED = 37
-
-
-# What no bucket paid, all told.
-UNPAID = [
-    +column
-    for column in (
-        *(Balance.OVERAGE, Balance.WRITTEN_OFF),
-        *(Balance.LATE_ADJUSTMENT, Balance.CLAIMED),
-    )
-]
-# From here on somebody has to look at an account: no customer means to use so much unpaid.
-ALARM_UTOK = 10**17
-
-
-class Status(IntEnum):
-    """Say whether an account may use anything; the order is part of the journal's format."""
-
-    ACTIVE = 0
-    SUSPENDED = 1
-    CLOSED = 2
 
 
 class Books:
@@ -127,12 +57,16 @@ class Books:
         cells: AccountCells,
         terms_of: Callable[[str, int], Terms | None],
         linger_ms: int,
-        begins: Callable[[str, int], int] = lambda _plan, _version: NEVER_MS,
+        begins: Begins = lambda _plan, _version: NEVER_MS,
+        *,
+        free_models: Callable[[int], FreeModels] = lambda _: NO_FREE_MODELS,
     ) -> None:
         self.cells = cells
         # A bucket outlives its validity by this: usage of its time may still be reported.
         self.linger_ms = linger_ms
-        self._terms_of, self._begins = terms_of, begins
+        self._terms_of = terms_of
+        # What costs nothing at a moment.
+        self.free_models = free_models
         self.balances = Table(len(Balance))
         self.buckets = Buckets()
         self.holds = Holds()
@@ -142,7 +76,8 @@ class Books:
         self.told = Told()
         self.scopes = Scopes()
         self.plans: list[str] = []
-        self.kept_terms = KeptTerms()
+        self.kept_terms = KeptTerms(begins)
+        self.dues = AccountDues(self.balances, self.kept_terms)
         # Whose terms are others than what was told.
         self.retermed = set[int]()
         self.thresholds: list[tuple[int, ...]] = [THRESHOLDS_PERCENT]
@@ -150,6 +85,7 @@ class Books:
         self.burns = Burns()
         # Rows of accounts that used so much unpaid that somebody must know.
         self.alarmed: set[int] = set()
+        self._new_alarms: list[int] = []
         self._cause = NO_CAUSE
         self._rows: Int64s = np.zeros(0, np.int64)
 
@@ -167,6 +103,7 @@ class Books:
             "limits": self.limits,
             "subscribers": self.subscribers,
             "told": self.told,
+            "moves": self.cells.moves,
         }
 
     @property
@@ -229,33 +166,13 @@ class Books:
         """Return the terms of a plan as the catalog in force at a moment has them; None where it has none."""
         return self._terms_of(plan, at_ms)
 
-    def new_terms_at(self, row: int) -> int:
-        """Return when a catalog brings new terms to an account within its cycle, NEVER_MS as far as is known."""
-        return self._begins(self.plan(row), self.terms(row).version)
-
     def take_terms(self, row: int, terms: Terms) -> None:
         """Let an account go by these terms; where they differ, whoever admits its calls has to hear of it."""
         before = self.get(row, Balance.TERMS)
-        self.set(row, Balance.TERMS, self.kept_terms.code(terms, self._codes_used))
-        if before and terms.differs(self.kept_terms[before]):
+        code = self.kept_terms.code(terms, self._codes_used)
+        self.set(row, Balance.TERMS, code)
+        if before not in (0, code) and terms.differs(self.kept_terms[before]):
             self.retermed.add(self.get(row, Balance.OWNER))
-
-    def bring_due(self, plan: str, version: int, at_ms: int) -> None:
-        """Note that a version of the catalog brings its terms of a plan to accounts that run.
-
-        The journal has the catalog: rows are not written for this, a recovery notes it again.
-        """
-        if plan in self.plans:
-            found = self.balances.matrix
-            theirs = (found[:, Balance.PLAN] == self.plans.index(plan)) & (found[:, 0] != FREE)
-            theirs &= found[:, Balance.STATUS] != Status.CLOSED
-            theirs &= np.isin(found[:, Balance.TERMS], self.kept_terms.older_than(version))
-            found[theirs, Balance.DUE_AT] = np.minimum(found[theirs, Balance.DUE_AT], at_ms)
-
-    def first_due_ms(self) -> int:
-        """Return the first moment at which something is due; it looks at all accounts."""
-        found = self.balances.matrix
-        return int(found[found[:, 0] != FREE, Balance.DUE_AT].min(initial=NEVER_MS))
 
     def take_retermed(self) -> frozenset[int]:
         """Return the slots whose terms are others than what was told, and forget them."""
@@ -360,7 +277,14 @@ class Books:
 
     def note_alarms(self, rows: Int64s) -> None:
         """Note those of these accounts of which somebody must know."""
-        self.alarmed.update(rows[self.unpaid(rows) >= ALARM_UTOK].tolist())
+        found = set(rows[self.unpaid(rows) >= ALARM_UTOK].tolist()) - self.alarmed
+        self.alarmed |= found
+        self._new_alarms += [self.get(row, Balance.OWNER) for row in sorted(found)]
+
+    def take_alarms(self) -> list[int]:
+        """Return the slots of accounts noted since the last call, each once for as long as we live."""
+        found, self._new_alarms = self._new_alarms, []
+        return found
 
     def note_burn(self, row: int, number: int, amount_utok: int) -> None:
         """Note what usage took from a bucket."""
@@ -383,8 +307,10 @@ class Books:
         self._reach(int(owners.max(initial=-1)) + 1)
         self._rows[owners[used]] = used
         self.note_alarms(used)
-        for table in (self.holds, self.answers, self.limits, self.subscribers, self.told):
+        indexed = self.holds, self.answers, self.limits, self.subscribers, self.told
+        for table in (*indexed, self.cells.moves):
             table.index()
+        self.dues.note_everything(len(self.balances))
 
     def _reach(self, count: int) -> None:
         if count > len(self._rows):

@@ -15,12 +15,13 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from tokenline.quota.table import NONE, Table
 from tokenline.quota.terms import Grant, Scope, Source, Use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 class Bucket(IntEnum):
@@ -85,6 +86,7 @@ class Scopes:
         self._codes: dict[Scope, int] = {Scope(): 0}
         # As the journal has them: written once, however often another is made.
         self._texts: list[str] = [_text_of(Scope())]
+        self._digests: list[int] = [0]
         self._free: list[int] = []
         self._bytes = 0
 
@@ -104,6 +106,19 @@ class Scopes:
     def covers(self, code: int, use: Use) -> bool:
         """Say whether a bucket of this scope may pay for `use`."""
         return not code or _covers(self.scopes[code], use)
+
+    def digest(self, code: int) -> int:
+        """Return a number for what a scope says: another scope may have its code one day."""
+        return self._digests[code]
+
+    def bytes_of(self, code: int) -> int:
+        """Return how long a scope is as text."""
+        return len(self._texts[code]) if code else 0
+
+    def bytes_more(self, scope: Scope, codes: Collection[int]) -> int:
+        """Return how much longer the scopes of `codes` become by another one."""
+        known = self._codes.get(scope)
+        return 0 if known == 0 or known in codes else len(_text_of(scope))
 
     def to_json(self) -> str:
         """Return all scopes as text, for the journal; a number that is free says what 0 says."""
@@ -125,10 +140,12 @@ class Scopes:
     def _append(self) -> int:
         self.scopes.append(Scope())
         self._texts.append(self._texts[0])
+        self._digests.append(0)
         return len(self.scopes) - 1
 
     def _put(self, code: int, scope: Scope) -> None:
         self.scopes[code], self._texts[code] = scope, _text_of(scope)
+        self._digests[code] = text_digest(self._texts[code])
         self._codes[scope] = code
         self._bytes += len(self._texts[code])
         self.changes += 1
@@ -216,6 +233,11 @@ class Buckets(Table):
 def _text_of(scope: Scope) -> str:
     # Escaped, so that a character is a byte.
     return json.dumps([scope.models, scope.subscribers])
+
+
+def text_digest(text: str) -> int:
+    """Return a digest of a text that fits a cell."""
+    return xxh3_64_intdigest(text.encode()) >> 1
 
 
 def rest_of(values: list[int]) -> int:

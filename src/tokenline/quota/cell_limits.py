@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from tokenline.metering.calendar import Spans, spans_at
+from tokenline.metering.calendar import Spans
 from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell, same_month
 from tokenline.quota.decided import RATE_RULES, Rule, unit_of
 
@@ -41,7 +41,7 @@ def cell_limits(cells: AccountCells, slot: int, now_ms: int) -> Iterator[CellLim
     values: list[int] = cells.matrix[slot].tolist()
     if max(values[LIMITS]) <= NO_LIMIT:
         return
-    spans = spans_at(cells.zones[values[Cell.ZONE]], now_ms // MINUTE_MS * MINUTE_MS)
+    spans = cells.spans_of(slot, now_ms // MINUTE_MS * MINUTE_MS)
     if values[Cell.MONTH_TOKENS_LIMIT] >= 0:
         used, ceiling = _month_tokens(values, spans), values[Cell.MONTH_TOKENS_LIMIT]
         yield CellLimit(Rule.MONTH_TOKENS, used, ceiling, spans.month[1])

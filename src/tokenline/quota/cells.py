@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tokenline.metering.calendar import spans_at
+from tokenline.quota.moves import Moves
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from tokenline.metering.calendar import Spans
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -25,7 +30,10 @@ MONTHS_APART_MS = 2 * 86_400_000
 
 
 class Cell(IntEnum):
-    """Name the columns; the order is part of the journal's format."""
+    """Name the columns; the order is part of the journal's format.
+
+    From STATE on they hold the last decision; COVERS is a digest of what can be paid (`covers`).
+    """
 
     ZONE = 0
     MONTH_TOKENS_LIMIT = 1
@@ -60,6 +68,7 @@ class Cell(IntEnum):
     RESETS_AT = 29
     DECISION_VERSION = 30
     DECISION_EPOCH = 31
+    COVERS = 32
 
 
 WIDTH = len(Cell)
@@ -84,18 +93,6 @@ def same_month(starts_ms: Int64s | int, month_start_ms: Int64s | int) -> Bools:
     return same
 
 
-def by_zone(codes: Int64s) -> Iterator[tuple[int, slice | Int64s]]:
-    """Yield each zone code and where it stands; one zone is everywhere, as a slice."""
-    if not codes.size:
-        return
-    first = int(codes[0])
-    if (codes == first).all():
-        yield first, slice(None)
-        return
-    for code in np.unique(codes).tolist():
-        yield code, np.flatnonzero(codes == code)
-
-
 # What each limit counts; a month is also billed by, and counts on whatever limits there are.
 COUNTS = {
     Cell.MINUTE_TOKENS_LIMIT: Cell.MINUTE_TOKENS,
@@ -117,6 +114,7 @@ class AccountCells:
         self.keys: list[str] = []
         self._slots: dict[str, int] = {}
         self.zones: list[str] = []
+        self.moves = Moves()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -168,6 +166,17 @@ class AccountCells:
         """
         self._matrix, self.keys = matrix, keys
         self._slots = {key: slot for slot, key in enumerate(keys)}
+
+    def spans(
+        self, slots: Int64s, codes: Int64s, minute_ms: int
+    ) -> Iterator[tuple[Spans, slice | Int64s]]:
+        """Yield windows that hold a minute, and which of `slots`, in zones of these codes, are in them."""
+        return self.moves.spans(self.zones, slots, codes, minute_ms)
+
+    def spans_of(self, slot: int, minute_ms: int) -> Spans:
+        """Return the windows of one account that hold a minute."""
+        zone = self.zones[int(self._matrix[slot, +Cell.ZONE])]
+        return self.moves.of(slot, spans_at(zone, minute_ms))
 
     def zone_code(self, zone: str) -> int:
         """Return the code of a zone, remembering a new one."""

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.metering.calendar import MINUTE_MS
-from tokenline.quota.books import MOST_UTOK, Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import MOST_UTOK, Books
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_events, count_one
 from tokenline.quota.cycle import advance, refresh
@@ -77,7 +78,7 @@ def charge_chunk(books: Books, rated: Rated) -> int:
     for at in np.flatnonzero(~quick).tolist():
         here, row = slice(starts[at], ends[at]), int(accounts[at])
         # What becomes due within the chunk counts between two events.
-        alone = books.get(row, Balance.DUE_AT) <= last_ms[at]
+        alone = books.dues.at(row) <= last_ms[at]
         counts[here] = not alone
         late += _charge_each(books, row, rated, order[here].tolist(), uses, counts=alone)
     counts &= books.balances.matrix[ordered, Balance.LIMITED] != 0
@@ -92,7 +93,7 @@ def begin_minute(books: Books, slots: Int64s, minute_ms: int) -> None:
     """
     rows = books.rows_of(slots)
     rows = rows[rows >= 0]
-    due = rows[books.balances.matrix[rows, Balance.DUE_AT] <= minute_ms]
+    due = rows[books.dues.of(rows) <= minute_ms]
     for row in np.unique(due).tolist():
         advance(books, row, minute_ms)
 
@@ -114,7 +115,7 @@ def _quick(
     balances = books.balances.matrix[accounts]
     # As `orders.charge` has it: what says it occurred later than now occurs now.
     occurred = np.minimum(rated.occurred_ms[order], rated.appended_ms[order])
-    quick: Bools = balances[:, Balance.DUE_AT] > last_ms
+    quick: Bools = books.dues.of(accounts) > last_ms
     quick &= np.minimum.reduceat(occurred, starts) >= balances[:, Balance.HEAD_FROM]
     quick &= np.maximum.reduceat(occurred, starts) < balances[:, Balance.HEAD_UNTIL]
     sums = np.add.reduceat(rated.charges_utok[order], starts)

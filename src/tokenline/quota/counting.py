@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.limit_windows import note_use, resets_at, roll_all, rolled, take_back
 from tokenline.quota.limits import Limit
 from tokenline.quota.table import NONE
@@ -80,6 +80,7 @@ def stand(books: Books, row: int, now_ms: int) -> None:
     books.set(row, Balance.LIMIT_RESETS, resets)
     if worst != NONE:
         books.set(row, Balance.DUE_AT, min(books.get(row, Balance.DUE_AT), resets))
+        books.dues.note_row(row)
 
 
 def longest(books: Books, rows: Iterable[int], now_ms: int) -> tuple[int, int]:

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 from tokenline.metering.calendar import cycle_after
 from tokenline.quota.allowances import grant_allowance, put_terms_in_force, take_terms
-from tokenline.quota.books import BOUNDLESS, Balance, Books, Status
+from tokenline.quota.balance import Balance, Status
+from tokenline.quota.books import BOUNDLESS, Books
 from tokenline.quota.buckets import Bucket, rest_of
 from tokenline.quota.counting import stand
+from tokenline.quota.covers import digest_of
 from tokenline.quota.entries import ChangeKind
 from tokenline.quota.hold_rows import HoldStatus
 from tokenline.quota.holds import expire
 from tokenline.quota.paying import claimable_utok
 from tokenline.quota.pseudo import begin_bases
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import NEVER_MS, Grant, Source, Terms
+from tokenline.quota.terms import NEVER_MS, Grant, Scope, Source, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,7 +34,7 @@ SUM_MAX = BOUNDLESS - 1
 
 def advance(books: Books, row: int, now_ms: int) -> None:
     """Do all that is due by `now_ms`, each at its own moment; without anything due it does nothing."""
-    while (due_ms := books.get(row, Balance.DUE_AT)) <= now_ms:
+    while (due_ms := books.dues.at(row)) <= now_ms:
         # What waited for a hold is due when that let go. An account's time never goes back.
         at_ms = max(due_ms, books.get(row, Balance.LOOKED_AT))
         _close_holds(books, row, at_ms)
@@ -40,7 +42,7 @@ def advance(books: Books, row: int, now_ms: int) -> None:
         if books.get(row, Balance.CYCLE_END) <= at_ms:
             _drop_used_up(books, row)
             begin_cycle(books, row, at_ms)
-        if _terms_due(books, row) <= at_ms:
+        if books.dues.new_terms_at(row) <= at_ms:
             _take_new_terms(books, row, at_ms)
         refresh(books, row, at_ms)
 
@@ -73,16 +75,10 @@ def _terms_of_cycle(books: Books, row: int, start_ms: int) -> Terms:
     return books.terms_of(books.plan(row), start_ms) or books.terms(row)
 
 
-def _terms_due(books: Books, row: int) -> int:
-    """Return when a catalog brings new terms within the cycle; a closed account takes none."""
-    closed = books.get(row, Balance.STATUS) == Status.CLOSED
-    return NEVER_MS if closed else books.new_terms_at(row)
-
-
 def _take_new_terms(books: Books, row: int, now_ms: int) -> None:
     """Take the terms that the catalog in force brings to accounts that run, as by a change of plan."""
     plan = books.plan(row)
-    terms = books.terms_of(plan, _terms_due(books, row))
+    terms = books.terms_of(plan, books.dues.new_terms_at(row))
     if terms is not None:
         put_terms_in_force(books, row, plan, terms, now_ms)
 
@@ -93,8 +89,9 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
     Between two moments that are due it finds the same: nothing of it changes by time alone.
     """
     left = total = held = 0
-    opens = _cycle_opens(books, row)
-    due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row), _terms_due(books, row))
+    live: set[int] = set()
+    opens = [_cycle_opens(books, row)]
+    due = min(books.get(row, Balance.CYCLE_END), _holds_due(books, row))
     chain = [(bucket, books.buckets.matrix[bucket].tolist()) for bucket in books.chain(row)]
     closed_ms = now_ms - books.linger_ms
     over = [bucket for bucket, values in chain if values[Bucket.VALID_TO] <= closed_ms]
@@ -106,21 +103,33 @@ def refresh(books: Books, row: int, now_ms: int) -> None:
             total += values[Bucket.TOTAL] - values[Bucket.BEFORE]
             held += values[Bucket.HELD]
             due = min(due, values[Bucket.VALID_TO])
+            if values[Bucket.TOTAL] > values[Bucket.USED]:
+                live.add(values[Bucket.SCOPE])
         else:
             due = min(due, *_turns(books, bucket, now_ms), NEVER_MS)
-            opens = min(opens, _opens_at(books, row, bucket, now_ms))
+            opens.append((_opens_at(books, row, bucket, now_ms), values[Bucket.SCOPE] == 0))
     for column, value in (
         (Balance.DUE_AT, due),
         # Returned transfers are taken however much there is: a sum may be more than a cell holds.
         (Balance.LEFT, min(left, SUM_MAX)),
         (Balance.TOTAL, min(total, SUM_MAX)),
         (Balance.HELD, min(held, SUM_MAX)),
-        (Balance.OPENS_AT, opens),
+        (Balance.OPENS_AT, min(opens)[0]),
         (Balance.LOOKED_AT, now_ms),
     ):
         books.set(row, column, value)
     _find_head(books, row, chain, now_ms)
+    _find_covers(books, row, live, [moment for moment, everything in opens if everything])
     stand(books, row, now_ms)
+    books.dues.note_row(row)
+
+
+def _find_covers(books: Books, row: int, live: set[int], opens: Iterable[int]) -> None:
+    """Note what can be paid where the plan stops, and until when that is not everything."""
+    covers = digest_of(books.scopes, live) if books.get(row, Balance.STOPS) else 0
+    until_ms = min(opens, default=NEVER_MS) if covers else NEVER_MS
+    books.set(row, Balance.COVERS, covers)
+    books.set(row, Balance.COVERS_UNTIL, 0 if until_ms == NEVER_MS else until_ms)
 
 
 def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], now_ms: int) -> None:
@@ -154,10 +163,13 @@ def _find_head(books: Books, row: int, chain: Iterable[tuple[int, list[int]]], n
         books.set(row, column, value)
 
 
-def _cycle_opens(books: Books, row: int) -> int:
-    """Return when the next cycle brings an allowance, NEVER_MS when the plan gives none."""
-    gives = books.terms(row).allowance_utok or books.get(row, Balance.PENDING)
-    return books.get(row, Balance.CYCLE_END) if gives else NEVER_MS
+def _cycle_opens(books: Books, row: int) -> tuple[int, bool]:
+    """Return when the next cycle brings an allowance, or NEVER_MS, and whether it is for everything."""
+    terms, pending = books.terms(row), books.get(row, Balance.PENDING)
+    gives = terms.allowance_utok or pending
+    # What a plan that is to come pays for is known when it comes.
+    everything = terms.scope == Scope() and not pending
+    return books.get(row, Balance.CYCLE_END) if gives else NEVER_MS, everything
 
 
 def _opens_at(books: Books, row: int, bucket: int, now_ms: int) -> int:

@@ -9,16 +9,20 @@ of any other its tokens a month. Deciding again on the same cells gives no new d
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.metering.calendar import Spans, spans_at
-from tokenline.quota.cells import AccountCells, Cell, by_zone, same_month
+from tokenline.metering.calendar import Spans
+from tokenline.quota.cells import AccountCells, Cell, same_month
+from tokenline.quota.covers import covers_of
 from tokenline.quota.decided import RATE_RULES, Decided, Rule, State, unit_of
 from tokenline.quota.ruling import Ruling, by_cells, with_balances
 from tokenline.quota.standing import standing_of
+from tokenline.quota.terms import NO_FREE_MODELS
+from tokenline.quota.usage import roll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,33 +41,34 @@ def decide(
     *,
     books: Books | None = None,
     announce: bool = False,
+    rolls: bool = False,
 ) -> list[Decided]:
     """Bring the decisions of `slots` up to date and return those that changed, in order.
 
-    `announce` returns one decision for every slot, changed or not: an account was just set.
+    `announce` returns one decision for every slot, changed or not: an account was just set. With `rolls`
+    the windows of the cells are taken as they will be once usage comes in that minute; they stay as they
+    are, because older usage may come first.
     """
     decided: list[Decided] = []
+    free = NO_FREE_MODELS if books is None else books.free_models(minute_ms)
     rows = cells.take(slots)
-    for code, here in by_zone(rows[Cell.ZONE]):
-        spans = spans_at(cells.zones[code], minute_ms)
+    if rolls:
+        roll(cells, slots, rows, minute_ms)
+    for spans, here in cells.spans(slots, rows[Cell.ZONE], minute_ms):
         block, owners = rows[:, here], slots[here]
         standing = by_cells(block, spans)
         balances = None if books is None else standing_of(books, owners)
         if books is not None and balances is not None:
-            standing = with_balances(standing, balances, books.thresholds)
+            standing = with_balances(standing, balances, books.thresholds, free.digest)
         changed = _changed(block, standing) | announce
         for i in np.flatnonzero(changed).tolist():
-            decided.extend(
-                _record(
-                    cells,
-                    int(owners[i]),
-                    standing,
-                    i,
-                    spans=spans,
-                    epoch=epoch,
-                    announce=announce,
-                )
-            )
+            slot = int(owners[i])
+            found = _record(cells, slot, standing, i, spans=spans, epoch=epoch, announce=announce)
+            if books is not None and standing.covers[i]:
+                cut = standing.state[i] == State.CUT
+                covers = covers_of(books, books.row(slot), free, cut=cut)
+                found = (replace(one, covers=covers) for one in found)
+            decided.extend(found)
     return decided
 
 
@@ -79,6 +84,7 @@ def _changed(rows: Int64s, now: Ruling) -> Bools:
     told = rows[Cell.THRESHOLD_PERCENT] * told_here
     changed: Bools = (rows[Cell.STATE] != now.state) | (rows[Cell.RULE] != now.rule)
     changed |= (rows[Cell.RESETS_AT] != now.resets_at_ms) | (told < now.percent)
+    changed |= rows[Cell.COVERS] != now.covers
     return changed
 
 
@@ -98,15 +104,24 @@ def _record(
     state, percent = State(int(now.state[i])), int(now.percent[i])
     was = State(int(row[Cell.STATE]))
     tells_last = _tells_last(state, Rule(int(now.rule[i])), now, i)
+    stays = _only_covers(row, now, i) and percent <= told
     for step in now.steps(i):
         if told < step <= percent and (step < percent or not tells_last):
             yield _warning(cells, slot, step, now, i, epoch=epoch)
     row[Cell.STATE], row[Cell.RULE], row[Cell.RESETS_AT] = state, now.rule[i], now.resets_at_ms[i]
     row[Cell.THRESHOLD_PERCENT], row[Cell.THRESHOLD_MONTH] = max(told, percent), now.start_ms[i]
-    reason = _reason(state, was, announce=announce)
+    row[Cell.COVERS] = now.covers[i]
+    reason = "covers_changed" if stays and not announce else _reason(state, was, announce=announce)
     yield _standing_decision(
         cells, slot, now, i, spans=spans, epoch=epoch, reason=reason, told=told
     )
+
+
+def _only_covers(row: Int64s, now: Ruling, i: int) -> bool:
+    """Say whether an account may go on as it could, but for what can be paid."""
+    same_state = (row[Cell.STATE], row[Cell.RULE]) == (now.state[i], now.rule[i])
+    cut = now.state[i] == State.CUT
+    return same_state and not (cut and row[Cell.RESETS_AT] != now.resets_at_ms[i])
 
 
 def _tells_last(state: State, rule: Rule, now: Ruling, i: int) -> bool:

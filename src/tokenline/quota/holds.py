@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Balance, Books, Status
+from tokenline.quota.balance import Balance, Status
+from tokenline.quota.books import BOUNDLESS, MOST_UTOK, Books
 from tokenline.quota.buckets import rest_of
 from tokenline.quota.counting import charge_expired, refund_expired
+from tokenline.quota.covers import may_pay
 from tokenline.quota.hold_parts import (
     charge_again,
     charge_ended,
@@ -55,7 +57,8 @@ class HoldOrder:
     run and the one that waits; only the rest, for calls to come, is shared out when it is scarce. Of
     what it holds `keep_utok` stays whatever is answered: calls run on it. `prompt_utok` and
     `output_utok` (a token) turn what was granted into `max_tokens`. `settles` ends the session: nothing
-    more is wanted. What is `unpriced`, because no catalog has a rate for the model, is granted nothing.
+    more is wanted. What is `unpriced`, because no catalog has a rate for the model, is granted nothing;
+    what is `zero_rated` costs nothing.
     """
 
     session: Session
@@ -73,6 +76,7 @@ class HoldOrder:
     max_tokens: int = 0
     settles: bool = False
     unpriced: bool = False
+    zero_rated: bool = False
     catalog_version: int = 0
 
 
@@ -184,6 +188,8 @@ def _grant(
     if not reason and order.needed_utok > ahead and is_crumb(books.balances.matrix[row].tolist()):
         # Its account is cut: granted, it were open again until the call has ended.
         reason = Reason.BALANCE_USED_UP
+    if not reason and order.zero_rated and terms.zero_rated_needs_balance:
+        reason = _needs_balance(books, row, order.use, now_ms)
     wanted = min(_slice(books, row, hold, order, ahead, bound.room_utok), bound.room_utok)
     wanted = 0 if reason else max(0, wanted)
     target = owed + max(kept, wanted)
@@ -242,6 +248,13 @@ def _slice(books: Books, row: int, hold: Hold, order: HoldOrder, ahead: int, roo
     sharers = LEASE_SHARE * max(1, books.holds.leases(hold.owner))
     fair = min(left // sharers, room_utok // LEASE_SHARE)
     return max(order.needed_utok - ahead, min(wanted, max(order.first_utok - ahead, fair)))
+
+
+def _needs_balance(books: Books, row: int, use: Use, now_ms: int) -> Reason:
+    """Refuse what costs nothing where nothing is left that could pay for it, and the plan stops."""
+    rows = (books.buckets.matrix[one].tolist() for one in payers(books, row, use, now_ms))
+    goes_on = not books.get(row, Balance.STOPS) or any(may_pay(values, now_ms) for values in rows)
+    return Reason.NONE if goes_on else Reason.BALANCE_USED_UP
 
 
 def _shortage(books: Books, row: int, use: Use, more_utok: int, now_ms: int) -> Reason:

@@ -6,11 +6,27 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tokenline.quota.cells import Cell
-from tokenline.quota.terms import GatewayTerms, HoldExpiry, Mode, Scope, Terms, limit_spec
+from tokenline.quota.terms import (
+    NEVER_MS,
+    GatewayTerms,
+    HoldExpiry,
+    Mode,
+    Scope,
+    Terms,
+    limit_spec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+    # Says of a plan when a version of the catalog behind one brings its terms to accounts that run.
+    Begins = Callable[[str, int], int]
+
+Int64s = npt.NDArray[np.int64]
 
 # How many are kept before those are looked for that no account goes by any more.
 MOST_KEPT = 256
@@ -20,11 +36,15 @@ class KeptTerms:
     """Hold terms under numbers from 1, none of them ever given to others.
 
     All of them are in one record of the journal; `changes` counts what was added or forgotten, so that
-    it knows when to write them again.
+    it knows when to write them again. `dues` says by number when a catalog brings new terms to who goes
+    by these, and `first_due_ms` when the first of them does: catalogs say so, no journal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begins: Begins = lambda _plan, _version: NEVER_MS) -> None:
         self.changes = 0
+        self.dues: Int64s = np.full(1, NEVER_MS, np.int64)
+        self.first_due_ms = NEVER_MS
+        self._begins = begins
         self._terms: dict[int, Terms] = {}
         self._codes: dict[Terms, int] = {}
         self._newest = 0
@@ -46,31 +66,38 @@ class KeptTerms:
             self._put(self._newest, terms)
         return self._codes[terms]
 
-    def older_than(self, version: int) -> list[int]:
-        """Return the numbers of terms from earlier versions of the catalog."""
-        return [code for code, terms in self._terms.items() if terms.version < version]
+    def look_again(self) -> None:
+        """Ask again when catalogs bring new terms: there are others now."""
+        self.dues[:] = NEVER_MS
+        for code, terms in self._terms.items():
+            self.dues[code] = self._begins(terms.plan, terms.version)
+        self.first_due_ms = int(self.dues.min())
 
     def to_json(self) -> str:
         """Return all of them as text, for the journal."""
         kept = [[code, asdict(terms)] for code, terms in self._terms.items()]
         return json.dumps({"newest": self._newest, "kept": kept})
 
-    @classmethod
-    def from_json(cls, text: str) -> KeptTerms:
-        """Return what `to_json` wrote."""
-        found, said = cls(), json.loads(text)
+    def load(self, text: str) -> None:
+        """Take in what `to_json` wrote."""
+        said = json.loads(text)
         for code, one in said["kept"]:
-            found._put(code, _terms_of(one))
-        found._newest = said["newest"]
-        return found
+            self._put(code, _terms_of(one))
+        self._newest = said["newest"]
 
     def _put(self, code: int, terms: Terms) -> None:
         self._terms[code], self._codes[terms] = terms, code
         self.changes += 1
+        if code >= len(self.dues):
+            more = np.full(max(code + 1 - len(self.dues), len(self.dues)), NEVER_MS, np.int64)
+            self.dues = np.concatenate((self.dues, more))
+        self.dues[code] = self._begins(terms.plan, terms.version)
+        self.first_due_ms = min(self.first_due_ms, self.dues.item(code))
 
     def _forget_all_but(self, used: Collection[int]) -> None:
         for code in self._terms.keys() - used:
             del self._codes[self._terms.pop(code)]
+            self.dues[code] = NEVER_MS
             self.changes += 1
         self._most = max(MOST_KEPT, 2 * len(self._terms))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.counting import longest
 from tokenline.quota.decided import Decided, Rule, State

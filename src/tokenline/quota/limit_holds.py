@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from tokenline.quota.books import BOUNDLESS, Balance
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import BOUNDLESS
 from tokenline.quota.cell_limits import cell_limits
 from tokenline.quota.decided import Rule, unit_of
 from tokenline.quota.hold_rows import HoldStatus, Reason

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenline.metering.calendar import spans_at, week_at
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.cells import Cell
 from tokenline.quota.limits import SLICES, Limit
 from tokenline.quota.terms import NEVER_MS, Per
@@ -70,6 +70,18 @@ def move_cycle_end(books: Books, owner: int, old_end_ms: int, end_ms: int) -> No
     for row in limits.of_owner(owner):
         if limits.get(row, Limit.PER) == Per.CYCLE and limits.get(row, Limit.END) == old_end_ms:
             limits.set(row, Limit.END, end_ms)
+
+
+def keep_windows(books: Books, owner: int, zone: str, now_ms: int) -> None:
+    """Let windows that are counted go on when their account moves to a zone: see `moves`."""
+    for row in books.limits.of_owner(owner):
+        roll(books, row, now_ms)
+        values, per = books.limits.matrix[row].tolist(), Per(books.limits.get(row, Limit.PER))
+        if not values[Limit.ROLLING] and per not in (Per.MINUTE, Per.CYCLE):
+            start, end = values[Limit.START], values[Limit.END]
+            # A week or a month is over when it is so in both zones.
+            at_ms = (start + end) // 2 if per in (Per.WEEK, Per.MONTH) else now_ms
+            books.limits.set(row, Limit.END, max(end, _calendar(zone, per, at_ms)[1]))
 
 
 def resets_at(values: list[int]) -> int:
@@ -167,7 +179,8 @@ def _roll_window(books: Books, values: list[int], now_ms: int) -> None:
     if start != values[Limit.START] and over:
         values[Limit.START], values[Limit.END], values[Limit.USED] = start, end, 0
     elif start == values[Limit.START]:
-        values[Limit.END] = end
+        # One that was kept by a move may end later than the calendar's.
+        values[Limit.END] = end if values[Limit.PER] == Per.CYCLE else max(end, values[Limit.END])
 
 
 def _window(books: Books, values: list[int], now_ms: int) -> tuple[int, int]:

@@ -276,6 +276,13 @@ class Limits(Table):
         self.looked |= whose - {NONE, EACH}
         self._look_at_groups(owner)
 
+    def look_at_one(self, whom: Whom) -> None:
+        """Note that something may have to be told of one subscriber, or of a group of models."""
+        if whom.group:
+            self.looked_groups.add(whom)
+        else:
+            self.looked.add(whom.subscriber)
+
     def take_looked(self) -> list[Whom]:
         """Return of whom something may have to be told, and forget them: subscribers, then groups."""
         found = [Whom(self.subscribers.owner(one), one) for one in sorted(self.looked)]

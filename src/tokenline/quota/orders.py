@@ -21,7 +21,8 @@ from tokenline.quota.allowances import (
     share_of,
     take_terms,
 )
-from tokenline.quota.books import Balance, Books, Status
+from tokenline.quota.balance import Balance, Status
+from tokenline.quota.books import Books
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.counting import count_one
 from tokenline.quota.cycle import advance, refresh
@@ -150,7 +151,7 @@ def transfer_in(books: Books, slot: int, granted: Grant, now_ms: int) -> int:
         if granted.valid_to_ms <= now_ms:
             raise Declined(Reason.EXPIRED)
         check_room(books, row, granted.amount_utok)
-        check_scope(books, granted)
+        check_scope(books, row, granted, now_ms)
         bucket = books.add_bucket(row, granted, ChangeKind.TRANSFER_IN, now_ms)
         return books.buckets.get(bucket, Bucket.NUMBER)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenline.quota.books import Balance
+from tokenline.quota.balance import Balance
 from tokenline.quota.buckets import Bucket, Part
 from tokenline.quota.entries import ChangeKind
 from tokenline.quota.pseudo import Pseudo, change_pseudo, charge_pseudo, note_pseudo

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenline.quota.books import ALARM_UTOK, MOST_UTOK, Balance
+from tokenline.quota.balance import ALARM_UTOK, Balance
+from tokenline.quota.books import MOST_UTOK
 from tokenline.quota.buckets import Bucket
 from tokenline.quota.terms import Source
 

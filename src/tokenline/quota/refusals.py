@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CYCLE_DAY_MAX = 31
+# Of all distinct scopes of an account's buckets together, as text.
+MOST_SCOPE_BYTES = 64 << 10
 
 
 def check_grant(books: Books, row: int, granted: Grant, now_ms: int) -> None:
@@ -26,7 +28,7 @@ def check_grant(books: Books, row: int, granted: Grant, now_ms: int) -> None:
         _bad(f"what is granted must be above zero, and is {tokens_text(granted.amount_utok)}")
     check_room(books, row, granted.amount_utok)
     _check_dates(granted, books.zone(row), now_ms)
-    check_scope(books, granted)
+    check_scope(books, row, granted, now_ms)
 
 
 def check_room(books: Books, row: int, amount_utok: int) -> None:
@@ -38,8 +40,21 @@ def check_room(books: Books, row: int, amount_utok: int) -> None:
         )
 
 
-def check_scope(books: Books, granted: Grant) -> None:
-    """Check that there is room to remember what a bucket pays for."""
+def check_scope(books: Books, row: int, granted: Grant, now_ms: int) -> None:
+    """Check that there is room to remember what a bucket pays for, and to say it in each decision."""
+    codes = {
+        books.buckets.get(bucket, Bucket.SCOPE)
+        for bucket in books.chain(row)
+        if books.buckets.get(bucket, Bucket.VALID_TO) > now_ms
+    }
+    known = sum(map(books.scopes.bytes_of, codes))
+    more = books.scopes.bytes_more(granted.scope, codes)
+    if more and known + more > MOST_SCOPE_BYTES:
+        detail = (
+            "its buckets name too many models and subscribers: each of its decisions names all of them, "
+            f"and has {MOST_SCOPE_BYTES:,} bytes for that; with this one they need {known + more:,}"
+        )
+        raise Declined(Reason.TOO_MANY_SCOPES, detail)
     if not books.scopes.has_room(granted.scope, books.buckets):
         detail = "this partition remembers no more combinations of models and subscribers"
         raise Declined(Reason.TOO_MANY_SCOPES, detail)

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from tokenline.quota.standing import BalanceStanding
 
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 RATE_LIMITS = slice(Cell.MINUTE_TOKENS_LIMIT, Cell.DAY_REQUESTS_LIMIT + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """Hold, for each account looked at, what the rules say now; `allowance_rule` is whose it is."""
+    """Hold, for each account looked at, what the rules say now; `allowance_rule` is whose it is.
+
+    `covers` is a digest of what can be paid, 0 where that is everything or nothing.
+    """
 
     state: Int64s
     rule: Int64s
@@ -35,6 +39,7 @@ class Ruling:
     allowance_rule: Int64s
     overage: Int64s
     written_off: Int64s
+    covers: Int64s
     start_ms: Int64s
     thresholds: list[tuple[int, ...]]
     thresholds_code: Int64s
@@ -96,6 +101,7 @@ def by_cells(rows: Int64s, spans: Spans) -> Ruling:
         allowance_rule=everywhere * int(Rule.MONTH_TOKENS),
         overage=everywhere * 0,
         written_off=everywhere * 0,
+        covers=everywhere * 0,
         start_ms=everywhere * spans.month[0],
         thresholds=[THRESHOLDS_PERCENT],
         thresholds_code=everywhere * 0,
@@ -103,13 +109,13 @@ def by_cells(rows: Int64s, spans: Spans) -> Ruling:
 
 
 def with_balances(
-    rates: Ruling, balances: BalanceStanding, thresholds: list[tuple[int, ...]]
+    rates: Ruling, balances: BalanceStanding, thresholds: list[tuple[int, ...]], free: int
 ) -> Ruling:
     """Put the balance in the place of the month's tokens where there is one.
 
-    Limits that are not in the cells cut like those that are. A status ends a cut-off by no clock, so
-    it decides before any limit; a balance that is used up resets when units begin to be valid, if that
-    is later than what else cuts, and never if none will.
+    `free` is a digest of the models that cost nothing. Limits that are not in the cells cut like those that
+    are. A status ends a cut-off by no clock, so it decides before any limit; a balance that is used up
+    resets when units begin to be valid, if that is later than what else cuts, and never if none will.
     """
     known, barred = balances.known, balances.known & (balances.status > 0)
     statuses = np.array([Rule.NONE, Rule.SUSPENDED, Rule.CLOSED], np.int64)
@@ -120,6 +126,10 @@ def with_balances(
     rule = np.where(used_up, int(Rule.BALANCE), rates.rule)
     rule = np.where(barred, statuses[balances.status * barred], rule)
     resets = np.where(used_up, np.where(opens == NEVER_MS, 0, opens), rates.resets_at_ms)
+    # What costs nothing is barred by what else cuts.
+    cut = used_up & (rates.rule == 0)
+    covers = _covers(balances, cut, known & ~barred & (rule == 0), free)
+    resets = np.where((rule == 0) & (covers != 0), balances.covers_until_ms, resets)
     limit = np.where(known, balances.allowance_utok, NO_LIMIT)
     percent = percent_by_list(balances, limit, thresholds)
     # Of an allowance of nothing no part is reached.
@@ -135,10 +145,21 @@ def with_balances(
         allowance_rule=np.where(known, int(Rule.BALANCE), rates.allowance_rule),
         overage=balances.overage_utok * known,
         written_off=balances.written_off_utok * known,
+        covers=covers,
         start_ms=np.where(known, balances.cycle_start_ms, rates.start_ms),
         thresholds=thresholds,
         thresholds_code=balances.thresholds,
     )
+
+
+def _covers(balances: BalanceStanding, cut: Bools, goes_on: Bools, free: int) -> Int64s:
+    """Return a digest of what can be paid: of a cut account what costs nothing, else the scopes too."""
+    scopes = balances.covers * goes_on
+    limited = scopes != 0
+    if not free or not (cut | limited).any():
+        return scopes
+    covers = scopes ^ (free * ((cut | limited) & (balances.free_needs == 0)))
+    return np.where(limited & (covers == 0), 1, covers)
 
 
 def _with_limits(rates: Ruling, balances: BalanceStanding) -> Ruling:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.quota.books import Balance, Books
+from tokenline.quota.balance import Balance
+from tokenline.quota.books import Books
 from tokenline.quota.crumbs import CRUMB_SHARE, USUAL_CALL_UTOK, crumb_utok, least_top_up
 from tokenline.quota.terms import Mode
 
@@ -20,6 +21,7 @@ _RESTS_ON = (
     *(Balance.STATUS, Balance.STOPS, Balance.TOTAL, Balance.CYCLE_START),
     *(Balance.OVERAGE, Balance.OVERAGE_BASE, Balance.WRITTEN_OFF, Balance.WRITTEN_OFF_BASE),
     *(Balance.THRESHOLDS, Balance.OPENS_AT, Balance.LIMIT_RESETS),
+    *(Balance.COVERS, Balance.COVERS_UNTIL, Balance.FREE_NEEDS),
 )
 
 
@@ -31,7 +33,8 @@ class BalanceStanding:
     paid (`used_utok`), and what none paid. `used_up` is that nothing is left to grant nor held by a call,
     or too little for any call, and the plan stops there. `reached_utok` is what thresholds go by: all of
     the allowance where it is used up. `thresholds` is a number of `Books.thresholds`, 0 for an account
-    without a balance. `limit_resets_ms` is 0 where no limit of `Limits` cuts.
+    without a balance. `limit_resets_ms` is 0 where no limit of `Limits` cuts. `covers`, `covers_until_ms`
+    and `free_needs` are as `Balance` has them.
     """
 
     known: Bools
@@ -46,6 +49,9 @@ class BalanceStanding:
     thresholds: Int64s
     opens_at_ms: Int64s
     limit_resets_ms: Int64s
+    covers: Int64s
+    covers_until_ms: Int64s
+    free_needs: Int64s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,4 +165,7 @@ def standing_of(books: Books, slots: Int64s) -> BalanceStanding | None:
         thresholds=found[:, Balance.THRESHOLDS] * known,
         opens_at_ms=found[:, Balance.OPENS_AT],
         limit_resets_ms=found[:, Balance.LIMIT_RESETS],
+        covers=found[:, Balance.COVERS],
+        covers_until_ms=found[:, Balance.COVERS_UNTIL],
+        free_needs=found[:, Balance.FREE_NEEDS],
     )

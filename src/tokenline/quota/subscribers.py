@@ -10,11 +10,16 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from tokenline.quota.dues import Dues
 from tokenline.quota.table import NONE, OWNER, Table
+from tokenline.quota.terms import NEVER_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+Int64s = npt.NDArray[np.int64]
 
 WORDS = 6
 WORD_BYTES = 8
@@ -121,6 +126,8 @@ class Told(Table):
 
     def __init__(self) -> None:
         super().__init__(len(Telling))
+        # Whose cut has ended by its clock.
+        self.dues = Dues(self._due_of)
         # A subscriber's row is one account's; of many thousands most are found by that alone.
         self._by_subscriber: dict[int, int] = {}
         self._by_group: dict[Whom, int] = {}
@@ -138,10 +145,17 @@ class Told(Table):
         whom = _whom(values)
         row = self._row_of(whom)
         if row is None:
-            self._note(whom, self.add(values))
+            row = self.add(values)
+            self._note(whom, row)
         else:
             self._matrix[row] = values
             self.touch(row)
+        if values[Telling.STATE] and values[Telling.RESETS_AT]:
+            self.dues.note(row, values[Telling.RESETS_AT])
+
+    def whom(self, row: int) -> Whom:
+        """Return whom a row is about."""
+        return _whom(self._matrix[row].tolist())
 
     def cut(self, subscribers: Iterable[int]) -> set[int]:
         """Return those of these that are cut for all models, as far as anybody was told."""
@@ -157,6 +171,13 @@ class Told(Table):
         """Find everything again when the rows were filled from a journal."""
         for row, values in enumerate(self.matrix.tolist()):
             self._note(_whom(values), row)
+        self.dues.note_everything(len(self))
+
+    def _due_of(self, first: int, end: int) -> Int64s:
+        found = self.matrix[first:end]
+        ends = (found[:, Telling.STATE] != 0) & (found[:, Telling.RESETS_AT] > 0)
+        dues: Int64s = np.where(ends, found[:, Telling.RESETS_AT], NEVER_MS)
+        return dues
 
     def _row_of(self, whom: Whom) -> int | None:
         return self._by_group.get(whom) if whom.group else self._by_subscriber.get(whom.subscriber)

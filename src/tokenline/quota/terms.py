@@ -77,6 +77,17 @@ class Scope:
     subscribers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FreeModels:
+    """Hold the models that cost nothing, as of a `Scope`, and a digest of them; 0 for none."""
+
+    models: tuple[str, ...] = ()
+    digest: int = 0
+
+
+NO_FREE_MODELS = FreeModels()
+
+
 class Use(NamedTuple):
     """Name what is paid for."""
 
@@ -173,7 +184,7 @@ class GatewayTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """Hold what a plan grants each cycle and how it is charged, by one `version` of the catalog; times in ms.
+    """Hold what a `plan` grants each cycle and how it is charged, by one `version` of the catalog; times in ms.
 
     An account keeps the terms it took. What a session asks is sized at the dearest price of the next
     `priced_ahead_ms`. What is left and no more than `least_call_utok` pays for no call; None is what
@@ -202,6 +213,7 @@ class Terms:
     thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
     limits: tuple[tuple[LimitSpec, int], ...] = ()
     change: str = "upgrade_now"
+    plan: str = ""
     version: int = 0
 
     def is_due_at_once(self, before: Terms) -> bool:
@@ -211,8 +223,8 @@ class Terms:
         return self.change == "now"
 
     def differs(self, other: Terms) -> bool:
-        """Say whether they say something else, whatever version of the catalog they are from."""
-        return replace(self, version=other.version) != other
+        """Say whether they say something else, whatever plan and version of the catalog they are from."""
+        return replace(self, plan=other.plan, version=other.version) != other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,16 +7,11 @@ from zero; usage of the month before still reaches that month's cells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenline.metering.calendar import spans_at
-from tokenline.quota.cells import MONTHS, AccountCells, Cell, by_zone, same_month
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tokenline.quota.cells import MONTHS, AccountCells, Cell, same_month
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -47,7 +42,7 @@ def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
     slots = ordered[starts]
     tokens = np.add.reduceat(counted.tokens[order], starts)
     rows = cells.take(slots)
-    _roll(cells.zones, rows, minute_ms)
+    roll(cells, slots, rows, minute_ms)
     rates = rows[RATES].reshape(*RATES_SHAPE, -1)
     rates[:, 1] += tokens
     rates[:, 2] += events
@@ -64,7 +59,7 @@ def add_usage(cells: AccountCells, counted: Counted, minute_ms: int) -> Int64s:
 def roll_rates(cells: AccountCells, slots: Int64s, minute_ms: int) -> None:
     """Begin the minute, hour and day windows of `slots` anew where the broker's clock left them."""
     rows = cells.take(slots)
-    _roll(cells.zones, rows, minute_ms)
+    roll(cells, slots, rows, minute_ms)
     cells.put(slots, rows)
 
 
@@ -74,9 +69,9 @@ def _runs(fresh: Bools) -> tuple[Int64s, Int64s]:
     return bounds[:-1], bounds[1:] - bounds[:-1]
 
 
-def _roll(zones: Sequence[str], rows: Int64s, minute_ms: int) -> None:
-    for code, here in by_zone(rows[Cell.ZONE]):
-        spans = spans_at(zones[code], minute_ms)
+def roll(cells: AccountCells, slots: Int64s, rows: Int64s, minute_ms: int) -> None:
+    """Begin the windows anew, in copies of rows, that are over in a minute."""
+    for spans, here in cells.spans(slots, rows[Cell.ZONE], minute_ms):
         starts = np.array([[spans.minute[0]], [spans.hour[0]], [spans.day[0]]])
         rates = rows[RATES, here].reshape(*RATES_SHAPE, -1)
         gone = rates[:, 0] != starts

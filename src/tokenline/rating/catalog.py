@@ -164,6 +164,20 @@ class Catalog(Part):
         slot = self.slot_of(provider, model)
         return None if slot == NO_RATE else self.rates_by_slot[slot]
 
+    @cached_property
+    def zero_rated(self) -> tuple[str, ...]:
+        """Return the models whose every kind costs nothing, `provider/model`, ascending.
+
+        A provider stands as `provider/*` when its `*` costs nothing and no model of it has a price of its
+        own. What a default rate of nothing covers has no name, and is not here.
+        """
+        priced = {rate.provider for rate in self.rates if any(rate.utok)}
+        return tuple(
+            f"{rate.provider}/{rate.model}"
+            for rate in self.rates
+            if not any(rate.utok) and not (rate.model == ANY and rate.provider in priced)
+        )
+
     def minute_at(self, moment_ms: int) -> int:
         """Return the minute of the day in the catalog's zone; 0 while no rate has hours."""
         return minute_of_day(self.time_zone, moment_ms // MINUTE_MS) if self.cuts else 0

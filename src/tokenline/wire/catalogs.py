@@ -10,10 +10,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from tokenline.errors import BadData, BrokerUnavailable, Unavailable
+from tokenline.errors import BadData, Unavailable
 from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import Catalog
 from tokenline.wire.avro import Codec
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import start_reader, stop_consumer
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.tasks import end_tasks
@@ -60,9 +61,7 @@ class Catalogs:
         try:
             await self._read_all()
         except KafkaError as error:
-            raise BrokerUnavailable(
-                f"Kafka at {self._settings.kafka_bootstrap}: {error!r}"
-            ) from error
+            raise await fault_of(self._settings, error) from error
         self._task = asyncio.create_task(self._follow(), name="tokenline-catalogs")
         return self
 
@@ -155,7 +154,7 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
         finally:
             await stop_consumer(consumer)
     except KafkaError as error:
-        raise BrokerUnavailable(f"Kafka at {settings.kafka_bootstrap}: {error!r}") from error
+        raise await fault_of(settings, error) from error
     return [found[version] for version in sorted(found)]
 
 

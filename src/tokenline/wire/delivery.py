@@ -19,7 +19,8 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from tokenline.errors import SettingsError, TokenlineError
+from tokenline.errors import RegistryUnavailable, SettingsError, TokenlineError, Unavailable
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import (
     check_partitions,
     client_options,
@@ -27,6 +28,7 @@ from tokenline.wire.kafka import (
     partition_of,
     stop_producer,
 )
+from tokenline.wire.line import Line, read_line
 from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import CONTROL, USAGE
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from aiokafka.structs import RecordMetadata
 
     from tokenline.settings import Settings
+    from tokenline.wire.registry import Registry
 
 BATCH_MAX_BYTES = 256 * 1024
 # Under load a batch waits this long for company; a lone event never waits.
@@ -63,7 +66,8 @@ class Delivery:
     """Send parcels and report each batch that the broker acknowledged.
 
     `on_acked(parcels, partition, base_offset)` is called once a batch, parcels in offset order;
-    `on_refused(parcel, text)` when the broker will never take a parcel (larger than it allows).
+    `on_refused(parcel, text)` when the broker will never take a parcel (larger than it allows), `on_line`
+    at each connection, before anything is sent, with the line that is there; it may refuse it.
     """
 
     def __init__(
@@ -72,8 +76,12 @@ class Delivery:
         *,
         on_acked: Callable[[list[Parcel], int, int], None],
         on_refused: Callable[[Parcel, str], None],
+        on_line: Callable[[Line], None],
+        registry: Registry,
     ) -> None:
         self._settings = settings
+        self._registry = registry
+        self._on_line = on_line
         self._topic = settings.topic(USAGE)
         self._on_acked = on_acked
         self._on_refused = on_refused
@@ -150,9 +158,9 @@ class Delivery:
             await self._wanted.wait()
             try:
                 self._producer = await self._connect()
-            except (KafkaError, OSError, TimeoutError) as error:
-                self.last_error = repr(error)
-                _log.warning("broker_unreachable", error=repr(error), retry_s=backoff_s)
+            except (KafkaError, OSError, TimeoutError, Unavailable) as error:
+                self.last_error = await self._said(error)
+                _log.warning("broker_unreachable", error=self.last_error, retry_s=backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             except SettingsError as error:
@@ -162,6 +170,10 @@ class Delivery:
                 backoff_s = BACKOFF_MIN_S
                 self._wanted.clear()
                 self._connected.set()
+
+    async def _said(self, error: Exception) -> str:
+        ours = isinstance(error, Unavailable)
+        return str(error if ours else await fault_of(self._settings, error))
 
     def note_end(self, task: asyncio.Task[None]) -> None:
         """Let no task die unnoticed: from then on every call says why."""
@@ -189,11 +201,18 @@ class Delivery:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await check_partitions(producer, self._settings, self._topic)
                 await producer.partitions_for(self._settings.topic(CONTROL))
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._meet_line()
         except BaseException:
             await stop_producer(producer)
             raise
         self.producers_started += 1
         return producer
+
+    async def _meet_line(self) -> None:
+        """Look which line is there; a registry that is away just now keeps no event back."""
+        with contextlib.suppress(RegistryUnavailable):
+            self._on_line(await read_line(self._settings, registry=self._registry))
 
     async def _run(self, lane: _Lane) -> None:
         """Send the parcels of one partition, batch by batch, for as long as the emitter lives."""
@@ -231,6 +250,9 @@ class Delivery:
             lane.singly = max(0, lane.singly - len(parcels))
             self.waiting -= len(parcels)
             self._on_acked(parcels, lane.partition, metadata.offset)
+            if lane.went_back(metadata.offset, len(parcels)):
+                # Kafka was made again under us: look which line it holds before more is sent.
+                self._retire(producer, KafkaError(f"offsets of {lane.partition} went back"))
 
     def _too_large(self, lane: _Lane, parcels: list[Parcel], error: Exception) -> None:
         """Find the one that the broker will not take by sending them one by one."""
@@ -264,6 +286,7 @@ class _Lane:
         self.filled = asyncio.Event()
         self.last_records = 0
         self.singly = 0
+        self._next_offset = 0
 
     def fill(self, append: Callable[..., object]) -> list[Parcel]:
         """Move parcels into a batch until it is full; at least one."""
@@ -278,6 +301,12 @@ class _Lane:
         if not parcels:
             raise TokenlineError("a batch took not even one event; the size check is wrong")
         return parcels
+
+    def went_back(self, offset: int, count: int) -> bool:
+        """Note where a batch landed, and say whether the log was longer before."""
+        back = 0 <= offset < self._next_offset
+        self._next_offset = offset + count
+        return back
 
     def put_back(self, parcels: list[Parcel]) -> None:
         """Return parcels to the front, in their order."""

@@ -33,10 +33,12 @@ from tokenline.wire.delivery import Delivery, Parcel
 from tokenline.wire.event_writer import EventWriter
 from tokenline.wire.kafka import account_key
 from tokenline.wire.outbox import Outbox
+from tokenline.wire.outbox_life import check_names
+from tokenline.wire.outbox_line import join
 from tokenline.wire.promises import Promise, Promises
 from tokenline.wire.receipt import EmitterStats, Receipt
 from tokenline.wire.registry import Registry, open_registry
-from tokenline.wire.sane import check_names, check_sane, check_size
+from tokenline.wire.sane import check_sane, check_size
 from tokenline.wire.set_aside import SetAside
 from tokenline.wire.tasks import end_tasks
 from tokenline.wire.totals import ControlTotals
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tokenline.settings import Settings
+    from tokenline.wire.line import Line
 
 ACK_FLUSH_S = 0.05
 # How often a full disk is asked whether it has room again.
@@ -67,6 +70,7 @@ class Emitter:
 
     Raises:
         SettingsError: the outbox is in use or another gateway's; the topic's partitions differ.
+        ForeignLine: events wait in the outbox for another line; with "spool" each later call raises it.
         BrokerUnavailable: at the start, with "raise", when no broker answered within the deadline.
         RegistryUnavailable: at the start, when a registry server is set and does not answer.
     """
@@ -141,10 +145,15 @@ class Emitter:
         # Ask a registry server now, so that no emit waits for it.
         self._codec.warm("usage_event", "gateway_total")
         outbox = self._open_outbox()
-        delivery = Delivery(self._settings, on_acked=self._on_acked, on_refused=self._on_refused)
+        delivery = Delivery(
+            self._settings,
+            on_acked=self._on_acked,
+            on_refused=self._on_refused,
+            on_line=self._on_line,
+            registry=self._registry,
+        )
         self._outbox, self._delivery = outbox, delivery
-        life = self._identity | {"gateway_epoch": outbox.life.gateway_epoch}
-        self._writer = EventWriter(self._registry, life)
+        self._writer = self._new_writer(outbox)
         self._totals = ControlTotals(
             outbox, delivery, self._codec, self._clock, source=self._identity["source"]
         )
@@ -294,6 +303,15 @@ class Emitter:
             raise self._delivery.fatal
         return self._outbox, self._delivery
 
+    async def reach(self, within_s: float) -> bool:
+        """Say whether a broker is there within the time; the line it holds was met then.
+
+        Raises:
+            SettingsError: the line does not fit: another count of partitions, or another line's outbox.
+        """
+        _, delivery = self._running()
+        return await delivery.connected(within_s)
+
     async def _await_broker(self, delivery: Delivery) -> None:
         if self._on_outage == "spool":
             return
@@ -332,6 +350,18 @@ class Emitter:
         self._room.set()
         if not self._outbox.unacked:
             self._idle.set()
+
+    def _new_writer(self, outbox: Outbox) -> EventWriter:
+        life = self._identity | {"gateway_epoch": outbox.life.gateway_epoch}
+        return EventWriter(self._registry, life)
+
+    def _on_line(self, line: Line) -> None:
+        """Meet the line: events that wait for another one are not for it, and a life counts for one."""
+        if self._outbox is None or self._totals is None:
+            return
+        if join(self._outbox, line):
+            self._writer = self._new_writer(self._outbox)
+        self._totals.line_id = line.line_id
 
     def _on_refused(self, parcel: Parcel, text: str) -> None:
         """Set aside an event that the broker will never take: its seq stays missing, visibly."""

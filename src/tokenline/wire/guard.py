@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import structlog
@@ -23,7 +22,10 @@ from aiokafka.errors import KafkaError
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BadData, BrokerUnavailable, SettingsError, StaleView, Unavailable
 from tokenline.wire.avro import Codec
-from tokenline.wire.kafka import client_options, stop_consumer
+from tokenline.wire.faults import fault_of
+from tokenline.wire.guard_stats import GuardStats
+from tokenline.wire.kafka import client_options, places_in, stop_consumer
+from tokenline.wire.line import SameLine
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import DECISIONS
@@ -50,23 +52,6 @@ SILENCE_S = 30.0
 SLICE = 500
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class GuardStats:
-    """Count what a guard has seen; all but the first four grow for ever."""
-
-    accounts: int = 0
-    partitions: int = 0
-    caught_up: bool = False
-    oldest_as_of_ms: int = 0
-    decisions: int = 0
-    heartbeats: int = 0
-    tombstones: int = 0
-    ignored_old: int = 0
-    bad_records: int = 0
-    reconnects: int = 0
-    last_error: str = ""
 
 
 class Guard:
@@ -101,7 +86,9 @@ class Guard:
         self._open_when_unknown = on_unknown == "open"
         self._start_s = start_ms / 1000
         self._clock = clock or SystemClock()
-        self._codec = Codec(registry or open_registry(settings))
+        registry = registry or open_registry(settings)
+        self._codec = Codec(registry)
+        self._same_line = SameLine(settings, registry, "what this guard knows of accounts")
         self._topic = settings.topic(DECISIONS)
         self._view = View()
         # Bound once: two calls less in each check.
@@ -167,10 +154,14 @@ class Guard:
 
         A cut of the account or of the subscriber denies, and one of a group of models where the model
         that is to serve is named and in it; a cut whose window has ended by the wall clock does not.
-        `stale` answers follow `on_stale`.
+        Where not every use can be paid, a use that cannot is denied as if the account were cut, and of an
+        account that is cut by its balance one passes that needs none. Without a model the state of the
+        account alone answers. `stale` answers follow `on_stale`.
         """
         now_ms = self._clock.wall_ms()
         decision = self._find((tenant, account, ""))
+        if model and decision is not None and decision.covers:
+            decision = decision.of(Served(subscriber or "", provider, model), now_ms)
         if subscriber:
             own = self._find((tenant, account, subscriber))
             if own is not None and (decision is None or not decision.cuts(now_ms)):
@@ -184,14 +175,20 @@ class Guard:
         return self._judge(decision, now_ms)
 
     def require(
-        self, account: str, subscriber: str | None = None, tenant: str = "default"
+        self,
+        account: str,
+        subscriber: str | None = None,
+        tenant: str = "default",
+        *,
+        provider: str = "",
+        model: str = "",
     ) -> Verdict:
         """Answer like `check`, but raise when staleness alone is what denies.
 
         Raises:
             StaleView: the view is stale and the guard fails closed.
         """
-        verdict = self.check(account, subscriber, tenant)
+        verdict = self.check(account, subscriber, tenant, provider=provider, model=model)
         if verdict.stale and not verdict.allowed and verdict.state != "cut":
             raise StaleView(f"the view of {tenant}/{account} is {verdict.fresh_ms} ms old")
         return verdict
@@ -207,6 +204,7 @@ class Guard:
     ) -> Decision:
         """Return the decision that cuts the account, subscriber or model, at once if it is cut now.
 
+        One is also that which says of the model that it cannot be paid any more.
         Cancel it when the call ends. It says nothing of staleness: ask `check` now and then.
         """
         identities: tuple[Identity, ...] = ((tenant, account, ""),)
@@ -295,8 +293,8 @@ class Guard:
                 if self._clock.monotonic_s() - began_s > HEALTHY_S:
                     backoff_s = BACKOFF_MIN_S
                 self._stats.reconnects += 1
-                self._stats.last_error = repr(error)
-                _log.warning("guard_reconnects", error=repr(error), retry_s=backoff_s)
+                self._stats.last_error = await self._said(error)
+                _log.warning("guard_reconnects", error=self._stats.last_error, retry_s=backoff_s)
             except SettingsError as error:
                 # At the start the caller must hear of it; later it may pass: a token or file renewed.
                 if not self._caught_up.is_set():
@@ -306,18 +304,25 @@ class Guard:
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
+    async def _said(self, error: BaseException) -> str:
+        of_the_broker = isinstance(error, KafkaError)
+        return str(await fault_of(self._settings, error)) if of_the_broker else repr(error)
+
     async def _follow(self) -> None:
         """Read from where we are until something breaks; aiokafka itself rides out most outages."""
         consumer = AIOKafkaConsumer(
             **client_options(self._settings),
             group_id=None,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            # A place that is gone is an error: what is there now may be another line's.
+            auto_offset_reset="none",
             fetch_max_wait_ms=FETCH_WAIT_MS,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         try:
             await consumer.start()
+            # Versions of another line begin anew: the view would take none of them.
+            await self._same_line.check()
             ends = await self._assign(consumer)
             heard_s = self._clock.monotonic_s()
             while True:
@@ -337,13 +342,10 @@ class Guard:
         found = await consumer._client._wait_on_metadata(self._topic)  # the public call only peeks
         partitions = [TopicPartition(self._topic, number) for number in sorted(found)]
         consumer.assign(partitions)
-        for partition in partitions:
-            if partition.partition in self._positions:
-                consumer.seek(partition, self._positions[partition.partition])
-            else:
-                await consumer.seek_to_beginning(partition)
-                self._positions[partition.partition] = await consumer.position(partition)
-        ends: dict[Any, int] = await consumer.end_offsets(partitions)
+        places, ends = await places_in(consumer, partitions, self._positions)
+        for partition, at in places.items():
+            self._positions[partition.partition] = at
+            consumer.seek(partition, at)
         return ends
 
     async def _note_progress(self, consumer: AIOKafkaConsumer, ends: dict[Any, int]) -> None:

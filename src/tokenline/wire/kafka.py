@@ -15,7 +15,7 @@ from tokenline.errors import SettingsError
 from tokenline.wire.tasks import drop, try_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tokenline.settings import Settings
 
@@ -36,7 +36,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
     """Return the keyword arguments that each aiokafka producer, consumer and admin client takes.
 
     Raises:
-        SettingsError: a certificate file cannot be read.
+        SettingsError: a certificate file or the file of the password cannot be read.
     """
     options: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in settings.kafka_bootstrap.split(",")],
@@ -47,7 +47,30 @@ def client_options(settings: Settings) -> dict[str, Any]:
     if settings.kafka_security.startswith("SASL"):
         options["sasl_mechanism"] = settings.kafka_sasl_mechanism
         options["sasl_plain_username"] = settings.kafka_username
-        options["sasl_plain_password"] = settings.kafka_password
+        options["sasl_plain_password"] = _password(settings)
+    return options
+
+
+def librdkafka_options(settings: Settings) -> dict[str, str | int]:
+    """Return the same for clients made of librdkafka, such as confluent-kafka; raises as `client_options`.
+
+    Keys find their partition by Kafka's own hash (murmur2), which is not librdkafka's default.
+    """
+    options: dict[str, str | int] = {
+        "bootstrap.servers": settings.kafka_bootstrap,
+        "security.protocol": settings.kafka_security,
+        "partitioner": "murmur2_random",
+    }
+    files = {
+        "ssl.ca.location": settings.kafka_ca_file,
+        "ssl.certificate.location": settings.kafka_cert_file,
+        "ssl.key.location": settings.kafka_key_file,
+    }
+    options |= {name: str(path) for name, path in files.items() if path is not None}
+    if settings.kafka_security.startswith("SASL"):
+        options["sasl.mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl.username"] = settings.kafka_username
+        options["sasl.password"] = _password(settings)
     return options
 
 
@@ -69,6 +92,21 @@ async def start_reader(
         raise
     consumer.assign([tp])
     return consumer
+
+
+async def places_in(
+    consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition], known: Mapping[int, int]
+) -> tuple[dict[Any, int], dict[Any, int]]:
+    """Return where to read each partition on from, and its end.
+
+    A remembered place outside the log is no place: then it is read from its beginning.
+    """
+    begins = await consumer.beginning_offsets(tps)
+    ends: dict[Any, int] = await consumer.end_offsets(tps)
+    places = {tp: known.get(tp.partition, -1) for tp in tps}
+    return {
+        tp: at if begins[tp] <= at <= ends[tp] else begins[tp] for tp, at in places.items()
+    }, ends
 
 
 async def deliver(
@@ -149,6 +187,20 @@ def partition_of(key: bytes, n: int) -> int:
     """Return the partition Kafka's default partitioner gives this key among `n`."""
     # The hash is Python: about 8 µs for an account key, hence the cache.
     return int(murmur2(key) & 0x7FFFFFFF) % n
+
+
+def _password(settings: Settings) -> str:
+    """Return the password; from a file each time, so that a new one is taken without a restart."""
+    path = settings.kafka_password_file
+    if path is None:
+        return settings.kafka_password
+    try:
+        password = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"TOKENLINE_KAFKA_PASSWORD_FILE={path}: {error}") from error
+    if not password:
+        raise SettingsError(f"TOKENLINE_KAFKA_PASSWORD_FILE={path} is empty")
+    return password
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:

@@ -5,7 +5,8 @@
 
 An order carries an id. Sent again with the same id, after a time-out or a crash, it is carried out
 once and answered alike for a week. Answers come by the partition of `replies` that the name of the
-asker falls on, so any number of askers share the topic.
+asker falls on, so any number of askers share the topic. Orders and questions of sessions go to topics of
+their own, and an asker needs the right to write to those that it uses.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
 from tokenline.counts import duration_of
-from tokenline.errors import BadData, BrokerUnavailable, Unavailable
+from tokenline.errors import BadData, Unavailable
 from tokenline.wire.avro import Codec
+from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import (
     UNUSABLE,
     account_key,
@@ -37,7 +39,7 @@ from tokenline.wire.kafka import (
 )
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.tasks import end_tasks
-from tokenline.wire.topics import CATALOG, COMMANDS, REPLIES
+from tokenline.wire.topics import CATALOG, COMMANDS, HOLDS, REPLIES
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -90,11 +92,12 @@ class Orders:
             # what comes while one request is out travels with the next.
             self._producer = AIOKafkaProducer(**client_options(self._settings), acks="all")
             await self._producer.start()
-            await check_partitions(self._producer, self._settings, self._settings.topic(COMMANDS))
+            # As many as `commands` and `holds` have, and whoever asks anything may look at it.
+            await check_partitions(self._producer, self._settings, self._settings.topic(REPLIES))
             self._consumer = await self._listen()
         except KafkaError as error:
             await self._stop()
-            raise self._away(error) from error
+            raise await fault_of(self._settings, error) from error
         except BaseException:
             await self._stop()
             raise
@@ -139,7 +142,8 @@ class Orders:
         }
         said = _fit(known | fields)
         key, name = account_key(tenant, account), ("order", tenant, account, command_id, 0)
-        return await self._ask(key, self._codec.encode("account_order", said), name, timeout_s)
+        value = self._codec.encode("account_order", said)
+        return await self._ask(COMMANDS, key, value, name, timeout_s)
 
     async def show(
         self, account: str, *, tenant: str = "default", timeout_s: float = 30.0
@@ -178,7 +182,8 @@ class Orders:
         }
         said = _fit(known | fields)
         key, name = account_key(tenant, account), ("session", tenant, account, session, seq)
-        return await self._ask(key, self._codec.encode("hold_order", said), name, timeout_s)
+        value = self._codec.encode("hold_order", said)
+        return await self._ask(HOLDS, key, value, name, timeout_s)
 
     async def publish_catalog(
         self, version: int, effective_ms: int, text: str, *, timeout_s: float = 30.0
@@ -221,7 +226,7 @@ class Orders:
             command_id = f"{fields['command_id']}/{partition}"
             value = self._codec.encode("catalog_version", fields | {"command_id": command_id})
             name = ("order", "", "", command_id, 0)
-            asks.append(self._ask(b"~catalog", value, name, timeout_s, partition))
+            asks.append(self._ask(COMMANDS, b"~catalog", value, name, timeout_s, partition))
         found = await asyncio.gather(*asks, return_exceptions=True)
         for error in found:
             if isinstance(error, BaseException) and not isinstance(error, _NoAnswer):
@@ -229,7 +234,7 @@ class Orders:
         return [reply for reply in found if not isinstance(reply, BaseException)]
 
     async def _ask(
-        self, key: bytes, value: bytes, name: Name, timeout_s: float, partition: int = -1
+        self, stem: str, key: bytes, value: bytes, name: Name, timeout_s: float, partition: int = -1
     ) -> Reply:
         timeout_s = duration_of("timeout_s", timeout_s)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -238,7 +243,7 @@ class Orders:
             partition = partition_of(key, self._settings.partitions)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._send(COMMANDS, key, value, partition)
+                await self._send(stem, key, value, partition)
                 return await answer
         except TimeoutError as error:
             raise _NoAnswer(
@@ -263,7 +268,7 @@ class Orders:
             topic = self._settings.topic(stem)
             await deliver(self._producer, topic, value, key=key, partition=partition)
         except KafkaError as error:
-            raise self._away(error) from error
+            raise await fault_of(self._settings, error) from error
 
     async def _listen(self) -> AIOKafkaConsumer:
         """Return a consumer that stands where the last one was, at first at the end."""
@@ -333,9 +338,6 @@ class Orders:
         for answer in [answer for waiting in self._waiting.values() for answer in waiting]:
             if not answer.done():
                 answer.set_exception(Unavailable(text))
-
-    def _away(self, error: KafkaError) -> BrokerUnavailable:
-        return BrokerUnavailable(f"Kafka at {self._settings.kafka_bootstrap}: {error!r}")
 
 
 class _NoAnswer(Unavailable):

@@ -1,8 +1,8 @@
 """Keep every event on disk from the moment it is accepted until the broker has it.
 
-A directory holds `life.json` (see `outbox_life`), `lock`, and numbered segments that are only
-appended to. Positions 1, 2, 3 … never restart; gateway_seq is the position within the present life,
-so the line can tell from the control totals whether anything is missing.
+A directory holds `life.json` (see `outbox_life`), `line_id` (see `outbox_line`), `lock`, and numbered
+segments that are only appended to. Positions 1, 2, 3 … never restart; gateway_seq is the position within
+the present life, so the line can tell from the control totals whether anything is missing.
 
 What a crash at each point leaves behind (each is a test):
  1 before the event's write    the caller got nothing; the next event takes the position
@@ -208,6 +208,17 @@ class Outbox:
             return
         self._acks.clear()
         self._unlink_done()
+
+    def begin_anew(self) -> None:
+        """Begin a new life; what waits is still of the old one, whose total is owed to nobody here.
+
+        Raises:
+            OSError: the disk does not take the note; the life goes on.
+        """
+        fresh = begin_life(self.life.gateway_id, base=self._next - 1)
+        write_life(self.directory, fresh)
+        self.life = self._saved = fresh
+        self.ended = None
 
     def close(self) -> None:
         """Write what is noted and give the directory free; what is unacknowledged stays."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from tokenline.errors import SettingsError
+from tokenline.errors import InvalidEvent, SettingsError
 from tokenline.event import new_event_id
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -44,6 +44,20 @@ class Life:
     def lost_events(self) -> int:
         """How many events of this life the disk did not keep, at most."""
         return sum(count for first, count in self.lost if first > self.base)
+
+
+def check_names(source: str, gateway_id: str, gateway_version: str) -> None:
+    """Refuse names that could not be a key, a directory or a field.
+
+    Raises:
+        InvalidEvent: the text says which.
+    """
+    probe = {"source": source, "gateway_id": gateway_id, "gateway_version": gateway_version}
+    for name, value in probe.items():
+        if not value.isprintable() or len(value) > 256 or (not value and name != "gateway_version"):
+            raise InvalidEvent(f"{name} must be 1 to 256 printable characters, not {value!r}")
+    if "/" in gateway_id or gateway_id.startswith("."):
+        raise InvalidEvent(f"gateway_id {gateway_id!r} must not have '/' nor begin with '.'")
 
 
 def read_life(directory: Path, gateway_id: str) -> Life | None:

@@ -27,6 +27,7 @@ HTTP_NOT_FOUND = 404
 TOPIC_OF = {
     "usage_event": "usage",
     "account_command": "commands",
+    "hold_order": "holds",
     "quota_decision": "decisions",
     "account_window": "windows",
     "balance_change": "balances",
@@ -35,20 +36,25 @@ TOPIC_OF = {
     "gateway_total": "control",
     "order_reply": "replies",
     "catalog_version": "catalog",
+    "line_identity": "line",
 }
 SHARED_TOPIC_OF = {
     "charging_heartbeat": "decisions",
     "account_order": "commands",
-    "hold_order": "commands",
+    "clock_tick": "commands",
 }
 
 
 class Registry(Protocol):
     """Map schema ids to texts and names to their newest id.
 
-    All three raise `UnknownSchema`; a server-backed one may block for one request an id and raise
+    All that look for a schema raise `UnknownSchema`; a server-backed one may block for one request an id and raise
     `RegistryUnavailable`, which is no verdict on the bytes: try again.
     """
+
+    def ask(self) -> None:
+        """Return when the registry answers; registers nothing."""
+        ...
 
     def newest_id(self, name: str) -> int:
         """Return the id that writers of `name` use, the newest this process knows."""
@@ -78,6 +84,9 @@ class FileRegistry:
         for schema_id, stem in self._files.items():
             name, version = split_stem(stem)
             self._newest[name] = max(self._newest.get(name, (0, 0)), (version, schema_id))
+
+    def ask(self) -> None:
+        """Do nothing: files are there."""
 
     def newest_id(self, name: str) -> int:
         """Return the id of the highest version of `name`."""
@@ -145,6 +154,19 @@ class ConfluentRegistry:
         self._ids: dict[str, int] = {}
         self._texts: dict[int, str] = {}
         self._unknown: dict[int, float] = {}
+
+    def ask(self) -> None:
+        """Ask the server for its subjects."""
+        from confluent_kafka.schema_registry.error import SchemaRegistryError  # noqa: PLC0415  an extra
+
+        try:
+            self._client.get_subjects()
+        except SchemaRegistryError as error:
+            # Who may not list subjects has an answer all the same.
+            if error.http_status_code >= 500:
+                raise RegistryUnavailable(f"the registry failed: {error}") from error
+        except Exception as error:  # the client leaks its HTTP library's own errors
+            raise self._away(error) from error
 
     def newest_id(self, name: str) -> int:
         """Return the server's id of our newest `name`; the first call registers it."""

@@ -41,17 +41,3 @@ def check_size(event: UsageEvent, value: bytes) -> None:
     if len(value) > EVENT_MAX_BYTES:
         size = len(value)
         raise InvalidEvent(f"event {event.event_id} has {size} bytes, at most {EVENT_MAX_BYTES}")
-
-
-def check_names(source: str, gateway_id: str, gateway_version: str) -> None:
-    """Refuse names that could not be a key, a directory or a field.
-
-    Raises:
-        InvalidEvent: the text says which.
-    """
-    probe = {"source": source, "gateway_id": gateway_id, "gateway_version": gateway_version}
-    for name, value in probe.items():
-        if not value.isprintable() or len(value) > 256 or (not value and name != "gateway_version"):
-            raise InvalidEvent(f"{name} must be 1 to 256 printable characters, not {value!r}")
-    if "/" in gateway_id or gateway_id.startswith("."):
-        raise InvalidEvent(f"gateway_id {gateway_id!r} must not have '/' nor begin with '.'")

@@ -32,6 +32,8 @@ class ControlTotals:
         self._source = source
         self._sent = (-1, -1, -1)
         self.refused = 0
+        # The line that the life counts for; known once a broker answered.
+        self.line_id = ""
 
     async def publish(self) -> None:
         """Publish what changed, if a broker is there; also, once, of a life that a reboot ended."""
@@ -54,6 +56,7 @@ class ControlTotals:
             "acknowledged": acknowledged,
             "lost": lost,
             "as_of": self._clock.wall_ms(),
+            "line_id": self.line_id,
         }
         value = self._codec.encode("gateway_total", total)
         return await self._delivery.publish_control(total_key(gateway_id, epoch), value)

@@ -25,6 +25,8 @@ Identity = tuple[str, str, str]
 RESET = "window_reset"
 FOR_EVER_MS = 1 << 63
 UNKNOWN = "unknown_account"
+# Reasons of what the covers of a decision say of one use; then the balance is the rule.
+NOT_COVERED, COVERED, BALANCE = "not_covered", "covered", "balance"
 
 
 class Served(NamedTuple):
@@ -41,8 +43,24 @@ class Served(NamedTuple):
         return f"{self.provider}/{self.model}" in models or f"{self.provider}/*" in models
 
 
+class Cover(NamedTuple):
+    """Name uses that can be paid; an empty set is all."""
+
+    models: frozenset[str]
+    subscribers: frozenset[str]
+
+    def pays(self, served: Served) -> bool:
+        """Say whether a use can be paid by this."""
+        if self.subscribers and served.subscriber not in self.subscribers:
+            return False
+        return not self.models or served.is_of("", self.models)
+
+
 class Decision(NamedTuple):
-    """Hold what a guard needs of one decision record; times are ms since the epoch, UTC."""
+    """Hold what a guard needs of one decision record; times are ms since the epoch, UTC.
+
+    `covers` are the uses that can be paid, where that is not all or, of a cut account, not none.
+    """
 
     state: State
     rule: str
@@ -57,6 +75,17 @@ class Decision(NamedTuple):
     terms: PlanTerms = NO_PLAN
     models: frozenset[str] = frozenset()
     unit: str = ""
+    covers: tuple[Cover, ...] = ()
+
+    def of(self, served: Served, now_ms: int) -> Decision:
+        """Return what the decision means for one use: it may be the one that can, or cannot, be paid."""
+        if not self.covers or 0 < self.resets_at_ms <= now_ms:
+            return self
+        covered = any(cover.pays(served) for cover in self.covers)
+        if self.state != "cut":
+            return self if covered else self._replace(state="cut", rule=BALANCE, reason=NOT_COVERED)
+        free = covered and self.rule == BALANCE
+        return self._replace(state="open", rule="", reason=COVERED) if free else self
 
     def cuts(self, now_ms: int) -> bool:
         """Tell whether this decision stops the account at `now_ms`."""
@@ -143,7 +172,7 @@ class View:
         self._groups: defaultdict[tuple[str, str], _Groups] = defaultdict(_Groups)
         self._epochs: dict[int, int] = {}
         self.heard_by_partition: dict[int, int] = {}
-        self._waiters: defaultdict[Identity, set[asyncio.Future[Decision]]] = defaultdict(set)
+        self._waiters: defaultdict[Identity, _Waiting] = defaultdict(dict)
 
     def __len__(self) -> int:
         """Return how many accounts and subscribers have a decision."""
@@ -190,8 +219,8 @@ class View:
         if _is_older(decision, self.rows.get(identity)):
             return False
         self.rows[identity] = decision
-        if decision.cuts(now_ms):
-            self._wake(identity, decision)
+        if decision.covers or decision.cuts(now_ms):
+            self._wake(identity, decision, now_ms)
         return True
 
     def _apply_group(self, identity: Identity, group: str, decision: Decision, now_ms: int) -> bool:
@@ -241,11 +270,12 @@ class View:
                 return known
         for identity in identities:
             known = self.rows.get(identity)
+            known = known if known is None or served is None else known.of(served, now_ms)
             if known is not None and known.cuts(now_ms):
                 return known
         waiter: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         for identity in identities:
-            self._waiters[identity].add(waiter)
+            self._waiters[identity][waiter] = served
         if served is not None:
             self._groups[tenant, account].waiters[served.subscriber][waiter] = served
         try:
@@ -256,10 +286,12 @@ class View:
             for identity in identities:
                 self._forget(identity, waiter)
 
-    def _wake(self, identity: Identity, decision: Decision) -> None:
-        for waiter in self._waiters.pop(identity, ()):
-            if not waiter.done():
-                waiter.set_result(decision)
+    def _wake(self, identity: Identity, decision: Decision, now_ms: int) -> None:
+        """Wake the calls that a decision stops; for a call without a model the state alone counts."""
+        for waiter, served in self._waiters.get(identity, {}).items():
+            found = decision if served is None else decision.of(served, now_ms)
+            if found.cuts(now_ms) and not waiter.done():
+                waiter.set_result(found)
 
     def _forget_group(
         self, whose: tuple[str, str], subscriber: str, group: str, epoch: int
@@ -284,7 +316,7 @@ class View:
     def _forget(self, identity: Identity, waiter: asyncio.Future[Decision]) -> None:
         waiters = self._waiters.get(identity)
         if waiters is not None:
-            waiters.discard(waiter)
+            waiters.pop(waiter, None)
             if not waiters:
                 del self._waiters[identity]
 
@@ -309,13 +341,16 @@ def _decision_of(partition: int, record: Mapping[str, object]) -> Decision:
         terms=plan_terms(record),
         models=_names(record["models"]),
         unit=_shared(record.get("unit", "")),
+        covers=_covers_of(record.get("covers", [])),
     )
 
 
 _STATES: dict[str, State] = {"open": "open", "warned": "warned", "cut": "cut"}
 _SHARED: dict[str, str] = {}
 _SHARED_SETS: dict[frozenset[str], frozenset[str]] = {}
+_SHARED_COVERS: dict[tuple[Cover, ...], tuple[Cover, ...]] = {}
 _SHARED_MAX = 1000
+_Waiting = dict[asyncio.Future["Decision"], "Served | None"]
 
 
 def _shared(value: object) -> str:
@@ -329,6 +364,14 @@ def _names(value: object) -> frozenset[str]:
     found = frozenset(map(_shared, value))
     # Each member of an account may have a decision of its own on the same group.
     return _SHARED_SETS.setdefault(found, found) if len(_SHARED_SETS) < _SHARED_MAX else found
+
+
+def _covers_of(value: object) -> tuple[Cover, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list of what can be paid")
+    found = tuple(Cover(_names(one["models"]), _names(one["subscribers"])) for one in value)
+    # All accounts of a plan have the same.
+    return _SHARED_COVERS.setdefault(found, found) if len(_SHARED_COVERS) < _SHARED_MAX else found
 
 
 def _whole(value: object) -> int:

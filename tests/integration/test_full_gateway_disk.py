@@ -11,7 +11,7 @@ import uuid
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from tests.integration import full_disk
+from tests.integration import full_gateway_disk
 from tokenline import Settings
 from tokenline.wire.kafka import client_options
 from tokenline.wire.topics import ensure_topics
@@ -37,7 +37,7 @@ async def line(kafka):
 async def run(line, directory, how):
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        full_disk.__file__,
+        full_gateway_disk.__file__,
         *(line.kafka_bootstrap, line.topic_prefix, str(directory), how),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
