@@ -8,13 +8,11 @@ WORKDIR /app
 # pyproject.toml carries the pins of every version (constraint-dependencies).
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
-COPY src src
-RUN uv pip install ".[worker,registry]" && rm -rf src
-
-# The wheel does not carry the workers' composition: it is read from here.
 COPY streams streams
-ENV PYTHONPATH=/app
-RUN python -c "import streams.app" && useradd --system --no-create-home --uid 10001 tokenline
+COPY src src
+RUN uv pip install ".[worker,registry]" && rm -rf src schemas streams
+RUN python -c "from tokenline.workers import application; application()" \
+    && useradd --system --no-create-home --uid 10001 tokenline
 USER 10001
 
 CMD ["tokenline", "--help"]

@@ -1,8 +1,10 @@
 """Compose a worker: the one place where settings become real parts.
 
-    faust -A streams.app:charging worker        tokenline worker charging
-    faust -A streams.app:landing worker         tokenline worker landing
-    faust -A streams.app:notify worker          tokenline worker notify
+    faust -A tokenline.workers:charging worker        tokenline worker charging
+    faust -A tokenline.workers:landing worker         tokenline worker landing
+    faust -A tokenline.workers:notify worker          tokenline worker notify
+
+The wheel carries this folder as `tokenline._streams`; `tokenline.workers` finds it in either place.
 
 Nothing is built at import: `charging`, `landing` and `notify` are made when they are first asked for.
 """
@@ -25,6 +27,7 @@ from streams.servers import kafka
 from streams.transport import hand_over_raw_records
 from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput, SettingsError, TokenlineError
+from tokenline.masking import mask_logs, without_secrets
 from tokenline.platform.stdio import never_fail
 from tokenline.settings import Settings
 
@@ -49,6 +52,7 @@ log = structlog.get_logger(__name__)
 
 def build_app(role: Role, settings: Settings) -> LineApp:
     """Return the Faust app of a role, with its agents and its health pages."""
+    mask_logs()
     # A line for each connection, whose password travels as the operator has set it up.
     logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)
     app = _patient_app(settings, role) if role == "notify" else _line_app(role, settings)
@@ -119,7 +123,7 @@ def end_process(error: BaseException) -> None:
         log.critical("worker ends", error=f"{type(error).__name__}: {error}", exit_code=code)
         if not isinstance(error, TokenlineError):
             # Plain: the pretty one shows local variables, and those may hold a password.
-            traceback.print_exception(error)
+            print(without_secrets("".join(traceback.format_exception(error))), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -68,8 +68,8 @@ def warehouse_process(servers_dir):
 
 @pytest.fixture(scope="session")
 def warehouse(warehouse_process):
-    """The address of a running warehouse."""
-    return warehouse_process.url
+    """The address of a running warehouse, with the credentials of who may write."""
+    return warehouse_process.dsn()
 
 
 @pytest.fixture

@@ -50,3 +50,7 @@ SELECT * FROM {database}.accounts FINAL
 WHERE (topic, partition, offset) NOT IN (SELECT topic, partition, offset FROM {database}.dead_letters WHERE topic IN (SELECT topic FROM {database}.accounts))
 ORDER BY tenant_id, account_id, offset DESC
 LIMIT 1 BY tenant_id, account_id;
+
+-- v_seals: which offsets have landed, and the chain of digests over their rows.
+CREATE VIEW IF NOT EXISTS {database}.v_seals{on_cluster} AS
+SELECT * FROM {database}.seals FINAL;

@@ -6,17 +6,26 @@ A bad value refuses the start and names its variable. Nothing reads `os.environ`
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tokenline.errors import SettingsError
+from tokenline.masking import MASK, without_secrets
 
 PREFIX = "TOKENLINE_"
 # Names other tools already use win over our prefix.
 FOREIGN = {"schema_registry_url": "SCHEMA_REGISTRY_URL"}
+# What Kubernetes (service links) and Docker (links) put into every container for a Service whose
+# name begins with ours, such as TOKENLINE_PORT=tcp://10.0.0.1:80.
+_INJECTED = re.compile(
+    r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR|START|END))?)"
+)
+_INJECTED_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+")
+_INJECTED_NAME = re.compile(r"/[\w.-]+/[\w.-]+")  # NAME=/web/db, which Docker adds
 
 
 class Settings(BaseModel):
@@ -136,7 +145,10 @@ class Settings(BaseModel):
     clickhouse_database: str = Field(
         "tokenline", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database of all tables"
     )
-    clickhouse_username: str = Field("default", description="ClickHouse user")
+    clickhouse_username: str = Field(
+        "default",
+        description="ClickHouse user; a command needs the rights of its role (migrate plan --roles)",
+    )
     clickhouse_password: str = Field("", repr=False, description="ClickHouse password")
     clickhouse_ca_file: Path | None = Field(None, description="CA bundle for TLS to ClickHouse")
     clickhouse_cluster: str = Field(
@@ -200,13 +212,18 @@ class Settings(BaseModel):
             SettingsError: a value is wrong or a `TOKENLINE_` variable is unknown; the text names it.
         """
         environ = os.environ if environ is None else environ
+        injected = injected_variables(environ)
         given = {
-            name: environ[var] for name in cls.model_fields if environ.get(var := variable(name))
+            name: environ[var]
+            for name in cls.model_fields
+            if environ.get(var := variable(name)) and var not in injected
         }
         unknown = sorted(
             var
             for var in environ
-            if var.startswith(PREFIX) and var.removeprefix(PREFIX).lower() not in cls.model_fields
+            if var.startswith(PREFIX)
+            and var.removeprefix(PREFIX).lower() not in cls.model_fields
+            and var not in injected
         )
         if unknown:
             raise SettingsError(
@@ -220,8 +237,15 @@ class Settings(BaseModel):
                 raise SettingsError(first["msg"].removeprefix("Value error, ")) from error
             name = str(first["loc"][0])
             raise SettingsError(
-                f"{variable(name)}={given.get(name, '')!r}: {first['msg']}"
-            ) from error
+                f"{variable(name)}={_shown(name, given.get(name, ''))!r}: {first['msg']}"
+            ) from None  # the chain shows the values
+
+    def shown(self) -> dict[str, str]:
+        """Return every setting's value for people, secrets masked."""
+        return {name: _shown(name, getattr(self, name)) for name in type(self).model_fields}
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [(name, _shown(name, value)) for name, value in self]
 
     def topic(self, stem: str) -> str:
         """Return the full name of a topic, for example `tokenline.usage`."""
@@ -234,6 +258,33 @@ class Settings(BaseModel):
             for name, value in self.model_dump().items()
             if value is not None and value != type(self).model_fields[name].default
         }
+
+
+def injected_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that begin as ours do and that a container's surroundings have set."""
+    return sorted(
+        var for var in environ if var.startswith(PREFIX) and _is_injected(var, environ[var])
+    )
+
+
+def _is_injected(var: str, value: str) -> bool:
+    name = var.removeprefix(PREFIX)
+    if name.lower() in Settings.model_fields:
+        # A Service called tokenline-charging-health sets what is also a setting of ours.
+        return name.endswith("_PORT") and bool(_INJECTED_ADDRESS.fullmatch(value))
+    return bool(
+        _INJECTED.fullmatch(name)
+        or (re.fullmatch(r"(?:\w+_)?PORT", name) and _INJECTED_ADDRESS.fullmatch(value))
+        or (re.fullmatch(r"(?:\w+_)?NAME", name) and _INJECTED_NAME.fullmatch(value))
+    )
+
+
+def _shown(name: str, value: object) -> str:
+    """Return a value without its secrets: a password, or what stands in an address."""
+    field = Settings.model_fields.get(name)
+    if field is not None and not field.repr:
+        return MASK if value else ""
+    return without_secrets(str(value))
 
 
 def variable(name: str) -> str:

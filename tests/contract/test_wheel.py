@@ -51,14 +51,17 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_carries_library_and_schemas_and_not_the_workers(wheel):
+def test_the_wheel_carries_library_schemas_and_workers_under_its_own_name(wheel):
     names = zipfile.ZipFile(wheel).namelist()
 
     assert "tokenline/wire/emitter.py" in names
     assert "tokenline/_schemas/usage_event.v1.avsc" in names
     assert "tokenline/_schemas/ids.json" in names
     assert any(name.startswith("tokenline/_schemas/clickhouse/") for name in names)
-    assert not [name for name in names if name.startswith("streams/")]
+    assert "tokenline/_streams/app.py" in names
+    assert "tokenline/platform/functions.txt" in names
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"tokenline"}
 
 
 def test_a_gateway_works_without_what_only_workers_have(wheel, tmp_path):

@@ -273,7 +273,7 @@ def test_two_workers_one_of_them_frozen_past_its_session_land_everything_once(li
 
 
 def test_landing_waits_for_a_warehouse_that_is_away_and_goes_on(line, private_warehouse):
-    settings = line.settings.model_copy(update={"clickhouse_url": private_warehouse.url})
+    settings = line.settings.model_copy(update={"clickhouse_url": private_warehouse.dsn()})
     line.settings = settings
     migrate.apply(settings)
     private_warehouse.kill()

@@ -193,7 +193,7 @@ RENAMES = [("read", 1), ("read", 2), ("ledger", 1), ("duplicates", 1)]
 
 def test_the_warehouse_dies_between_the_files_of_a_part_and_the_part(private_warehouse, usage):
     """Hit the window in which a dedup log would lose rows: files written, rename not done."""
-    store = fresh(private_warehouse.url)
+    store = fresh(private_warehouse.dsn())
     killer = Killer(private_warehouse)
     for generation, (after, count) in enumerate(RENAMES, start=1):
         killer.arm(after, count)

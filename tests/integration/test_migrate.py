@@ -99,6 +99,41 @@ def test_verify_names_what_somebody_dropped(line):
     assert migrate.verify(line) == ["v_accounts is missing"]
 
 
+def test_views_read_with_the_rights_of_who_made_them(line):
+    """So a reader of views needs no right to a table, in the warehouse and in a server."""
+    migrate.apply(line)
+    views = {name: text for name, text in tables_of(line) if text.startswith("CREATE VIEW")}
+    assert len(views) >= 10
+    assert [name for name, text in views.items() if "SQL SECURITY DEFINER" not in text] == []
+    assert [name for name in views if not name.startswith("v_")] == []
+
+
+@pytest.mark.parametrize("cluster", ["", "prod"])
+def test_the_roles_of_a_server_are_sql_that_the_engine_reads_and_name_every_view(line, cluster):
+    migrate.apply(line)
+    wanted = migrate.roles(line.model_copy(update={"clickhouse_cluster": cluster}))
+    with clickhouse_connect.get_client(dsn=line.clickhouse_url) as client:
+        for one in wanted:
+            said = client.query("SELECT formatQuery({q:String})", parameters={"q": one})
+            assert said.result_rows[0][0].split()[0] in {"CREATE", "GRANT"}
+    assert not [one for one in wanted if "{" in one]
+    assert [one for one in wanted if ("ON CLUSTER 'prod'" in one) is not bool(cluster)] == []
+    views = {name for name, text in tables_of(line) if text.startswith("CREATE VIEW")}
+    own = f"ON {line.clickhouse_database}."
+    assert {one.split(own)[1].split()[0] for one in wanted if own in one} == {*views, "*"}
+
+
+def test_no_role_may_reach_beyond_the_lines_database(line):
+    grants = [one for one in migrate.roles(line) if one.startswith("GRANT")]
+    assert {one.split(" ON ")[1].split(".")[0] for one in grants} == {line.clickhouse_database}
+    assert not [one for one in grants if "ALL" in one.split() or "WITH GRANT OPTION" in one]
+
+
+def test_the_embedded_warehouse_says_that_it_has_its_roles(line):
+    with pytest.raises(SettingsError, match="the embedded warehouse has them by itself"):
+        migrate.apply_roles(line)
+
+
 def test_nobody_at_the_address_is_unavailable():
     with pytest.raises(WarehouseUnavailable):
         migrate.plan(Settings(clickhouse_url="http://127.0.0.1:9"))

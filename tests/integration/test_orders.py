@@ -15,6 +15,7 @@ from streams.intake import decode_commands, decode_usage
 from streams.state import JournalLog
 from tests.orders import CATALOG
 from tokenline.accounts.apply import apply_accounts
+from tokenline.accounts.file import LIMITS
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.replay import ChargedRange, OrdersBefore, replay
@@ -300,3 +301,22 @@ async def test_who_counts_other_partitions_than_the_line_has_is_told_before_an_o
             pass
     with pytest.raises(SettingsError, match="TOKENLINE_PARTITIONS says"):
         await apply_accounts(other, [])
+
+
+async def test_what_charging_refuses_of_an_accounts_file_is_told_as_refused(settings, tmp_path):
+    """Not as a worker that does not run."""
+
+    def account(name, **fields):
+        limits = dict.fromkeys(LIMITS, -1)
+        return (
+            {"tenant_id": "t", "account_id": name, "plan": "", "time_zone": "UTC"} | limits | fields
+        )
+
+    async with Line(settings, tmp_path) as line:
+        await line.started()
+        with pytest.raises(
+            BadData, match=r"1 of 2 accounts are refused: t/bad \(bad_command: .*minute_tokens"
+        ):
+            await apply_accounts(
+                settings, [account("good"), account("bad", minute_tokens=-7)], wait_s=20
+            )

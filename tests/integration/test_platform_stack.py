@@ -11,11 +11,11 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import clickhouse_connect
 import psutil
 import pytest
 
 from tokenline.errors import NotRunning, PlatformError, PortTaken, SettingsError
+from tokenline.landing.connect import connect
 from tokenline.platform import processes, stack_file, supervision
 from tokenline.platform.stack import Stack, down, find_stack, status
 from tokenline.settings import Settings
@@ -61,11 +61,17 @@ def make_stack(fake_dir):
         stack.stop()
 
 
+def readable_by_others(folder):
+    """Return what of a data directory another user could open; below closed folders nobody can."""
+    return [str(one) for one in (folder, *folder.iterdir()) if one.stat().st_mode & 0o077]
+
+
 def pids(stack):
     return {one.component: one.pid for one in stack.status()}
 
 
 def test_a_stack_with_a_webhooks_file_runs_a_notify_worker(make_stack, tmp_path):
+    (tmp_path / "webhooks.toml").touch()
     stack = make_stack(settings=Settings(webhooks_file=tmp_path / "webhooks.toml"))
     stack.start()
     now = {one.component: one for one in status(stack.data_dir)}
@@ -84,12 +90,15 @@ def test_a_stack_starts_is_found_heals_and_ends(make_stack):
     assert {one.state for one in now.values()} == {"ready"}
     assert now["charging"].detail == "healthy=True lag=5"
     assert now["charging"].port != now["charging-2"].port
-    found = find_stack(stack.data_dir)
+    found = find_stack(stack.data_dir, warehouse="writer")
     assert found == stack.settings
     assert found.charging_health_port == now["charging"].port
-    with clickhouse_connect.get_client(dsn=found.clickhouse_url) as client:
-        tables = client.query(f"SHOW TABLES FROM {found.clickhouse_database}").result_rows
+    client = connect(found)
+    tables = client.query(f"SHOW TABLES FROM {found.clickhouse_database}").result_rows
+    client.close()
     assert ("ledger",) in tables
+    assert readable_by_others(stack.data_dir) == []
+    assert found.clickhouse_password not in (stack.data_dir / "stack.json").read_text()
 
     with pytest.raises(PlatformError, match=f"in use by process {os.getpid()}"):
         make_stack().start()
@@ -116,7 +125,7 @@ def test_a_stack_starts_is_found_heals_and_ends(make_stack):
 
     assert processes.wait_for(healed, timeout_s=30)
     now = pids(stack)
-    assert find_stack(stack.data_dir) == found
+    assert find_stack(stack.data_dir, warehouse="writer") == found
 
     last = [psutil.Process(pid) for name, pid in now.items() if name != "supervisor"]
     begun = time.monotonic()

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from tokenline.platform.environment import worker_environment
 from tokenline.platform.prepare import prepare
 from tokenline.platform.processes import free_port
-from tokenline.platform.worker_process import WorkerProcess, ask_health, environment
+from tokenline.platform.worker_process import WorkerProcess, ask_health
 from tokenline.settings import Settings
 
 PROGRAM = (sys.executable, "-m", "tokenline.platform.worker")
@@ -46,7 +47,7 @@ def test_workers_become_ready_and_end_with_code_0_when_told_to(settings, tmp_pat
 def test_a_wrong_setting_is_named_and_refused(change, code, text):
     ended = subprocess.run(
         [*PROGRAM, "charging"],
-        env=environment(Settings()) | change,
+        env=worker_environment("charging", Settings()) | change,
         capture_output=True,
         text=True,
         check=False,
@@ -61,7 +62,7 @@ def test_a_data_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     ended = subprocess.run(
         [*PROGRAM, "charging"],
-        env=environment(Settings(data_dir=tmp_path / "file" / "data")),
+        env=worker_environment("charging", Settings(data_dir=tmp_path / "file" / "data")),
         capture_output=True,
         text=True,
         check=False,
@@ -73,7 +74,7 @@ def test_a_data_directory_that_cannot_be_made_is_named(tmp_path):
 
 def test_without_the_worker_extra_it_says_what_to_install(tmp_path):
     (tmp_path / "faust.py").write_text("raise ModuleNotFoundError('no', name='faust')")
-    plain = environment(Settings())
+    plain = worker_environment("landing", Settings())
     ended = subprocess.run(
         [*PROGRAM, "landing"],
         env=plain | {"PYTHONPATH": f"{tmp_path}:{plain['PYTHONPATH']}"},

@@ -14,6 +14,7 @@ import pytest
 
 from tokenline.landing import migrate
 from tokenline.platform import processes
+from tokenline.platform.access import Role
 from tokenline.platform.kafka import EmbeddedKafka
 from tokenline.platform.kafka_config import ADMIN, SERVER, access_fields
 from tokenline.platform.prepare import prepare
@@ -35,7 +36,7 @@ secret_env = ["CRM_HOOK_SECRET"]
 def servers(tmp_path):
     """A broker and a warehouse that are not started; both keep their ports."""
     kafka = EmbeddedKafka(tmp_path / "kafka", processes.free_port(), secrets_dir=tmp_path / "data")
-    warehouse = EmbeddedWarehouse(tmp_path / "warehouse")
+    warehouse = EmbeddedWarehouse(tmp_path / "warehouse", secrets_dir=tmp_path / "data")
     yield kafka, warehouse
     warehouse.stop()
     kafka.stop()
@@ -52,6 +53,8 @@ def away(servers, tmp_path, monkeypatch):
         **access_fields(ADMIN, passwords),
         kafka_bootstrap=f"127.0.0.1:{kafka._asked_port}",
         clickhouse_url=warehouse.url,
+        clickhouse_username=Role.WRITER,
+        clickhouse_password=warehouse.password(Role.WRITER),
         session_timeout_ms=2000,
         webhooks_file=tmp_path / "webhooks.toml",
         data_dir=tmp_path / "data",
@@ -131,7 +134,9 @@ def test_landing_waits_for_the_warehouse_and_for_its_tables(servers, away, start
     warehouse.stop()
     (worker,) = started(away, "landing").values()
     await_why(worker, ["waits for the warehouse at http://127.0.0.1"])
-    bare = EmbeddedWarehouse(warehouse.data_dir.with_name("bare"), warehouse.port)
+    bare = EmbeddedWarehouse(
+        warehouse.data_dir.with_name("bare"), warehouse.port, secrets_dir=away.data_dir
+    )
     bare.start()
     try:
         await_why(worker, ["tokenline migrate apply"])

@@ -7,14 +7,14 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
-import clickhouse_connect
 import pytest
 
 from tokenline import Emitter, UsageEvent
 from tokenline.accounts.apply import apply_accounts
 from tokenline.demo.plans import sample_accounts
+from tokenline.landing.connect import connect
 from tokenline.landing.reconcile import reconcile
 from tokenline.platform import processes
 from tokenline.platform.kafka_config import as_role
@@ -73,7 +73,7 @@ def load(stack, directory):
 def quarantined(stack):
     """Return what was put aside, for an error's text."""
     settings = stack.settings
-    with clickhouse_connect.get_client(dsn=settings.clickhouse_url) as client:
+    with closing(connect(settings)) as client:
         quarantine = f"{settings.clickhouse_database}.quarantine"
         asked = f"SELECT topic, partition, offset, reason, detail FROM {quarantine} LIMIT 5"
         return client.query(asked).result_rows

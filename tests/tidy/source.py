@@ -163,6 +163,34 @@ def float_uses(module: Module) -> list[Finding]:
     return found
 
 
+def locale_texts(module: Module) -> list[Finding]:
+    """Return reads and writes of text in whatever encoding the machine's locale has."""
+    return [
+        (module.name, node.lineno, "a text file without an encoding")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        and _opens_text(node)
+        and "encoding" not in {one.arg for one in node.keywords}
+    ]
+
+
+def _opens_text(node: ast.Call) -> bool:
+    """Say whether a call is one of pathlib's or `open` in a text mode; ours of a line has no mode."""
+    modes = [
+        one.value
+        for one in node.args
+        if isinstance(one, ast.Constant) and isinstance(one.value, str)
+    ]
+    binary = any("b" in mode and len(mode) <= 3 for mode in modes)
+    if isinstance(node.func, ast.Name):
+        return node.func.id == "open" and not binary
+    if not isinstance(node.func, ast.Attribute):
+        return False
+    if node.func.attr == "open":
+        return bool({"r", "w", "a", "x", "a+", "w+", "r+"} & set(modes))
+    return node.func.attr in {"read_text", "write_text", "fdopen"} and not binary
+
+
 def bare_excepts(module: Module) -> list[Finding]:
     """Return handlers that catch everything and do not end by raising it again."""
     found: list[Finding] = []

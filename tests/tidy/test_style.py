@@ -17,6 +17,7 @@ from tests.tidy.source import (
     float_uses,
     functions,
     imports_of,
+    locale_texts,
     long_functions,
     long_module,
     modules,
@@ -117,6 +118,10 @@ def test_everything_is_caught_only_at_the_edge():
     assert counts == CATCH_ALL
 
 
+def test_texts_are_utf8_and_never_in_the_locales_encoding():
+    assert findings(locale_texts, OURS) == []
+
+
 def test_everything_public_has_words():
     assert findings(undocumented, OURS) == []
 
@@ -165,6 +170,10 @@ def test_no_machine_path_and_no_package_registry_is_in_the_repository():
         (float_uses, "x /= 2\n"),
         (float_uses, "x = float(a)\n"),
         (float_uses, "x = np.float64(a)\n"),
+        (locale_texts, "path.read_text()\n"),
+        (locale_texts, "path.write_text('a')\n"),
+        (locale_texts, "path.open('w')\n"),
+        (locale_texts, "open(path)\n"),
         (bare_excepts, "try:\n    f()\nexcept Exception:\n    pass\n"),
         (bare_excepts, "try:\n    f()\nexcept (ValueError, BaseException) as e:\n    pass\n"),
         (bare_excepts, "try:\n    f()\nexcept:\n    pass\n"),

@@ -65,7 +65,7 @@ def charged(*commands):
 
 def test_an_account_with_a_plan_shows_its_balance(line, run):
     line.says = charged(order(1, NOON, kind="open", plan="strict"))
-    code, told, said = run("t/a")
+    code, told, said = run("a", "--tenant", "t")
     assert (code, said) == (0, [])
     assert (line.sent[0]["tenant_id"], line.sent[0]["kind"]) == ("t", "show")
     rows = [" ".join(row.replace("│", " ").split()) for row in told.splitlines()]
@@ -74,7 +74,7 @@ def test_an_account_with_a_plan_shows_its_balance(line, run):
     assert {"balance used 0 standard tokens", "balance left 10 standard tokens"} <= set(rows)
     assert "bill cycle ends 2026-11-01 00:00:00 +0800 (Asia/Shanghai)" in rows
 
-    _, told, _ = run("t/a", "--json")
+    _, told, _ = run("a", "--tenant", "t", "--json")
     balance = json.loads(told)["balance"]
     assert (balance["state"], balance["allowance_utok"]) == ("open", 10 * MILLION)
 
@@ -82,18 +82,18 @@ def test_an_account_with_a_plan_shows_its_balance(line, run):
 def test_an_account_of_a_file_shows_its_month_in_its_own_zone(line, run, monkeypatch):
     landed(monkeypatch)
     line.says = charged(command(1, NOON, month_tokens=15_000_000, time_zone="Asia/Tokyo"))
-    code, told, said = run("t/a")
+    code, told, said = run("a", "--tenant", "t")
     assert (code, said) == (0, [])
     assert "t/a is open: 0 of 15,000,000 tokens used; resets 2026-12-01 00:00:00 +0900" in told
     assert "1,550 tokens" in told
     assert "2026-11-01 00:30:00 +0900 (Asia/Tokyo)" in told
-    assert json.loads(run("t/a", "--json")[1])["balance"] is None
+    assert json.loads(run("a", "--tenant", "t", "--json")[1])["balance"] is None
 
 
 def test_while_charging_is_away_the_month_that_has_landed_is_shown(line, run, monkeypatch):
     landed(monkeypatch, limit=-1)
     line.fails = BrokerUnavailable("Kafka at here: gone")
-    code, told, (said,) = run("t/a")
+    code, told, (said,) = run("a", "--tenant", "t")
     assert code == 0
     assert "1,550 tokens" in told
     assert "none" in told
@@ -111,7 +111,7 @@ def test_an_account_that_nobody_knows_is_told_so_and_what_helps(line, run, more)
 
 def test_while_charging_is_away_nobody_says_that_there_is_no_such_account(line, run):
     line.fails = BrokerUnavailable("Kafka at here: gone")
-    code, _, (said,) = run("t/a")
+    code, _, (said,) = run("a", "--tenant", "t")
     assert code == 1
     assert said.endswith("account t/a is in no accounts file; its balance: Kafka at here: gone")
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import re
+import socket
 import threading
 import time
 from datetime import UTC, datetime
@@ -309,6 +310,33 @@ def test_test_sends_a_signed_message_and_says_who_took_it(tmp_path, typed):
     assert (good.exit_code, json.loads(good.output)[0]["answer"]) == (0, "HTTP 204")
     assert (bad.exit_code, len(taken)) == (1, 2)
     assert isinstance(none.exception, SettingsError)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nbad\x1b[2J header\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx\xe2\x80\xae: \x1b]0;title\x07\r\n\r\n",
+        b"\x1b]0;title\x07" + b"x" * 9000 + b"\r\n\r\n",
+    ],
+)
+def test_what_a_receiver_answers_cannot_steer_the_terminal(tmp_path, typed, answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            link, _ = server.accept()
+            with link:
+                link.recv(65_536)
+                link.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f'"http://127.0.0.1:{server.getsockname()[1]}/?token=hush"'
+        done = typed("test", write(tmp_path, url=url), "--json")
+    [told] = json.loads(done.output)
+    assert (done.exit_code, told["taken"]) == (1, False)
+    assert told["answer"].isprintable()
+    assert len(told["answer"]) < 300
+    assert "hush" not in told["answer"]
 
 
 def test_the_readme_shows_a_webhooks_file(tmp_path):

@@ -93,10 +93,10 @@ def test_what_no_server_would_take_is_refused(text):
         (b"INSERT INTO t SELECT 1", False),
     ],
 )
-def test_readonly_lets_only_reads_through(text, reads):
-    statement = dialect.split(text)
-    if reads:
-        dialect.require_readonly(statement)
-    else:
-        with pytest.raises(dialect.RefusedStatementError, match="READONLY"):
-            dialect.require_readonly(statement)
+def test_what_reads_is_known_by_its_first_word(text, reads):
+    assert dialect.split(text).reads is reads
+
+
+def test_an_insert_is_none_of_who_only_reads():
+    with pytest.raises(dialect.RefusedStatementError, match="READONLY"):
+        dialect.require_no_insert(dialect.split(b"INSERT INTO t FORMAT CSV\n1"))

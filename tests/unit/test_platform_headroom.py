@@ -7,12 +7,14 @@ import threading
 import pytest
 
 from tokenline.platform import dialect, headroom
+from tokenline.platform.access import Role
 from tokenline.platform.engine import Engine, EngineError, Job, Result
 from tokenline.platform.headroom import FULL_BYTES, ROOM_BYTES_AGAIN, ROOM_BYTES_MIN, RoomyEngine
 
 PLENTY, SHORT, FULL = ROOM_BYTES_AGAIN, ROOM_BYTES_MIN - 1, FULL_BYTES - 1
 WRITE, READ = (
-    Job(statement=dialect.split(sql)) for sql in (b"INSERT INTO t SELECT 1", b"SELECT 1")
+    Job(statement=dialect.split(sql), role=Role.WRITER)
+    for sql in (b"INSERT INTO t SELECT 1", b"SELECT 1")
 )
 STOP, GO = "SYSTEM STOP MERGES", "SYSTEM START MERGES"
 

@@ -9,10 +9,11 @@ import pytest
 
 from tokenline.errors import NoJava, NotRunning, PlatformError
 from tokenline.platform import jars, kafka_config, processes, secrets, stack_file
+from tokenline.platform.environment import server_environment, worker_environment
 from tokenline.platform.kafka_config import random_id
 from tokenline.platform.restarts import STEADY_S, Restarts
 from tokenline.platform.stack import up
-from tokenline.platform.worker_process import environment, in_words
+from tokenline.platform.worker_process import in_words
 from tokenline.settings import Settings
 
 
@@ -67,7 +68,38 @@ def test_a_worker_reads_exactly_the_settings_it_is_given(monkeypatch):
     monkeypatch.setenv("TOKENLINE_PARTITIONS", "9")
     monkeypatch.setenv("SCHEMA_REGISTRY_URL", "http://elsewhere")
     given = Settings(topic_prefix="x.")
-    assert Settings.from_env(environment(given)) == given
+    assert Settings.from_env(worker_environment("landing", given)) == given
+
+
+WEBHOOKS = """
+[[endpoints]]
+name = "crm"
+url = "https://crm.example/hooks"
+secret_env = ["CRM_HOOK_SECRET"]
+"""
+
+
+def test_a_worker_gets_no_secret_of_another(monkeypatch, tmp_path):
+    (tmp_path / "webhooks.toml").write_text(WEBHOOKS)
+    monkeypatch.setenv("CRM_HOOK_SECRET", "whsec_x")
+    settings = Settings(
+        webhooks_file=tmp_path / "webhooks.toml",
+        clickhouse_url="http://u:of-the-address@127.0.0.1:1",
+        clickhouse_username="writer",
+        clickhouse_password="of the warehouse",
+    )
+    got = {role: worker_environment(role, settings) for role in ("charging", "landing", "notify")}
+    assert {role for role, names in got.items() if "CRM_HOOK_SECRET" in names} == {"notify"}
+    for secret in ("of the warehouse", "of-the-address"):
+        assert [role for role, names in got.items() if secret in str(names)] == ["landing"]
+
+
+def test_the_servers_get_nothing_that_might_be_a_secret(monkeypatch):
+    for name in ("CRM_HOOK_SECRET", "AWS_SECRET_ACCESS_KEY", "TOKENLINE_KAFKA_PASSWORD"):
+        monkeypatch.setenv(name, "x")
+    got = server_environment()
+    assert "PATH" in got
+    assert [name for name in got if "SECRET" in name or name.startswith("TOKENLINE_")] == []
 
 
 def test_health_in_one_line():

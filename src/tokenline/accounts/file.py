@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
+from tokenline.texts import read_text
 
 LIMITS = (
     "month_tokens",
@@ -106,10 +107,8 @@ def read_accounts(path: Path) -> AccountsFile:
         BadData: the file is not there or is wrong; the text names the place.
     """
     try:
-        return AccountsFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise BadData(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return AccountsFile.model_validate(tomllib.loads(read_text(path, BadData)))
+    except tomllib.TOMLDecodeError as error:
         raise BadData(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -163,7 +163,8 @@ class Gateways:
     def counts(self) -> dict[str, Any]:
         """Return the sums of what gateways counted, those that were killed included, as far as told."""
         told = [
-            json.loads(path.read_text()) for path in [*self._folder.glob("*.json"), *self._past]
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in [*self._folder.glob("*.json"), *self._past]
         ]
         sums = {
             name: sum(int(one[name]) for one in told)

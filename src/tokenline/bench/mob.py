@@ -128,7 +128,7 @@ def _write(mob: Mob, file: Path) -> None:
         "admit_us": admit_us[:: max(1, len(admit_us) // 100)],
     }
     temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps(told))
+    temporary.write_text(json.dumps(told), encoding="utf-8")
     temporary.replace(file)
 
 

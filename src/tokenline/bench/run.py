@@ -358,7 +358,7 @@ def _room(options: BenchOptions, console: Console) -> Iterator[Room]:
             warehouse.start()
             given = {
                 **broker.access(),
-                "clickhouse_url": warehouse.url,
+                "clickhouse_url": warehouse.dsn(),
                 "data_dir": data_dir,
             }
             yield Room(Settings.from_env().model_copy(update=given), options, console)

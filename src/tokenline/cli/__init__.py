@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,9 @@ import typer
 from tokenline.cli import account, ask, catalog, migrate, send, stack, trial, webhooks
 from tokenline.cli.common import Misuse, err
 from tokenline.errors import SettingsError, TokenlineError
+from tokenline.extras import missing_extra
+from tokenline.masking import without_secrets
+from tokenline.settings import injected_variables
 
 # As shells have it: 128 and the number of SIGINT. Typer returns it for a Ctrl-C in a command.
 INTERRUPTED = 130
@@ -38,9 +42,20 @@ app.add_typer(webhooks.app, name="webhooks")
 @app.callback()
 def _begin(context: typer.Context) -> None:
     """Keep what clients log off a person's terminal: what matters of it arrives as an error of ours."""
+    if injected := injected_variables(os.environ):
+        err.print(_about(injected), markup=False, soft_wrap=True)
     if context.invoked_subcommand != "worker":
         for client in ("aiokafka", "clickhouse_connect"):
             logging.getLogger(client).setLevel(logging.CRITICAL + 1)
+
+
+def _about(injected: list[str]) -> str:
+    others = f" and {len(injected) - 1} more" if len(injected) > 1 else ""
+    verb = "are" if others else "is"
+    return (
+        f"tokenline: {injected[0]}{others} {verb} ignored: so Kubernetes and Docker announce a service "
+        "of that name; enableServiceLinks: false ends it"
+    )
 
 
 def main() -> NoReturn:
@@ -64,6 +79,11 @@ def main() -> NoReturn:
         _end("stopped", INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
+    except ModuleNotFoundError as error:
+        told = missing_extra(error, " ".join(sys.argv[1:2]))
+        if told is None:
+            raise
+        _end(f"{told}", 1)
     except Exception as error:  # noqa: BLE001  the CLI's edge: click has its own errors and their codes
         _end_click(error)
     sys.exit(code if isinstance(code, int) else 0)
@@ -74,7 +94,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _end(text: str, code: int) -> NoReturn:
-    err.print(f"tokenline: {text}", style="red", markup=False, soft_wrap=True)
+    err.print(f"tokenline: {without_secrets(text)}", style="red", markup=False, soft_wrap=True)
     sys.exit(code)
 
 

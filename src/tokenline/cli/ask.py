@@ -7,6 +7,7 @@ import json
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from tokenline.cli.common import (
     DataDir,
@@ -62,7 +63,18 @@ OF_THE_MONTH = {
 OF_A_DECISION = ("state", "rule", "reason", "resets_at_ms")
 
 
-@app.command()
+class _Sql(TyperCommand):
+    """Take a query that begins with a remark for what it is: no option has a blank in its name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  typer's own click, private
+        """Set the query apart from the options."""
+        end = args.index("--") if "--" in args else len(args)
+        queries = [one for one in args[:end] if one.startswith("--") and len(one.split()) > 1]
+        options = [one for one in args[:end] if one not in queries]
+        return super().parse_args(ctx, [*options, "--", *queries, *args[end + 1 :]])
+
+
+@app.command(cls=_Sql)
 def sql(
     query: Annotated[
         str, typer.Argument(help="one SELECT; views: v_usage, v_windows, v_decisions, …")
@@ -92,7 +104,8 @@ def sql(
 
 @app.command()
 def quota(
-    account: Annotated[str, typer.Argument(help="account, or tenant/account")],
+    account: Annotated[str, typer.Argument(help="account id")],
+    tenant: Annotated[str, typer.Option(help="tenant of the account")] = "default",
     data: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -104,10 +117,8 @@ def quota(
     """
     from tokenline.landing.queries import quota as look  # noqa: PLC0415
 
-    tenant, slash, name = account.partition("/")
-    tenant, name = (tenant, name) if slash else ("default", account)
     settings = line_settings(data)
-    view, (found, away) = look(settings, tenant, name), _ask_charging(settings, tenant, name)
+    view, (found, away) = look(settings, tenant, account), _ask_charging(settings, tenant, account)
     balance = {key: found[key] for key in BALANCE} if found and "plan" in found else None
     if as_json:
         print_json(view.to_dict() | {"balance": balance})
@@ -118,10 +129,11 @@ def quota(
     if view.known or balance:
         return
     if away:
-        raise Unavailable(f"account {tenant}/{name} is in no accounts file; its balance: {away}")
+        raise Unavailable(f"account {tenant}/{account} is in no accounts file; its balance: {away}")
+    other = " (the account of another tenant is named by --tenant)" if "/" in account else ""
     raise TokenlineError(
-        f"account {tenant}/{name} was never applied (see `tokenline accounts apply --help`) nor "
-        "opened on a plan (see `tokenline account open --help`)"
+        f"account {tenant}/{account} was never applied (see `tokenline accounts apply --help`) nor "
+        f"opened on a plan (see `tokenline account open --help`){other}"
     )
 
 
@@ -196,7 +208,7 @@ def reconcile(
     from tokenline.landing.reconcile import reconcile as compare  # noqa: PLC0415
     from tokenline.landing.reconcile import render  # noqa: PLC0415
 
-    settings = line_settings(data, "reader")
+    settings = line_settings(data, "reader", warehouse="auditor")
     with waiting("waiting until the line is quiet and comparing", quiet=as_json):
         accepted = Accepted(
             deleted=accept_deleted,
@@ -217,15 +229,9 @@ def show_settings(as_json: Json = False) -> None:
 
     Example: tokenline settings
     """
-    settings = Settings.from_env()
+    shown = Settings.from_env().shown()
     rows = [
-        [
-            variable(name),
-            "***"
-            if "password" in name and getattr(settings, name)
-            else str(getattr(settings, name)),
-            field.description,
-        ]
+        [variable(name), shown[name], field.description]
         for name, field in Settings.model_fields.items()
     ]
     if as_json:

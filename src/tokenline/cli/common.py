@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ DataDir = Annotated[
     Path | None, typer.Option("--data", help="data directory of the embedded stack")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object for programs")]
+WarehouseRole = Literal["reader", "auditor", "writer"]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 
 
@@ -33,10 +34,13 @@ class Misuse(TokenlineError):
     """Refuse options that are wrong together; nothing was sent, and the exit code is 2 as for any usage."""
 
 
-def line_settings(data: Path | None, role: str = "operator") -> Settings:
+def line_settings(
+    data: Path | None, role: str = "operator", *, warehouse: WarehouseRole = "reader"
+) -> Settings:
     """Return the settings of the stack in `data`, or those of the environment when none runs there.
 
-    At a stack the command logs in as `role`; the environment says itself as what.
+    At a stack the command logs in as `role` at Kafka, and at the warehouse as the least role that will do;
+    elsewhere the environment says itself as what.
 
     Raises:
         NotRunning: `--data` was given and no stack runs there.
@@ -45,7 +49,7 @@ def line_settings(data: Path | None, role: str = "operator") -> Settings:
     try:
         from tokenline.platform.stack_file import find_stack  # noqa: PLC0415
 
-        return find_stack(data or settings.data_dir, role)
+        return find_stack(data or settings.data_dir, role, warehouse=warehouse)
     except (NotRunning, ImportError):
         if data is not None:
             raise
@@ -70,7 +74,7 @@ def print_json(value: Any) -> None:  # noqa: ANN401  JSON is any JSON
 def write_json(file: Path | None, value: Any) -> None:  # noqa: ANN401  JSON is any JSON
     """Write a result to the file of `--json`, if one was named."""
     if file is not None:
-        file.write_text(json.dumps(value, indent=2) + "\n")
+        file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def print_table(columns: list[str], rows: list[list[Any]], *, title: str | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.progress import Progress
 from tokenline.cli.common import DataDir, Json, Misuse, err, line_settings, print_json
 from tokenline.settings import Settings
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 app = typer.Typer()
 accounts_app = typer.Typer(
     help="Set which accounts exist and what each may use.", no_args_is_help=True
@@ -28,6 +30,17 @@ def emit(
     provider: Annotated[str, typer.Option(help="platform that served it")] = "demo",
     input_tokens: Annotated[int, typer.Option("--input", min=0, help="prompt tokens")] = 100,
     output_tokens: Annotated[int, typer.Option("--output", min=0, help="completion tokens")] = 50,
+    tenant: Annotated[str, typer.Option(help="tenant of the account")] = "default",
+    subscriber: Annotated[str, typer.Option(help="who of the account called")] = "",
+    model_requested: Annotated[str, typer.Option(help="model that was asked for")] = "",
+    source: Annotated[str, typer.Option(help="who reports it; part of its identity")] = "cli",
+    event_id: Annotated[
+        str, typer.Option(help="the same tenant, source and id again count once; drawn if not said")
+    ] = "",
+    occurred_at: Annotated[
+        str, typer.Option(help="when, with its zone: 2026-11-22T07:00:00+08:00; now if not said")
+    ] = "",
+    corrects: Annotated[str, typer.Option(help="id of the event that this one replaces")] = "",
     data: DataDir = None,
 ) -> None:
     """Send one usage event, as a gateway would, and wait for the broker's ack.
@@ -35,23 +48,41 @@ def emit(
     What charging makes of it is in `v_usage`, or in `v_dead_letters`: so where no such account is known,
     or the catalog in force has no rate for the model.
 
-    Example: tokenline emit acme --input 1200 --output 350
+    Example: tokenline emit acme --input 1200 --output 350 --subscriber kim
     """
     from tokenline import Emitter, UsageEvent  # noqa: PLC0415
+    from tokenline.event import new_event_id  # noqa: PLC0415
+
+    event = UsageEvent(
+        account_id=account,
+        tenant_id=tenant,
+        subscriber_id=subscriber,
+        event_id=event_id or new_event_id(),
+        model=model,
+        model_requested=model_requested,
+        provider=provider,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        occurred_at=_moment_ms(occurred_at) if occurred_at else 0,
+        corrects=corrects,
+    )
 
     async def send() -> str:
-        event = UsageEvent(
-            account_id=account,
-            model=model,
-            provider=provider,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-        )
         settings = line_settings(data, "gateway")
-        async with Emitter(settings, source="cli", gateway_id="cli") as emitter:
+        async with Emitter(settings, source=source, gateway_id="cli") as emitter:
             return (await emitter.emit(event)).event_id
 
     typer.echo(asyncio.run(send()))
+
+
+def _moment_ms(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misuse(f"--occurred-at {text!r} is no time like 2026-11-22T07:00:00+08:00") from None
+    if moment.tzinfo is None:
+        raise Misuse(f"--occurred-at {text!r} does not say its zone: +08:00, or Z for UTC")
+    return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
 @app.command()
@@ -86,7 +117,7 @@ def topics(
     if role or principal or as_json:
         raise Misuse("--role, --principal and --json go with --acls")
     if new_line:
-        _begin_new_line(line_settings(data))
+        _begin_new_line(line_settings(data, warehouse="auditor"))
         return
     from tokenline.wire.topics import ensure_topics  # noqa: PLC0415
 

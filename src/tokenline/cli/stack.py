@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tokenline.cli.common import DataDir, Json, err, print_json, print_table
-from tokenline.errors import TokenlineError
+from tokenline.errors import NotRunning, TokenlineError
 from tokenline.settings import Settings
 
 app = typer.Typer()
@@ -63,7 +63,7 @@ def status(
     secrets: Annotated[
         bool,
         typer.Option(
-            "--secrets", help="print how a gateway on this machine connects, password and all"
+            "--secrets", help="print how a gateway connects, and all users with their passwords"
         ),
     ] = False,
 ) -> None:
@@ -95,14 +95,27 @@ def status(
 
 
 def _print_secrets(folder: Path, *, as_json: bool) -> None:
+    from tokenline.platform.secrets import read_secrets  # noqa: PLC0415  gateways install without it
     from tokenline.platform.stack_file import gateway_environment  # noqa: PLC0415
 
-    variables = gateway_environment(folder)
+    users = [
+        {"server": server, "user": role, "password": password}
+        for server, roles in read_secrets(folder).items()
+        for role, password in roles.items()
+    ]
+    if not users:
+        raise NotRunning(f"no stack was ever started in {folder}; it makes its passwords then")
+    try:
+        variables = gateway_environment(folder)
+    except NotRunning:
+        variables = {}
     if as_json:
-        print_json(variables)
+        print_json({"gateway": variables, "users": users})
         return
     for name, value in variables.items():
         typer.echo(f"{name}={shlex.quote(value)}")
+    for one in users:
+        typer.echo("# {server} user {user} password {password}".format_map(one))
 
 
 @app.command()

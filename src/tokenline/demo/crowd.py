@@ -119,7 +119,7 @@ class Crowd:
         return [self._last[name] for name in self._names]
 
     def _launch(self, name: str) -> None:
-        with (self._logs / f"{name}.log").open("a") as log:
+        with (self._logs / f"{name}.log").open("a", encoding="utf-8") as log:
             process = self._processes[name] = self._start(name, log)
         listener = threading.Thread(target=self._listen, args=(name, process.stdout), daemon=True)
         listener.start()
@@ -143,4 +143,8 @@ class Crowd:
                 self._last[name] = json.loads(line)
 
     def _log_end(self, name: str) -> str:
-        return (self._logs / f"{name}.log").read_text()[-600:].strip()
+        return (
+            (self._logs / f"{name}.log")
+            .read_text(encoding="utf-8", errors="replace")[-600:]
+            .strip()
+        )

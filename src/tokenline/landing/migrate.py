@@ -31,8 +31,13 @@ Status = Literal["pending", "started", "done"]
 # Called before each point at which a run may be killed; tests die there.
 Step = Callable[[str], None]
 
+# Beside the migrations: roles are of a server, not of a database, and running them again is right.
+ROLES_FILE = "roles.sql"
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _ENGINE = re.compile(r"\{engine (?P<kind>\w*MergeTree)\((?P<args>[^)]*)\)\}")
+_VIEW = re.compile(
+    r"CREATE (?:OR REPLACE )?VIEW (?:IF NOT EXISTS )?\{database\}\.\w+\{on_cluster\}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +126,12 @@ def statements(folder: Path | None = None) -> list[Statement]:
     """
     folder = folder or schemas_dir() / "clickhouse"
     found: list[Statement] = []
-    for number, path in enumerate(sorted(folder.glob("*.sql")), start=1):
+    files = sorted(path for path in folder.glob("*.sql") if path.name != ROLES_FILE)
+    for number, path in enumerate(files, start=1):
         match = _FILE_NAME.fullmatch(path.name)
         if not match or int(match[1]) != number:
             raise SettingsError(f"{path.name}: the next migration must be {number:04d}_<name>.sql")
-        for position, text in enumerate(_split(path.read_text()), start=1):
+        for position, text in enumerate(_split(path.read_text(encoding="utf-8")), start=1):
             checksum = hashlib.sha256(_bare(text).encode()).hexdigest()
             found.append(
                 Statement(
@@ -135,11 +141,39 @@ def statements(folder: Path | None = None) -> list[Statement]:
     return found
 
 
+def roles(settings: Settings) -> list[str]:
+    """Return the statements that make the roles of a ClickHouse server and grant them their rights."""
+    text = (schemas_dir() / "clickhouse" / ROLES_FILE).read_text(encoding="utf-8")
+    views = sorted(name for name in _created(statements()) if name.startswith("v_"))
+    found = []
+    for one in _split(text):
+        repeated = views if "{view}" in one else [""]
+        found += [render(_bare(one).replace("{view}", view), settings) for view in repeated]
+    return found
+
+
+def apply_roles(settings: Settings) -> list[str]:
+    """Make the roles and return the statements that were run; harmless when repeated.
+
+    Raises:
+        SettingsError: the user may not make roles, or this is the embedded warehouse.
+        WarehouseUnavailable: nobody answers.
+    """
+    wanted = roles(settings)
+    with warehouse_errors("making roles (the embedded warehouse has them by itself)"):
+        client = connect(settings)
+        for one in wanted:
+            client.command(one)
+        client.close()
+    return wanted
+
+
 def render(text: str, settings: Settings) -> str:
     """Return the statement with database, cluster and engine filled in.
 
     On a cluster `{engine ReplacingMergeTree(v)}` becomes the replicated engine, with a path of
-    shard and table.
+    shard and table. A view reads its tables with the rights of who makes it, so that who may see
+    views needs no right to a table.
     """
     cluster = settings.clickhouse_cluster
 
@@ -150,6 +184,7 @@ def render(text: str, settings: Settings) -> str:
         where = "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}'"
         return f"Replicated{kind}({', '.join(part for part in (where, args) if part)})"
 
+    text = _VIEW.sub(r"\g<0> SQL SECURITY DEFINER", text)
     named = text.replace("{database}", settings.clickhouse_database)
     named = named.replace("{on_cluster}", f" ON CLUSTER '{cluster}'" if cluster else "")
     return _ENGINE.sub(engine, named)
@@ -170,8 +205,11 @@ def _bare(text: str) -> str:
 
 
 def _created(planned: list[Statement]) -> list[str]:
-    pattern = re.compile(r"CREATE (?:TABLE|VIEW) IF NOT EXISTS \{database\}\.(\w+)")
-    return [match[1] for one in planned if (match := pattern.search(one.text))]
+    pattern = re.compile(
+        r"CREATE (?:OR REPLACE )?(?:TABLE|VIEW) (?:IF NOT EXISTS )?\{database\}\.(\w+)"
+    )
+    found = [match[1] for one in planned if (match := pattern.search(one.text))]
+    return list(dict.fromkeys(found))
 
 
 def _run(client: Client, one: Statement, settings: Settings, clock: Clock, step: Step) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tokenline.audit.reconcile import AccountSides, GatewaySides, Landed, Tally
 from tokenline.clock import Clock, SystemClock
-from tokenline.landing.connect import connect, warehouse_errors
+from tokenline.landing.connect import connect, reading, warehouse_errors
 from tokenline.metering.calendar import spans_at
 from tokenline.quota.cells import MONTHS_APART_MS
 from tokenline.wire.kafka import account_key, partition_of
@@ -113,7 +113,7 @@ def sql(settings: Settings, query: str, fmt: Format = "table") -> str:
             if fmt == "table":
                 return _drawn(client, query)
             name = {"json": "JSON", "csv": "CSVWithNames"}[fmt]
-            return client.raw_query(query, settings={"readonly": 1}, fmt=name).decode()
+            return client.raw_query(query, settings=reading(client), fmt=name).decode()
         finally:
             client.close()
 
@@ -132,7 +132,7 @@ class Asker:
             return self._client.query(
                 text.replace("{db}", self._database),
                 parameters=parameters,
-                settings={"readonly": 1},
+                settings=reading(self._client),
             ).result_rows
 
     def row(self, text: str, parameters: dict[str, Any]) -> Sequence[Any] | None:
@@ -181,7 +181,7 @@ def _state_now(asker: Asker, who: dict[str, Any], now_ms: int) -> tuple[str, str
 def _landed_until_ms(asker: Asker, settings: Settings, tenant: str, account: str) -> int:
     partition = partition_of(account_key(tenant, account), settings.partitions)
     landed = asker.row(
-        "SELECT toUnixTimestamp64Milli(max(as_of)) FROM {db}.seals "
+        "SELECT toUnixTimestamp64Milli(max(as_of)) FROM {db}.v_seals "
         "WHERE topic = %(topic)s AND partition = %(partition)s",
         {"topic": settings.topic("usage"), "partition": partition},
     )
@@ -328,7 +328,7 @@ def _account_sides(row: Sequence[Any]) -> AccountSides:
 
 
 def _drawn(client: Client, query: str) -> str:
-    answer = client.query(query, settings={"readonly": 1})
+    answer = client.query(query, settings=reading(client))
     table = Table(*answer.column_names)
     for row in answer.result_rows:
         table.add_row(*(str(value) for value in row))

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tokenline.errors import SettingsError
 from tokenline.notify.notification import Kind
 from tokenline.notify.signing import Secret
+from tokenline.texts import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +90,7 @@ class Endpoint(BaseModel):
                 raise SettingsError(f"endpoint {self.name}: the variable {name} is not set")
             found.append(_secret(f"endpoint {self.name}: {name}", environ[name]))
         found += [
-            _secret(f"endpoint {self.name}: {file}", _text_of(beside / file))
+            _secret(f"endpoint {self.name}: {file}", read_text(beside / file, SettingsError))
             for file in self.secret_file
         ]
         return tuple(found)
@@ -119,9 +120,22 @@ def read_webhooks(
     Raises:
         SettingsError: file, endpoint or secret is missing or wrong; the text names it.
     """
+    return [(one, one.secrets(environ, path.parent)) for one in _read(path).endpoints]
+
+
+def secret_variables(path: Path) -> frozenset[str]:
+    """Return the names of the variables in which a file has its secrets.
+
+    Raises:
+        SettingsError: the file is missing or wrong; the text names it.
+    """
+    return frozenset(name for one in _read(path).endpoints for name in one.secret_env)
+
+
+def _read(path: Path) -> WebhooksFile:
     try:
-        said: Any = tomllib.loads(_text_of(path))
-        file = WebhooksFile.model_validate(said)
+        said: Any = tomllib.loads(read_text(path, SettingsError))
+        return WebhooksFile.model_validate(said)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: {error}") from error
     except ValidationError as error:
@@ -129,14 +143,6 @@ def read_webhooks(
         where = ".".join(map(str, first["loc"])) or "file"
         # Without the chain: its text shows the values, and a URL may hold a password.
         raise SettingsError(f"{path}: {where}: {first['msg']}") from None
-    return [(one, one.secrets(environ, path.parent)) for one in file.endpoints]
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _secret(where: str, text: str) -> Secret:

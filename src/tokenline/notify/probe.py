@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from tokenline.masking import printable, without_secrets
 from tokenline.notify.notification import iso_of
 from tokenline.notify.signing import Secret, sign
 
@@ -36,4 +37,4 @@ async def probe(
     except TimeoutError:
         return False, f"no answer in {timeout_ms} ms"
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return False, f"{type(error).__name__}: {error}"
+        return False, f"{type(error).__name__}: {printable(without_secrets(str(error)))}"

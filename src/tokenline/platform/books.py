@@ -16,6 +16,7 @@ from tokenline.platform.secrets import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tokenline.settings import Settings
 
@@ -32,7 +33,7 @@ def in_its_database(
         Unavailable: a server did not answer.
     """
     asked = settings.clickhouse_database
-    known = _names(settings)
+    known = _names(settings.data_dir)
     settings = settings.model_copy(update={"clickhouse_database": known.get(asked, asked)})
     if not new_line:
         return settings
@@ -42,8 +43,17 @@ def in_its_database(
     return settings.model_copy(update={"clickhouse_database": database})
 
 
-def _names(settings: Settings) -> dict[str, str]:
-    path = settings.data_dir / FILE
+def database_of(data_dir: Path, asked: str) -> str:
+    """Return the present line's database, where settings say `asked`.
+
+    Raises:
+        PlatformError: the file that names it is damaged.
+    """
+    return _names(data_dir).get(asked, asked)
+
+
+def _names(data_dir: Path) -> dict[str, str]:
+    path = data_dir / FILE
     try:
         known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
         return dict(known)

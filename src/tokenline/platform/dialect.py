@@ -1,7 +1,7 @@
 """Read just enough of a ClickHouse statement to route it: no parsing of expressions.
 
-Says where an INSERT's statement ends and its data begins, whether more than one statement
-came, and whether it may run read-only. Comments, strings and quoted names are stepped over.
+Says where an INSERT's statement ends and its data begins, and whether more than one statement
+came. Comments, strings and quoted names are stepped over. What may be run is not for it to say.
 """
 
 from __future__ import annotations
@@ -80,18 +80,14 @@ def split(text: bytes, body: bytes | None = None) -> Statement:
     return Statement(text, verb, words.format, None)
 
 
-def require_readonly(statement: Statement) -> None:
-    """Check that a statement only reads.
-
-    The engine refuses most writes itself; it lets SYSTEM through.
+def require_no_insert(statement: Statement) -> None:
+    """Check that a statement brings no rows: without their data the engine could not write it down.
 
     Raises:
-        RefusedStatementError: it may write.
+        RefusedStatementError: it is an INSERT.
     """
-    if not statement.reads and not statement.changes_connection:
-        raise RefusedStatementError(
-            164, "READONLY", "default: Cannot execute query in readonly mode"
-        )
+    if statement.verb == "INSERT":
+        raise RefusedStatementError(164, "READONLY", "INSERT: only queries are allowed")
 
 
 def _insert(text: bytes, words: _Words, body: bytes | None) -> Statement:

@@ -1,19 +1,23 @@
 """Own the one chDB engine of this process and run statements on it.
 
-chDB admits one process a path. Within it, connections are cheap (0.3 ms) and each keeps its
-own settings and database, so a connection is kept for every set of settings clients send.
+chDB admits one process a path. Within it, connections are cheap (0.3 ms) and each keeps its own role,
+settings and database, so a connection is kept for every set of them that clients send.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tokenline.errors import PlatformError
-from tokenline.platform import processes
+from tokenline.platform import access, processes
+from tokenline.platform.access import Role
+from tokenline.platform.dialect import require_no_insert
+from tokenline.platform.reading import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
 IDLE_MAX = 64
 _CODE = re.compile(r"Code: (\d+)\.")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Of a syntax error, what is about our own question and what would have been right: hundreds of words.
+_TAIL = re.compile(
+    r"(?:\. Expected one of: |\.? *: *In scope SELECT formatQuery).*(?= \(\w+\)$)", re.DOTALL
+)
 
 
 class EngineError(Exception):
@@ -45,22 +53,33 @@ class Result:
     read_bytes: int = 0
     written_rows: int = 0
     written_bytes: int = 0
+    format: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """One statement and all that a request says about how to run it."""
 
     statement: Statement
+    role: Role
     database: str = ""
     settings: tuple[tuple[str, str], ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     default_format: str = "TabSeparated"
 
     @property
-    def connection(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """What a connection must be set to for this job; `readonly` comes last, as it locks."""
-        return self.database, tuple(sorted(self.settings, key=lambda pair: pair[0] == "readonly"))
+    def only_reads(self) -> bool:
+        """Whether its role may only read, so that the gate looks at it."""
+        return self.role is not Role.WRITER
+
+
+@dataclass(slots=True)
+class _Held:
+    """A connection set to a role, a database and settings; `mark` finds its statements."""
+
+    wanted: tuple[str, str, tuple[tuple[str, str], ...]]
+    connection: Any
+    mark: str
 
 
 class Engine:
@@ -68,102 +87,147 @@ class Engine:
 
     Arguments:
         path: the data directory; made if missing.
+        database: the one whose views a reader may see.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, database: str = "tokenline") -> None:
         self._guard = processes.hold(path, "warehouse")
         import chdb  # noqa: PLC0415  500 MB, and only the process that holds the path needs it
 
-        self._path = str(path.resolve())
+        config = access.write_config(path.resolve(), database)
+        self.database = database
+        self._path = f"{path.resolve()}?config-file={config}"
         self._connect = chdb.connect
         self._lock = threading.Lock()
-        self._idle: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
+        self._idle: OrderedDict[int, _Held] = OrderedDict()
+        self._running: dict[Job, _Held] = {}
         try:
             self._anchor = self._connect(self._path)
         except RuntimeError as error:
             raise PlatformError(f"cannot open the warehouse at {path}: {error}") from error
+        names = _ask(self._anchor, "SELECT name FROM system.functions").bytes() or b""
+        self._gate = Gate(names.decode().split())
 
     def run(self, job: Job) -> Result:
         """Run one statement to its end; an INSERT is in the table when this returns.
 
         Raises:
-            EngineError: the engine refused it; an INSERT that fails may have written whole
-                blocks of about a million rows, never part of one.
+            RefusedStatementError: its role may only read, and this does more.
+            EngineError: the engine refused it or it was ended; an INSERT that fails may have
+                written whole blocks of about a million rows, never part of one.
         """
-        connection = self._take(job)
+        sql, out = job.statement.sql, job.default_format
+        if job.only_reads:
+            require_no_insert(job.statement)
+            reading = self._gate.check(self._canonical(job.statement.sql))
+            sql, out = reading.sql, reading.format or out
+        held = self._take((job.role, job.database, job.settings))
+        with self._lock:
+            self._running[job] = held
         try:
-            result = (
-                _insert(connection, job)
-                if job.statement.data is not None
-                else _query(connection, job)
-            )
+            if job.statement.data is None:
+                result = _query(held.connection, sql, out, job.parameters)
+            else:
+                result = _insert(held.connection, job.statement)
         except BaseException:
-            connection.close()
+            self._forget(job)
+            held.connection.close()
             raise
+        self._forget(job)
         if job.statement.changes_connection:
-            connection.close()
+            held.connection.close()
         else:
-            self._give_back(job, connection)
+            self._give_back(held)
         return result
+
+    def end(self, job: Job) -> None:
+        """Ask a job that runs to end; does nothing if it does not run (yet)."""
+        with self._lock:
+            held = self._running.get(job)
+            if held is not None:
+                _ask(
+                    self._anchor,
+                    f"KILL QUERY WHERE Settings['log_comment'] = '{held.mark}' ASYNC",
+                )
 
     def close(self) -> None:
         """Close every connection; the last one lets go of the path."""
         with self._lock:
-            for _, connection in self._idle.values():
-                connection.close()
+            for held in self._idle.values():
+                held.connection.close()
             self._idle.clear()
             self._anchor.close()
         self._guard.close()
 
-    def _take(self, job: Job) -> Any:  # noqa: ANN401  chDB has no types
-        wanted = job.connection
-        with self._lock:
-            for key, (settings, connection) in reversed(self._idle.items()):
-                if settings == wanted:
-                    del self._idle[key]
-                    return connection
-        connection = self._connect(self._path)
+    def _canonical(self, sql: bytes) -> bytes:
+        """Return the statement as the engine writes it down; one statement, or an error."""
+        limits = tuple((name, str(most)) for name, most in access.LIMITS[access.WARDEN].items())
+        held = self._take((access.WARDEN, "", limits))
+        text = sql.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
         try:
-            _prepare(connection, job)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            answer = _ask(
+                held.connection, b"SELECT formatQuerySingleLine('" + text + b"')", "TSVRaw"
+            )
+        except EngineError as error:
+            held.connection.close()
+            raise EngineError(_plain(str(error))) from None
+        self._give_back(held)
+        return (answer.bytes() or b"").removesuffix(b"\n")
 
-    def _give_back(self, job: Job, connection: Any) -> None:  # noqa: ANN401  chDB has no types
+    def _forget(self, job: Job) -> None:
         with self._lock:
-            self._idle[id(connection)] = (job.connection, connection)
-            oldest = self._idle.popitem(last=False)[1][1] if len(self._idle) > IDLE_MAX else None
+            del self._running[job]
+
+    def _take(self, wanted: tuple[str, str, tuple[tuple[str, str], ...]]) -> _Held:
+        with self._lock:
+            for key, held in reversed(self._idle.items()):
+                if held.wanted == wanted:
+                    return self._idle.pop(key)
+        held = _Held(wanted, self._connect(self._path), secrets.token_hex(8))
+        try:
+            _prepare(held)
+        except BaseException:
+            held.connection.close()
+            raise
+        return held
+
+    def _give_back(self, held: _Held) -> None:
+        with self._lock:
+            self._idle[id(held)] = held
+            oldest = self._idle.popitem(last=False)[1] if len(self._idle) > IDLE_MAX else None
         if oldest is not None:
-            oldest.close()
+            oldest.connection.close()
 
 
-def _prepare(connection: Any, job: Job) -> None:  # noqa: ANN401  chDB has no types
-    database, settings = job.connection
+def _prepare(held: _Held) -> None:
+    """Set a connection up; the role keeps it from everything else; `readonly` comes last, as it locks."""
+    role, database, settings = held.wanted
+    _ask(held.connection, f"SET ROLE {role}")
     if database:
-        _ask(connection, f"USE `{_escape(database, '`')}`")
-    for name, value in settings:
+        _ask(held.connection, f"USE `{_escape(database, '`')}`")
+    locked = ("readonly", str(access.READONLY[role]))
+    for name, value in (*settings, ("log_comment", held.mark), locked):
         if not _NAME.fullmatch(name):
             raise EngineError(
                 f"Code: 115. DB::Exception: Unknown setting '{name}'. (UNKNOWN_SETTING)"
             )
-        _ask(connection, f"SET {name} = '{_escape(value, chr(39))}'")
+        _ask(held.connection, f"SET {name} = '{_escape(value, chr(39))}'")
 
 
-def _query(connection: Any, job: Job) -> Result:  # noqa: ANN401  chDB has no types
-    answer = _ask(connection, job.statement.sql, job.default_format, job.parameters)
+def _query(connection: Any, sql: bytes, out: str, parameters: Mapping[str, str]) -> Result:  # noqa: ANN401  chDB has no types
+    answer = _ask(connection, sql, out, parameters)
     return Result(
         body=answer.bytes() or b"",
         read_rows=answer.storage_rows_read(),
         read_bytes=answer.storage_bytes_read(),
         written_rows=answer.rows_written(),
         written_bytes=answer.bytes_written(),
+        format=out,
     )
 
 
-def _insert(connection: Any, job: Job) -> Result:  # noqa: ANN401  chDB has no types
+def _insert(connection: Any, statement: Statement) -> Result:  # noqa: ANN401  chDB has no types
     """Hand the engine the raw data; nothing is in the table before `finish` returns."""
-    statement = job.statement
     try:
         inserter = connection.send_insert(statement.sql.decode(), statement.format)
         if statement.data:
@@ -194,6 +258,11 @@ def _text(error: BaseException) -> str:
             return cause.object.decode(errors="backslashreplace")
         cause = cause.__cause__
     return str(error)
+
+
+def _plain(text: str) -> str:
+    """Return a syntax error in one line."""
+    return " ".join(_TAIL.sub(".", text).split())
 
 
 def _escape(text: str, quote: str) -> str:

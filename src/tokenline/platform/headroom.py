@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from tokenline.platform import dialect
+from tokenline.platform.access import Role
 from tokenline.platform.engine import Engine, EngineError, Job, Result
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class RoomyEngine(Engine):
         path: the data directory; made if missing.
         restart: ends this process, in order; whoever started it starts it again.
         free: says how many bytes are free.
+        database: the one whose views a reader may see.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class RoomyEngine(Engine):
         path: Path,
         restart: Callable[[], None],
         free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+        *,
+        database: str = "tokenline",
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, database)
         self._folder = path
         self._restart = restart
         self._free = free
@@ -67,7 +71,7 @@ class RoomyEngine(Engine):
             EngineError: as the engine has it; NOT_ENOUGH_SPACE when there was too little room at any
                 moment of a statement that writes: its rows may or may not be there.
         """
-        if job.statement.reads:
+        if job.only_reads or job.statement.reads:
             return super().run(job)
         shortages = self._begin()
         try:
@@ -130,7 +134,7 @@ class RoomyEngine(Engine):
         return self._ask("SELECT count() FROM system.merges").strip() != b"0"
 
     def _ask(self, sql: str) -> bytes:
-        return super().run(Job(statement=dialect.split(sql.encode()))).body
+        return super().run(Job(statement=dialect.split(sql.encode()), role=Role.WRITER)).body
 
     def _watch(self) -> None:
         while not self._closing.wait(LOOK_S):

@@ -53,7 +53,7 @@ def take(path: Path) -> IO[str] | None:
     Raises:
         OSError: it can be no file of ours.
     """
-    handle = path.open("a+")
+    handle = open(path, "a+", encoding="utf-8", opener=private)  # noqa: SIM115  held
     until_s = time.monotonic() + TAKE_S
     while True:
         try:
@@ -65,6 +65,11 @@ def take(path: Path) -> IO[str] | None:
             time.sleep(LOOK_S)
         else:
             return handle
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file; one that is made now is its owner's alone."""
+    return os.open(path, flags, 0o600)
 
 
 def sign(handle: IO[str], process: Process) -> None:
@@ -80,7 +85,7 @@ def sign(handle: IO[str], process: Process) -> None:
 def holder(path: Path) -> Process | None:
     """Return who holds a lock file, None if nobody; a holder who did not sign has pid 0."""
     try:
-        with path.open() as handle:
+        with path.open(encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _signed(path)
@@ -111,14 +116,14 @@ def end_holder(path: Path) -> int:
 
 
 def _signed(path: Path) -> Process:
-    pid, _, tick = path.read_text().strip().partition(" ")
+    pid, _, tick = path.read_text(encoding="utf-8").strip().partition(" ")
     return Process(int(pid) if pid.isdigit() else 0, tick)
 
 
 def _tick(pid: int) -> str:
     """Return when a process began, in ticks since boot; empty if it has ended or nobody tells."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
     # The name stands in brackets and may hold anything, brackets too.

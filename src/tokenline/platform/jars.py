@@ -79,7 +79,7 @@ def locked(cache: Path) -> Iterator[None]:
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        handle = (cache / ".lock").open("w")
+        handle = (cache / ".lock").open("wb")
     except OSError as error:
         text = f"cannot keep Kafka's jars in {cache}: {error.strerror}; set XDG_CACHE_HOME"
         raise PlatformError(text) from error
@@ -91,7 +91,7 @@ def locked(cache: Path) -> Iterator[None]:
 def _listed(cache: Path) -> list[Path] | None:
     """Return the jars of an earlier run if each is there in full."""
     try:
-        listed: dict[str, int] = json.loads((cache / LIST).read_text())
+        listed: dict[str, int] = json.loads((cache / LIST).read_text(encoding="utf-8"))
         if all((cache / name).stat().st_size == size for name, size in listed.items()):
             return [cache / name for name in listed]
     except (OSError, ValueError):
@@ -111,6 +111,6 @@ def _fetch(cache: Path) -> list[Path]:
         raise PlatformError("cannot fetch Kafka from Maven Central: no jar came")
     listed = {str(jar.relative_to(cache)): jar.stat().st_size for jar in jars}
     draft = cache / (LIST + ".draft")
-    draft.write_text(json.dumps(listed, indent=1))
+    draft.write_text(json.dumps(listed, indent=1), encoding="utf-8")
     draft.replace(cache / LIST)
     return jars

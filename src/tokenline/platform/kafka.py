@@ -7,7 +7,6 @@ kill -9) and a restart, not the loss of the disk. Clients log in, each role with
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tokenline.errors import PlatformError, PortTaken
 from tokenline.platform import jars, processes
+from tokenline.platform.environment import server_environment
 from tokenline.platform.kafka_config import ADMIN, SERVER, Identity, access_fields, fingerprint
 from tokenline.platform.kafka_link import broker_answers
 from tokenline.platform.secrets import make_secrets, write_private
@@ -271,4 +271,4 @@ def _format(command: Sequence[str], properties: Path, cluster_id: str, data_dir:
 
 def _java_env() -> dict[str, str]:
     """Return an environment in which Java reads file names as UTF-8 whatever the user's locale."""
-    return dict(os.environ) | {"LC_ALL": "C.UTF-8"}
+    return server_environment() | {"LC_ALL": "C.UTF-8"}

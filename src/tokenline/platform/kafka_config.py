@@ -82,7 +82,7 @@ class Identity:
     def load(cls, data_dir: Path, asked_port: int) -> Identity:
         """Read the identity, or draw one; a controller port that is taken is drawn anew."""
         path = data_dir / "kafka.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         controller_port = known.get("controller_port", 0)
         if not controller_port or not processes.port_is_free(controller_port):
             controller_port = processes.free_port()

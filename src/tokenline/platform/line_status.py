@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def line_status(data_dir: Path) -> ComponentStatus:
     """Return the line as if it were a component: ready when Kafka and warehouse hold the same."""
     try:
-        settings = find_stack(data_dir, "reader")
+        settings = find_stack(data_dir, "reader", warehouse="auditor")
         line, known = asyncio.run(read_line(settings)), warehouse_line(settings)
         require_own(settings, line, known)
     except TokenlineError as error:

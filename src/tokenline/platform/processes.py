@@ -26,6 +26,8 @@ LAUNCH = Path(__file__).with_name("launch.py")
 PORT_LOW, PORT_COUNT = 20_000, 12_000
 LOG_BYTES_MAX = 16 * 1024 * 1024
 LOCK = "tokenline.lock"
+# What the line keeps is its owner's alone.
+PRIVATE_UMASK = 0o077
 
 
 class _Spawner:
@@ -80,6 +82,7 @@ def _popen(argv: Sequence[str], env: Mapping[str, str] | None, log: int, lock: i
         stderr=log,
         pass_fds=(lock,),
         start_new_session=True,
+        umask=PRIVATE_UMASK,
     )
 
 
@@ -103,10 +106,10 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
             _spawner = _Spawner()
         spawner = _spawner
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
             log.replace(log.with_name(log.name + ".1"))
-        with log.open("ab") as sink, _locked(lock_of(log)) as lock:
+        with open(log, "ab", opener=identity.private) as sink, _locked(lock_of(log)) as lock:
             child = spawner.popen(argv, env, sink.fileno(), lock.fileno())
             identity.sign(lock, identity.process_of(child.pid))
     except OSError as error:
@@ -165,7 +168,7 @@ def hold(folder: Path, what: str) -> IO[str]:
         PlatformError: another process holds it, the text names it; or it can be no folder of ours.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = identity.take(folder / LOCK)
     except OSError as error:
         raise PlatformError(f"{folder} cannot be a data directory: {error.strerror}") from error

@@ -124,7 +124,10 @@ def _checked(value: object) -> Passwords:
 @contextmanager
 def _alone(data_dir: Path) -> Iterator[None]:
     """Keep other writers of this directory's passwords out."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / (FILE + ".lock")).open("w") as handle:
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(data_dir / (FILE + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

@@ -11,10 +11,11 @@ import signal
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
-from tokenline.errors import NotRunning, PlatformError, SettingsError, TokenlineError
+from tokenline.errors import NotRunning, PlatformError, TokenlineError
 from tokenline.platform import processes
+from tokenline.platform.access import Role
+from tokenline.platform.books import database_of
 from tokenline.platform.crew import READY_S, await_all, await_kept, make_workers, names_of
 from tokenline.platform.kafka import VARIABLE as KAFKA_VARIABLE
 from tokenline.platform.kafka import EmbeddedKafka
@@ -34,7 +35,7 @@ from tokenline.platform.stack_file import (
 from tokenline.platform.stdio import unfailing
 from tokenline.platform.supervision import SERVER_READY_S, Keeper, Supervision
 from tokenline.platform.warehouse import VARIABLE as WAREHOUSE_VARIABLE
-from tokenline.platform.warehouse import is_loopback
+from tokenline.platform.warehouse import loopback_port
 from tokenline.platform.warehouse_process import EmbeddedWarehouse
 from tokenline.platform.worker_process import PROGRAM, WorkerProcess
 
@@ -258,12 +259,21 @@ class Stack:
             raise PlatformError("asked to stop while starting")
 
     def _start_servers(self) -> None:
-        kafka_port = 0 if self._free_ports else _port(self.settings.kafka_bootstrap, KAFKA_VARIABLE)
+        kafka_port = (
+            0 if self._free_ports else loopback_port(self.settings.kafka_bootstrap, KAFKA_VARIABLE)
+        )
         warehouse_port = (
-            0 if self._free_ports else _port(self.settings.clickhouse_url, WAREHOUSE_VARIABLE)
+            0
+            if self._free_ports
+            else loopback_port(self.settings.clickhouse_url, WAREHOUSE_VARIABLE)
         )
         kafka = EmbeddedKafka(self.data_dir / "kafka", kafka_port, secrets_dir=self.data_dir)
-        warehouse = EmbeddedWarehouse(self.data_dir / "warehouse", warehouse_port)
+        warehouse = EmbeddedWarehouse(
+            self.data_dir / "warehouse",
+            warehouse_port,
+            database=database_of(self.data_dir, self.settings.clickhouse_database),
+            secrets_dir=self.data_dir,
+        )
         self._components = {"kafka": kafka, "warehouse": warehouse}
         if not kafka.prepared:
             self._say("fetching Kafka, once for this user: 43 MB, about half a minute")
@@ -273,6 +283,8 @@ class Stack:
             update={
                 **kafka.access("operator"),
                 "clickhouse_url": warehouse.url,
+                "clickhouse_username": Role.WRITER,
+                "clickhouse_password": warehouse.password(Role.WRITER),
                 "clickhouse_cluster": "",
                 "data_dir": self.data_dir,
             }
@@ -285,12 +297,14 @@ class Stack:
         from tokenline.platform.books import in_its_database  # noqa: PLC0415  loads the servers' clients
         from tokenline.platform.prepare import patiently, prepare  # noqa: PLC0415  as above
 
-        def step() -> None:
+        def step(warehouse: EmbeddedWarehouse) -> None:
             self.settings = in_its_database(settings, self._say, new_line=self._new_line)
+            warehouse.show(self.settings.clickhouse_database)
             prepare(as_role(self.settings, ADMIN), self._say, rights=True)
 
-        settings = self.settings
-        patiently(step, self._asked_to_stop.is_set)
+        settings, found = self.settings, self._components["warehouse"]
+        assert isinstance(found, EmbeddedWarehouse)  # noqa: S101  made as one
+        patiently(partial(step, found), self._asked_to_stop.is_set)
 
     def _start_workers(self) -> dict[str, WorkerProcess]:
         workers = make_workers(
@@ -328,10 +342,10 @@ class Stack:
             before, self._written = self._written, True
             try:
                 file.write(self.data_dir)
-            except OSError as error:
+            except PlatformError as error:
                 self._written = False
                 if before:
-                    self._say(f"cannot write {self.data_dir / FILE}: {error.strerror}")
+                    self._say(str(error))
 
     def _see(self, name: str) -> Seen:
         component = self._components.get(name)
@@ -375,17 +389,3 @@ def _require_room(data_dir: Path) -> None:
     free = shutil.disk_usage(data_dir).free
     if free < DISK_BYTES_MIN:
         raise PlatformError(f"only {free >> 20} MiB are free at {data_dir}; 1024 MiB are needed")
-
-
-def _port(address: str, variable: str) -> int:
-    """Return the port of a loopback address."""
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if port is None or not is_loopback(parts.hostname or ""):
-        raise SettingsError(
-            f"{variable}={address!r}: `up` runs its own servers; this must be loopback with a port"
-        )
-    return port

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenline.errors import NotRunning, PlatformError
 from tokenline.platform import identity, processes
+from tokenline.platform.access import Role
 from tokenline.platform.identity import Process
 from tokenline.platform.kafka_config import ADMIN, SERVER, access_fields
 from tokenline.platform.kafka_link import broker_answers
-from tokenline.platform.secrets import read_secrets
+from tokenline.platform.secrets import read_secrets, write_private
 from tokenline.platform.worker_process import ask_health, in_words
 from tokenline.settings import Settings, variable
 
@@ -84,11 +85,9 @@ class StackFile:
         """Replace the file in one step.
 
         Raises:
-            OSError: there is no room; the file before stays.
+            PlatformError: there is no room; the file before stays.
         """
-        draft = data_dir / (FILE + ".draft")
-        draft.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        draft.replace(data_dir / FILE)
+        write_private(data_dir / FILE, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def read(cls, data_dir: Path) -> StackFile:
@@ -132,18 +131,26 @@ def storable(settings: Settings) -> dict[str, str]:
     return settings.model_copy(update=kept).to_env()
 
 
-def find_stack(data_dir: Path, role: str = "operator") -> Settings:
+def find_stack(data_dir: Path, role: str = "operator", *, warehouse: str = Role.READER) -> Settings:
     """Return settings that lead to the stack running in `data_dir`, and log in there as a role.
+
+    `warehouse` is the role that they have there: reader, auditor or writer.
+
+    `warehouse` is the role that they have there: reader, auditor or writer.
 
     Raises:
         NotRunning: there is none, or it is still starting.
-        PlatformError: the file of the passwords cannot be read.
+        PlatformError: the passwords cannot be read.
     """
     file = StackFile.read(data_dir)
     if not file.started:
         raise NotRunning(f"the stack in {data_dir} is still starting; see tokenline status")
-    passwords = read_secrets(data_dir).get(SERVER, {})
-    return Settings.from_env(file.settings).model_copy(update=access_fields(role, passwords))
+    passwords = read_secrets(data_dir)
+    fields = access_fields(role, passwords.get(SERVER, {})) | {
+        "clickhouse_username": warehouse,
+        "clickhouse_password": passwords.get("warehouse", {}).get(warehouse, ""),
+    }
+    return Settings.from_env(file.settings).model_copy(update=fields)
 
 
 def gateway_environment(data_dir: Path) -> dict[str, str]:

@@ -1,15 +1,17 @@
 """Serve one chDB directory over the HTTP dialect of ClickHouse, on loopback.
 
 `python -m tokenline.platform.warehouse --data DIR --port N`. Enough of the dialect for
-unmodified `clickhouse_connect.get_client(host=..., port=...)`. What it is not: it has no users
-or sessions (each request stands alone), does not compress its answers, holds an answer in
-memory before it sends it, and refuses to listen anywhere but on loopback.
+unmodified `clickhouse_connect.get_client(host=..., port=...)`. Who asks says a role and its
+password (see `access`); only /ping is open. What it is not: it has no sessions (each request stands
+alone), does not compress its answers, holds an answer in memory before it sends it, and
+refuses to listen anywhere but on loopback.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hmac
 import ipaddress
 import json
 import os
@@ -17,54 +19,47 @@ import signal
 import sys
 import threading
 import uuid
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-import cramjam
 from aiohttp import web
 
-from tokenline.errors import PlatformError, TokenlineError
-from tokenline.platform import dialect, processes
+from tokenline.errors import PlatformError, SettingsError, TokenlineError
+from tokenline.platform import processes
+from tokenline.platform.access import Role
+from tokenline.platform.dialect import RefusedStatementError
 from tokenline.platform.engine import Engine, EngineError, Job, Result
 from tokenline.platform.headroom import RoomyEngine
 from tokenline.platform.launch import die_with_parent
+from tokenline.platform.secrets import read_secrets
 from tokenline.platform.stdio import never_fail
+from tokenline.platform.warehouse_request import (
+    BODY_BYTES_MAX,
+    credentials,
+    fields_of,
+    job_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from typing_extensions import Buffer
+    from concurrent.futures import Future
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 VARIABLE = "TOKENLINE_CLICKHOUSE_URL"
-BODY_BYTES_MAX = 1 << 30
 EXIT_AGAIN = 75  # EX_TEMPFAIL: start again
+# So many statements of one role wait; who comes then is told to come again.
+WAITING_MAX = 64
+READERS, WRITERS = 4, 2
+KILL_EVERY_S = 0.05
 # An insert is tens of megabytes: at aiohttp's 64 KiB its socket would be paused 1,000 times.
 READ_BYTES = 1 << 20
-# Parameters of the HTTP interface itself; every other one is a setting of the engine.
-TRANSPORT = frozenset(
-    (
-        "query", "database", "default_format", "session_id", "session_timeout", "session_check",
-        "query_id", "quota_key", "role", "user", "password", "compress", "decompress",
-        "buffer_size", "wait_end_of_query", "client_protocol_version", "enable_http_compression",
-        "send_progress_in_http_headers", "http_headers_progress_interval_ms",
-        "cancel_http_readonly_queries_on_client_close",
-    )
-)  # fmt: skip
-_UNPACK: dict[str, Callable[[bytes], Buffer]] = {
-    "lz4": cramjam.lz4.decompress,
-    "zstd": cramjam.zstd.decompress,
-    "gzip": cramjam.gzip.decompress,
-    "br": cramjam.brotli.decompress,
-    "deflate": zlib.decompress,
-}
 # As ClickHouse's HTTPHandler maps them; the rest are 500. None of these is one that
 # clickhouse-connect sends again on its own.
 STATUS = {
-    403: (164, 497),
+    403: (164, 497, 516),
     404: (36, 46, 47, 50, 56, 60, 81, 115),
     400: (6, 26, 27, 38, 41, 42, 43, 44, 48, 53, 62, 72, 117, 130, 386, 456, 457),
 }
@@ -74,19 +69,23 @@ _STATUS_OF = {code: status for status, codes in STATUS.items() for code in codes
 class Warehouse:
     """Answer HTTP requests with one engine.
 
-    Inserts and reads have threads of their own, so that a long read never holds an insert up.
+    Inserts, and the reads of each role, have threads of their own: no long read holds up an insert
+    or the reads of another role. A read whose client has gone is ended.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, passwords: Mapping[str, str]) -> None:
         self._engine = engine
-        self._reads = ThreadPoolExecutor(4, "read")
-        self._writes = ThreadPoolExecutor(2, "write")
+        self._passwords = {str(role): passwords[role] for role in Role}
+        self._reads = {role: _Pool(READERS, f"read-{role}") for role in Role}
+        self._writes = _Pool(WRITERS, "write")
+        self._endings: set[asyncio.Task[None]] = set()
 
     def application(self) -> web.Application:
         """Return the web application."""
         app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[refuse_browsers])
         app.router.add_get("/ping", self.ping)
-        app.router.add_route("*", "/", self.answer)
+        app.router.add_route("GET", "/", self.answer)
+        app.router.add_route("POST", "/", self.answer)
         return app
 
     async def ping(self, _request: web.Request) -> web.Response:
@@ -97,26 +96,89 @@ class Warehouse:
         """Run the statement of one request."""
         query_id = request.query.get("query_id") or str(uuid.uuid4())
         try:
-            fields, body = await _fields(request)
-            job = await asyncio.to_thread(_job, request, fields, body)
-            pool = self._reads if job.statement.reads else self._writes
-            result = await asyncio.get_running_loop().run_in_executor(pool, self._engine.run, job)
-        except (dialect.RefusedStatementError, EngineError) as error:
+            role = self._role(request)
+            fields, body = await fields_of(request, role)
+            job = await asyncio.to_thread(
+                job_of, request, role, fields, body, self._engine.database
+            )
+            result = await self._run(job)
+        except (RefusedStatementError, EngineError) as error:
             return _refusal(error.code, str(error), query_id)
         return _success(job, result, query_id)
 
     def close(self) -> None:
         """Let running statements end, then close the engine."""
-        self._writes.shutdown()
-        self._reads.shutdown()
+        self._writes.threads.shutdown()
+        for pool in self._reads.values():
+            pool.threads.shutdown()
         self._engine.close()
+
+    def _role(self, request: web.Request) -> Role:
+        """Return who asks."""
+        user, password = credentials(request)
+        known = self._passwords.get(user, "")
+        if not hmac.compare_digest(password.encode(), known.encode()) or not known:
+            raise RefusedStatementError(
+                516,
+                "AUTHENTICATION_FAILED",
+                "Authentication failed: user or password is wrong "
+                "(tokenline status --secrets shows them)",
+            )
+        return Role(user)
+
+    async def _run(self, job: Job) -> Result:
+        reads = job.only_reads or job.statement.reads
+        pool = self._reads[job.role] if reads else self._writes
+        running = pool.submit(self._engine, job)
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if job.only_reads and not running.done():
+                ending = asyncio.create_task(self._end(job, running))
+                self._endings.add(ending)
+                ending.add_done_callback(self._endings.discard)
+            raise
+
+    async def _end(self, job: Job, running: Future[Result]) -> None:
+        """End a read that nobody waits for; asks again, as it may only be about to begin."""
+        while not running.done():
+            await asyncio.to_thread(self._engine.end, job)
+            await asyncio.sleep(KILL_EVERY_S)
+
+
+class _Pool:
+    """Threads for one kind of statement, first come, first served, with a bound on who waits."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self.threads = ThreadPoolExecutor(size, name)
+        self._most = size + WAITING_MAX
+        self._inside = 0
+
+    def submit(self, engine: Engine, job: Job) -> Future[Result]:
+        """Run a job when its turn comes; called on the event loop."""
+        if self._inside >= self._most:
+            raise RefusedStatementError(
+                202, "TOO_MANY_SIMULTANEOUS_QUERIES", f"{self._inside} statements run or wait"
+            )
+        self._inside += 1
+        loop = asyncio.get_running_loop()
+        running = self.threads.submit(engine.run, job)
+        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
+        return running
+
+    def _leave(self) -> None:
+        self._inside -= 1
 
 
 @web.middleware
 async def refuse_browsers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what a web page could send: there is no password to keep it out."""
+    """Refuse what a web page could send, whatever it knows."""
     host = request.host.rsplit(":", 1)[0].strip("[]")
-    if not is_loopback(host) or "Origin" in request.headers:
+    by_browser = any(
+        name == "origin" or name.startswith("sec-fetch-")
+        for name in map(str.lower, request.headers)
+    )
+    if by_browser or not is_loopback(host):
         return _refusal(497, "Code: 497. DB::Exception: Loopback clients only. (ACCESS_DENIED)", "")
     return await handler(request)
 
@@ -129,74 +191,22 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-async def _fields(request: web.Request) -> tuple[Mapping[str, str], bytes]:
-    """Return the parameters of URL and form, and the body if it is not a form."""
-    fields = dict(request.query)
-    if request.content_type not in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        return fields, await _body(request)
-    for name, value in (await request.post()).items():
-        if not isinstance(value, str):
-            raise dialect.RefusedStatementError(
-                48, "NOT_IMPLEMENTED", "External data is not supported"
-            )
-        fields[name] = value
-    return fields, b""
+def loopback_port(address: str, variable: str) -> int:
+    """Return the port of a loopback address.
 
-
-async def _body(request: web.Request) -> bytes:
-    """Return the whole body; aiohttp's own way grows one buffer for it and copies that."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > BODY_BYTES_MAX:
-            raise web.HTTPRequestEntityTooLarge(max_size=BODY_BYTES_MAX, actual_size=size)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _job(request: web.Request, fields: Mapping[str, str], body: bytes) -> Job:
-    """Make the job of a request; unpacks and splits, so it runs off the event loop."""
-    body = _unpacked(body, request.headers.get("Content-Encoding", ""))
-    query = fields.get("query", "").encode()
-    statement = dialect.split(query, body) if query else dialect.split(body)
-    settings = {
-        name: value
-        for name, value in fields.items()
-        if name not in TRANSPORT and not name.startswith("param_")
-    }
-    if request.method == "GET":
-        settings.setdefault("readonly", "2")  # as ClickHouse: GET changes nothing
-    if settings.get("readonly", "0") != "0":
-        dialect.require_readonly(statement)
-    return Job(
-        statement=statement,
-        database=str(fields.get("database") or request.headers.get("X-ClickHouse-Database", "")),
-        settings=tuple(sorted(settings.items())),
-        parameters={
-            name.removeprefix("param_"): value
-            for name, value in fields.items()
-            if name.startswith("param_")
-        },
-        default_format=str(
-            fields.get("default_format")
-            or request.headers.get("X-ClickHouse-Format", "TabSeparated")
-        ),
-    )
-
-
-def _unpacked(body: bytes, encoding: str) -> bytes:
-    if not encoding or encoding == "identity" or not body:
-        return body
-    unpack = _UNPACK.get(encoding)
-    if unpack is None:
-        text = f"Unknown compression method: {encoding}"
-        raise dialect.RefusedStatementError(89, "UNKNOWN_COMPRESSION_METHOD", text)
+    Raises:
+        SettingsError: it is no loopback address, or has no port.
+    """
+    parts = urlsplit(address if "://" in address else f"//{address}")
     try:
-        return bytes(unpack(body))
-    except (cramjam.DecompressionError, zlib.error) as error:
-        text = f"Cannot unpack a body of encoding {encoding}: {error}"
-        raise dialect.RefusedStatementError(354, "ZLIB_INFLATE_FAILED", text) from error
+        port = parts.port
+    except ValueError:
+        port = None
+    if port is None or not is_loopback(parts.hostname or ""):
+        raise SettingsError(
+            f"{variable}={address!r}: `up` runs its own servers; this must be loopback with a port"
+        )
+    return port
 
 
 def _success(job: Job, result: Result, query_id: str) -> web.Response:
@@ -210,7 +220,7 @@ def _success(job: Job, result: Result, query_id: str) -> web.Response:
         "X-ClickHouse-Summary": json.dumps({name: str(value) for name, value in summary.items()}),
     }
     if job.statement.reads:
-        headers["X-ClickHouse-Format"] = job.statement.format or job.default_format
+        headers["X-ClickHouse-Format"] = job.statement.format or result.format
     return web.Response(body=result.body, headers=headers, content_type="application/octet-stream")
 
 
@@ -227,7 +237,7 @@ def _headers(query_id: str) -> dict[str, str]:
     }
 
 
-async def serve(engine: Engine, host: str, port: int) -> None:
+async def serve(engine: Engine, passwords: Mapping[str, str], host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT; running statements are let end.
 
     Raises:
@@ -237,12 +247,13 @@ async def serve(engine: Engine, host: str, port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    warehouse = Warehouse(engine)
+    warehouse = Warehouse(engine, passwords)
     # Bodies are unpacked by `_unpacked`: aiohttp knows no lz4.
     runner = web.AppRunner(
         warehouse.application(),
         access_log=None,
         auto_decompress=False,
+        handler_cancellation=True,
         read_bufsize=READ_BYTES,
     )
     await runner.setup()
@@ -258,6 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and serve; return the exit code."""
     parser = argparse.ArgumentParser(prog="tokenline.platform.warehouse")
     parser.add_argument("--data", type=Path, required=True, help="chDB's directory")
+    parser.add_argument("--secrets", type=Path, required=True, help="folder of secrets.json")
+    parser.add_argument("--database", default="tokenline", help="whose views a reader may see")
     parser.add_argument("--host", default=processes.LOOPBACK, help="a loopback address")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--die-with-parent", action="store_true")
@@ -272,13 +285,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         if not is_loopback(options.host):
-            raise PlatformError(f"{options.host} is not loopback; the warehouse has no passwords")
+            raise PlatformError(f"{options.host} is not loopback; the warehouse speaks no TLS")
         if options.die_with_parent:
             die_with_parent(os.getppid())
         os.environ["TZ"] = "UTC"  # chDB takes the host's zone for its own
         options.data.mkdir(parents=True, exist_ok=True)
-        engine = RoomyEngine(options.data, restart)
-        asyncio.run(serve(engine, options.host, options.port))
+        os.umask(processes.PRIVATE_UMASK)
+        passwords = read_secrets(options.secrets).get("warehouse", {})
+        engine = RoomyEngine(options.data, restart, database=options.database)
+        asyncio.run(serve(engine, passwords, options.host, options.port))
     except TokenlineError as error:
         print(f"warehouse: {error}", file=sys.stderr)
         return 1

@@ -15,8 +15,11 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenline.errors import PlatformError, SettingsError, TokenlineError
+from tokenline.extras import missing_extra
+from tokenline.masking import without_secrets
 from tokenline.platform.stdio import never_fail
 from tokenline.settings import Settings
+from tokenline.workers import application
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,23 +35,19 @@ def run(role: Role, settings: Settings) -> None:
     """Run a worker until it is asked to stop; ends the process.
 
     Raises:
-        PlatformError: the `streams` package or the worker extra is not installed, or the data
-            directory cannot be made.
+        PlatformError: the worker extra is not installed, or the data directory cannot be made.
     """
-    never_fail()
     # Loading takes seconds; who is asked to stop meanwhile has nothing to finish.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.meta_path.insert(0, _NoPandas())
-    _use_uvloop()
     try:
+        _use_uvloop()
         import faust  # noqa: PLC0415  slow, and only workers have it
 
-        from streams.app import build_app  # noqa: PLC0415  the wheel does not carry it
+        build_app = application().build_app
     except ModuleNotFoundError as error:
-        raise PlatformError(
-            f"a worker needs the module {error.name}: run it from a checkout or the image, "
-            "with tokenline[worker] installed"
-        ) from error
+        raise missing_extra(error, "worker") or error from error
+    never_fail()
     _make_data_dir(settings)
     app = build_app(role, settings)
     threading.Thread(target=_insist_on_end, args=(app,), daemon=True).start()
@@ -63,7 +62,8 @@ def run(role: Role, settings: Settings) -> None:
         code = ended.code
     reason = app.crash_reason or worker.crash_reason
     if reason is not None:
-        print(f"{role} worker crashed: {reason!r}", file=sys.stderr, flush=True)
+        crashed = without_secrets(repr(reason))
+        print(f"{role} worker crashed: {crashed}", file=sys.stderr, flush=True)
         code = 1
     _end(code if isinstance(code, int) else 1)
 
@@ -128,10 +128,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(role, Settings.from_env())
     except SettingsError as error:
-        print(f"{role} worker: {error}", file=sys.stderr)
+        print(f"{role} worker: {without_secrets(str(error))}", file=sys.stderr)
         return 2
     except TokenlineError as error:
-        print(f"{role} worker: {error}", file=sys.stderr)
+        print(f"{role} worker: {without_secrets(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenline.errors import PlatformError
 from tokenline.platform import processes
+from tokenline.platform.environment import worker_environment
 from tokenline.platform.kafka_config import as_role
-from tokenline.settings import FOREIGN, PREFIX, Settings
+from tokenline.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "tokenline.platform.worker")
 
@@ -47,7 +46,7 @@ class WorkerProcess:
         self.port = port
         self._program = program
         own = {f"{role}_health_port": port, "health_host": "127.0.0.1"}
-        self._environment = environment(as_role(settings, role).model_copy(update=own))
+        self._environment = worker_environment(role, as_role(settings, role).model_copy(update=own))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -121,24 +120,6 @@ class WorkerProcess:
     def answers(self) -> bool:
         """Say whether it is ready: it has its partitions and has recovered their state."""
         return ask_health(self.port, "/readyz")[0] == 200
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """Return this process's environment with exactly these settings in it.
-
-    `PYTHONPATH` leads to the `streams` package wherever the supervisor was started.
-    """
-    ours = set(FOREIGN.values())
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(PREFIX) and name not in ours
-    }
-    found = importlib.util.find_spec("streams")
-    if found is not None and found.submodule_search_locations:
-        root = str(Path(next(iter(found.submodule_search_locations))).resolve().parent)
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH", "")]))
-    return kept | settings.to_env()
 
 
 def ask_health(port: int, path: str) -> tuple[int, str]:

@@ -45,6 +45,7 @@ from tokenline.errors import BadData
 from tokenline.rating.offers import Pack, Plan
 from tokenline.rating.parts import Listed, Name, Names, Part, renamed
 from tokenline.rating.rates import ANY, MINUTE_MS, ModelRate, Rate, check_model, minute_of_day
+from tokenline.texts import read_text
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The last day a calendar can say, in any zone; no catalog is in force from there on.
@@ -258,9 +259,7 @@ def read_catalog(path: Path) -> Catalog:
         BadData: the file is not there or is wrong; the text names the place.
     """
     try:
-        return _checked(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise BadData(f"{path}: {error.strerror}") from error
+        return _checked(tomllib.loads(read_text(path, BadData)))
     except _BadParts as error:
         raise BadData(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:

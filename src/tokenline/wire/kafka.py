@@ -12,10 +12,12 @@ from aiokafka.errors import ProducerClosed
 from aiokafka.partitioner import murmur2
 
 from tokenline.errors import SettingsError
+from tokenline.texts import read_text
 from tokenline.wire.tasks import drop, try_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from tokenline.settings import Settings
 
@@ -195,15 +197,18 @@ def _password(settings: Settings) -> str:
     if path is None:
         return settings.kafka_password
     try:
-        password = path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"TOKENLINE_KAFKA_PASSWORD_FILE={path}: {error}") from error
+        password = read_text(path, SettingsError).strip()
+    except SettingsError as error:
+        raise SettingsError(f"TOKENLINE_KAFKA_PASSWORD_FILE={error}") from error
     if not password:
         raise SettingsError(f"TOKENLINE_KAFKA_PASSWORD_FILE={path} is empty")
     return password
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:
+    for file in (settings.kafka_ca_file, settings.kafka_cert_file, settings.kafka_key_file):
+        if file is not None:
+            _require_text(file)
     try:
         context = ssl.create_default_context(cafile=settings.kafka_ca_file)
         if settings.kafka_cert_file:
@@ -211,3 +216,11 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     except OSError as error:
         raise SettingsError(f"TLS to Kafka: cannot use the certificate files: {error}") from error
     return context
+
+
+def _require_text(file: Path) -> None:
+    """Read a certificate file: OpenSSL says neither which one it was, nor what is wrong."""
+    try:
+        read_text(file, SettingsError)
+    except SettingsError as error:
+        raise SettingsError(f"TLS to Kafka: {error}") from error

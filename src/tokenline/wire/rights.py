@@ -8,7 +8,7 @@ One table: `tokenline topics --acls` prints it, the embedded broker applies it, 
 | charging | charging workers | all that charging says; `commands` | usage, commands, holds, journal, line |
 | landing | landing workers | nothing | all that it lands, line |
 | notify | notify workers | dead-letters | decisions, line |
-| operator | `accounts`, `catalog`, `account`, `topics` | commands, catalog, line | their answers, line |
+| operator | `accounts`, `catalog`, `account`, `topics` | commands, catalog, line | their answers, dead-letters, line |
 | reader | `reconcile`, auditors | nothing | all but journal and replies |
 
 Whoever may write to `commands` can order tokens for anybody, so a gateway may not. Charging writes the
@@ -81,7 +81,9 @@ ROLES: dict[str, Rights] = {
     ),
     "landing": Rights(reads=(*_LANDED, LINE), group="landing"),
     "notify": Rights(writes=(DEAD_LETTERS,), reads=(DECISIONS, LINE), groups="notify"),
-    "operator": Rights(writes=(COMMANDS, CATALOG, LINE), reads=_ANSWERS, makes_topics=True),
+    "operator": Rights(
+        writes=(COMMANDS, CATALOG, LINE), reads=(*_ANSWERS, DEAD_LETTERS), makes_topics=True
+    ),
     "reader": Rights(reads=(*_LANDED, HOLDS, CATALOG, LINE)),
 }
 
