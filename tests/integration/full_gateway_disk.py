@@ -1,4 +1,4 @@
-"""Be a gateway whose disk gets full, and has room again: python full_gateway_disk.py BOOTSTRAP PREFIX DIRECTORY HOW.
+"""Be a gateway whose disk gets full, and has room again: LINE=SETTINGS python full_gateway_disk.py DIRECTORY HOW.
 
 HOW is `filler`, on a small disk of its own, or `limit`: then no file may grow. Says `ok` when all went on.
 """
@@ -6,6 +6,7 @@ HOW is `filler`, on a small disk of its own, or `limit`: then no file may grow. 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import resource
 import sys
@@ -126,8 +127,8 @@ async def a_full_disk_refuses_emergency_slices_and_ends_nothing(path, disk):
     fresh.close()
 
 
-async def main(bootstrap, prefix, directory, how):
-    settings = Settings(partitions=2, kafka_bootstrap=bootstrap, topic_prefix=prefix)
+async def main(directory, how):
+    settings = Settings.model_validate_json(os.environ["LINE"])
     place = Path(directory)
     disk = Disk(place, how)
     await a_full_disk_keeps_nothing_that_is_kept_from_being_sent(settings, place / "box", disk)

@@ -22,9 +22,7 @@ SMALL = "size=600k"
 @pytest.fixture
 async def line(kafka):
     """A line whose broker takes no large event."""
-    settings = Settings(
-        partitions=2, kafka_bootstrap=kafka.bootstrap, topic_prefix=f"t{uuid.uuid4().hex[:8]}."
-    )
+    settings = Settings(partitions=2, **kafka.access(), topic_prefix=f"t{uuid.uuid4().hex[:8]}.")
     admin = AIOKafkaAdminClient(**client_options(settings))
     await admin.start()
     limit = {"max.message.bytes": "3000"}
@@ -38,10 +36,10 @@ async def run(line, directory, how):
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         full_gateway_disk.__file__,
-        *(line.kafka_bootstrap, line.topic_prefix, str(directory), how),
+        *(str(directory), how),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "LINE": line.model_dump_json(), "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     out, said = await asyncio.wait_for(child.communicate(), 90)
     assert out.decode().rstrip().endswith("ok"), (out + said).decode()[-3000:]

@@ -23,7 +23,7 @@ WITHIN_S = 15
 @pytest.fixture
 async def line(private_kafka, tmp_path):
     settings = Settings(
-        kafka_bootstrap=private_kafka.bootstrap,
+        **private_kafka.access(),
         topic_prefix=f"t{uuid.uuid4().hex[:8]}.",
         gateway_id="gw",
         data_dir=tmp_path / "data",

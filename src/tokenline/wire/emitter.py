@@ -36,7 +36,7 @@ from tokenline.wire.outbox import Outbox
 from tokenline.wire.outbox_life import check_names
 from tokenline.wire.outbox_line import join
 from tokenline.wire.promises import Promise, Promises
-from tokenline.wire.receipt import EmitterStats, Receipt
+from tokenline.wire.receipt import EmitterStats, Receipt, stats_of
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.sane import check_sane, check_size
 from tokenline.wire.set_aside import SetAside
@@ -195,12 +195,7 @@ class Emitter:
             return promise.done.result()
         if self._on_outage == "spool":
             return promise.spooled(self.gateway_epoch)
-        error = self._delivery.last_error if self._delivery else ""
-        raise BrokerUnavailable(
-            f"no ack for event {event.event_id} within {wait_s:.3f} s; it is in the outbox and "
-            f"will be sent. Last error: {error or 'none'}",
-            event_id=event.event_id,
-        )
+        raise promise.overdue(wait_s, self._delivery.last_error if self._delivery else "")
 
     def emit_nowait(self, event: UsageEvent) -> asyncio.Future[Receipt]:
         """Keep the event on disk and return at once; the future resolves when the broker has it.
@@ -285,16 +280,7 @@ class Emitter:
     def stats(self) -> EmitterStats:
         """The counts of this life."""
         outbox, delivery = self._running()
-        return EmitterStats(
-            emitted=outbox.emitted,
-            acknowledged=outbox.acknowledged,
-            lost=outbox.lost,
-            waiting=outbox.unacked,
-            outbox_bytes=outbox.size_bytes,
-            refused=self._totals.refused if self._totals else 0,
-            producers_started=delivery.producers_started,
-            last_error=delivery.last_error,
-        )
+        return stats_of(outbox, delivery, self._totals.refused if self._totals else 0)
 
     def _running(self) -> tuple[Outbox, Delivery]:
         if self._outbox is None or self._delivery is None:

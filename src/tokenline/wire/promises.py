@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
+from tokenline.errors import BrokerUnavailable
 from tokenline.wire.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ class Promise(NamedTuple):
     def spooled(self, epoch: str) -> Receipt:
         """Return the receipt of an event that is on disk, and sent later."""
         return Receipt(self.event_id, epoch, self.seq, "spooled")
+
+    def overdue(self, waited_s: float, last_error: str) -> BrokerUnavailable:
+        """Return the error that says that the broker has not answered for so long."""
+        return BrokerUnavailable(
+            f"no ack for event {self.event_id} within {waited_s:.3f} s; it is in the outbox and "
+            f"will be sent. Last error: {last_error or 'none'}",
+            event_id=self.event_id,
+        )
 
 
 class Promises:
