@@ -228,6 +228,33 @@ class Hold:
 
 
 @dataclass
+class Limit:
+    """Count tokens or requests of an account in windows of its local calendar."""
+
+    unit: str
+    per: str
+    ceiling: int
+    zone: str
+    used: int = 0
+    window: object = None
+
+    def key(self, now: int) -> object:
+        local = datetime.fromtimestamp(now // 1000, UTC).astimezone(ZoneInfo(self.zone))
+        if self.per == "day":
+            return local.date()
+        # An hour is cut where the zone's clock moves.
+        return local.date(), local.hour, local.utcoffset()
+
+    def at(self, now: int) -> int:
+        """Return what is used of the window that a moment lies in."""
+        return self.used if self.window == self.key(now) else 0
+
+    def count(self, tokens: int, now: int) -> None:
+        self.used = self.at(now) + (tokens if self.unit == "tokens" else 1)
+        self.window = self.key(now)
+
+
+@dataclass
 class Account:
     """Be one account; every entrance first does what is due, due by due."""
 
@@ -248,13 +275,27 @@ class Account:
     versions_until: int = 0
     debt: int = 0
     overused: int = 0
+    limits: dict[str, Limit] = field(default_factory=dict)
     rolled: dict[int, int] = field(default_factory=dict)
     counters: dict[int, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     bases: dict[int, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
 
     # Time
 
+    def limit(self) -> None:
+        """Count by the limits of the present terms; one that was there goes on."""
+        found = {}
+        for said in self.terms.said.get("limits", ()):
+            unit = "tokens" if "tokens" in said else "requests"
+            name = f"{said['per']}_{unit}"
+            limit = Limit(unit, said["per"], said[unit], self.zone)
+            if name in self.limits:
+                limit.used, limit.window = self.limits[name].used, self.limits[name].window
+            found[name] = limit
+        self.limits = found
+
     def open(self, now: int) -> None:
+        self.limit()
         self.versions_until = now
         first, self.last = cycle_days(self.day, today := day_of(now, self.zone))
         self.start, self.end = begin_of(first, self.zone), begin_of(self.last, self.zone)
@@ -356,7 +397,10 @@ class Account:
         if self.status != "closed":
             chosen = self.catalogs.terms(self.pending, at)
             self.terms = chosen or self.catalogs.terms(self.terms.plan, at) or self.terms
+            if self.pending and chosen:
+                self.limits = {}
             self.pending = ""
+            self.limit()
         # One without an end that is used up ends with the cycle.
         self.buckets = [one for one in self.buckets if one.until < NEVER or one.used < one.total]
         for bucket in self.buckets:
@@ -375,6 +419,8 @@ class Account:
         rate = self.catalogs.rate(use, occurred)
         assert rate is not None
         at, left = min(occurred, now), self.catalogs.cost(rate, tokens)
+        for limit in self.limits.values():
+            limit.count(sum(tokens), now)
         if hold in self.holds:
             left = self.draw(self.holds[hold], use, left, now)
         for bucket in self.payers(use, at):
@@ -499,6 +545,13 @@ class Account:
         rate = self.catalogs.dearest(use, now, now + self.terms.longest)
         if rate is None:
             raise No("unknown_model")
+        if self.reached(now):
+            raise No("limit")
+        counted = [one for one in self.limits.values() if one.unit == "tokens"]
+        room = min((one.ceiling - one.at(now) for one in counted), default=NEVER)
+        tokens = (tokens[0], min(tokens[1], room - tokens[0]))
+        if tokens[1] <= 0:
+            raise No("limit")
         wanted = self.catalogs.cost(rate, tokens)
         free = [(one, max(0, one.free)) for one in self.payers(use, now)]
         left = wanted if self.terms.overage else min(wanted, sum(much for _, much in free))
@@ -677,8 +730,11 @@ class Account:
         return [one for one in self.of_cycle() if one.days[1] == self.last]
 
     def change_now(self, terms: Terms, now: int) -> None:
+        if terms.plan != self.terms.plan:
+            self.limits = {}
         today = day_of(now, self.zone)
         self.terms = terms
+        self.limit()
         for bucket in self.in_force():
             self.end_days(bucket, now)
         if terms.full:
@@ -765,6 +821,8 @@ class Account:
             return "cut", self.status
         if self.used_up(now):
             return "cut", "balance"
+        if reached := self.reached(now):
+            return "cut", reached
         figures = self.figures(now)
         used, had = figures["used_utok"] + figures["overage_utok"], figures["allowance_utok"]
         first = min(self.terms.said.get("thresholds", [50, 80, 100]), default=NEVER)
@@ -772,9 +830,23 @@ class Account:
             return "warned", "balance"
         return "open", ""
 
+    def unsure(self, now: int) -> set[Use]:
+        """Return what costs nothing, of an account that is used up and whose limits may have cut it too.
+
+        When the limit ends, nobody tells that these may go on: a decision of something else does.
+        """
+        free = {use for use in USES if not any(self.catalogs.rate(use, now) or (1,))}
+        return free if self.limits and self.used_up(now) else set()
+
+    def reached(self, now: int) -> str:
+        """Return the limit that is used up for longest, empty if none is."""
+        return min(
+            (name for name, one in self.limits.items() if one.at(now) >= one.ceiling), default=""
+        )
+
     def passes(self, use: Use, now: int) -> bool:
         """Say whether a use may go on."""
-        if self.status != "active":
+        if self.status != "active" or self.reached(now):
             return False
         rate = self.catalogs.rate(use, now)
         if self.terms.overage or not any(rate or (1,)):
@@ -796,8 +868,9 @@ class Account:
         return {
             **self.figures(now),
             "decided": self.state(now),
-            "refused": {use for use in USES if not self.passes(use, now)},
+            "refused": {use for use in USES if not self.passes(use, now)} - self.unsure(now),
             "status": self.status,
+            "limits": {name: (one.at(now), one.ceiling) for name, one in self.limits.items()},
             "plan": self.terms.plan,
             "pending_plan": self.pending,
             "debt_utok": self.debt,

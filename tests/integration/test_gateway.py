@@ -195,7 +195,7 @@ async def test_a_postpaid_call_is_cut_by_the_decision_and_an_aborted_one_is_free
             await asyncio.wait_for(second.wait_cut(), 10)
             with pytest.raises(CutOff) as cut:
                 await second.progress(output_tokens=10)
-            assert cut.value.reason == "balance"
+            assert cut.value.reason == "balance_used_up"
             second.finish({"input_tokens": 100, "output_tokens": 10}, outcome="cut_off")
         with pytest.raises(QuotaExceeded, match="balance"):
             async with gateway.admit(account="acme", **CALL):
@@ -223,7 +223,7 @@ async def test_a_plan_that_stops_stops_the_calls_that_nothing_pays_for_any_more(
             second.finish({"input_tokens": 10}, outcome="cut_off")
             # The pack's model goes on, and then it is used up as well.
             await paid.progress(output_tokens=10)
-            with pytest.raises(QuotaExceeded, match="balance"):
+            with pytest.raises(QuotaExceeded, match="not_covered"):
                 async with gateway.admit(account="acme", **CALL):
                     pass
             paid.finish({"input_tokens": 600})
