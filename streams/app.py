@@ -23,8 +23,8 @@ import structlog
 from streams.credentials import faust_credentials
 from streams.health import HealthServer
 from streams.line_app import LineApp
+from streams.records import hand_over_raw_records
 from streams.servers import kafka
-from streams.transport import hand_over_raw_records
 from tokenline.clock import SystemClock
 from tokenline.errors import FencedOut, PoisonedInput, SettingsError, TokenlineError
 from tokenline.masking import mask_logs, without_secrets
@@ -140,6 +140,7 @@ def _serve_health(app: LineApp, role: Role, settings: Settings, worker: Any) -> 
         registry=worker.metrics.registry,
         positions=lambda: worker.positions(app) if app.joined else {},
         ready=lambda: app.standing() or worker.ready(app),
+        astray=worker.astray,
     )
     app.run_first(server.start, server.stop)
 

@@ -92,7 +92,7 @@ class ChargingWorker:
         self.line = Line(line_id="")
         self.journal: AIOKafkaProducer = None
         self.producer: AIOKafkaProducer = None
-        self.ends = LogEnds(settings, settings.topic(USAGE))
+        self.ends = LogEnds(settings, *map(settings.topic, (USAGE, COMMANDS, HOLDS)))
         self.feed = CommandFeed(settings, self._deliver_orders, self._crowded)
         self._stopping = False
         self._turn = asyncio.Lock()
@@ -173,17 +173,31 @@ class ChargingWorker:
     async def _send_heartbeats(self) -> None:
         # The moment is taken before the look: all that was appended earlier lies before the ends found.
         now_ms = self.clock.wall_ms()
+        read_to = {number: dict(line.state.next_offsets) for number, line in self.lines.items()}
         await self.ends.look(self.lines)
         self.metrics.state_rows.set(sum(len(line.state.cells) for line in self.lines.values()))
         for line in [line for line in self.lines.values() if line.ready.is_set()]:
-            lag = max(self.ends.of(line.partition) - line.published_next, 0)
+            if line.standing.astray or self._is_behind_end(line, read_to.get(line.partition, {})):
+                await line.standing.check(line.state)
+            if line.standing.astray:
+                continue  # nobody may take this for fresh
+            end = self.ends.of(self.settings.topic(USAGE), line.partition)
+            lag = max(end - line.published_next, 0)
             self.metrics.progress(line.partition, line.published_next, lag)
+            line.look_behind(end)
             as_of_ms = line.published_ms if lag else now_ms
             await line.outputs.publish_heartbeat(line.published_next, as_of_ms, line.state.epoch)
 
+    def _is_behind_end(self, line: PartitionLine, read_to: dict[str, int]) -> bool:
+        """Say whether a position that we had before the look lies behind the end that it found."""
+        ends = {stem: self.ends.of(self.settings.topic(stem), line.partition) for stem in read_to}
+        return any(offset > ends[stem] for stem, offset in read_to.items())
+
     def ready(self, app: LineApp) -> Readiness:
-        """Say whether every partition assigned to this process is open."""
+        """Say whether every partition assigned to this process is open, and stands where it may."""
         owned = tps_of(self.settings.topic(USAGE), app.consumer.assignment())
+        if astray := self.astray():
+            return Readiness(ready=False, why=astray[0])
         closed = owned - {line.partition for line in self.lines.values() if line.ready.is_set()}
         if closed:
             names = ", ".join(map(str, sorted(closed)))
@@ -200,13 +214,19 @@ class ChargingWorker:
     async def _meet_line(self) -> None:
         self.line = await read_line(self.settings, registry=self.registry)
 
+    def astray(self) -> list[str]:
+        """Return why partitions wait whose positions cannot be right."""
+        return [line.standing.astray for line in self.lines.values() if line.standing.astray]
+
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return for each partition the first usage offset not yet published, and its lag."""
         usage = self.settings.topic(USAGE)
         return {
             f"{usage}/{partition}": (
                 line.published_next,
-                max(self.ends.of(partition) - line.published_next, 0),
+                # One that stands astray is no stall: starting again would mend nothing.
+                max(self.ends.of(usage, partition) - line.published_next, 0)
+                * (not line.standing.astray),
             )
             for partition, line in self.lines.items()
         }

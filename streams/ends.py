@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from tokenline.settings import Settings
 
@@ -24,11 +24,11 @@ REQUEST_TIMEOUT_MS = 5_000
 class LogEnds:
     """Hold the offset behind the last record of each partition, as of the last look."""
 
-    def __init__(self, settings: Settings, topic: str) -> None:
+    def __init__(self, settings: Settings, *topics: str) -> None:
         self._settings = settings
-        self._topic = topic
+        self._topics = topics
         self._client: AIOKafkaConsumer = None
-        self._ends: dict[int, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
 
     async def start(self) -> None:
         """Connect."""
@@ -43,17 +43,16 @@ class LogEnds:
         """Disconnect."""
         await self._client.stop()
 
-    async def look(self, partitions: Iterable[int]) -> None:
+    async def look(self, partitions: Collection[int]) -> None:
         """Ask for these partitions.
 
         Raises:
             KafkaError: the broker is away; what is held stays as it was.
         """
-        tps = [TopicPartition(self._topic, partition) for partition in partitions]
+        tps = [TopicPartition(topic, one) for topic in self._topics for one in partitions]
         if tps:
-            found = await self._client.end_offsets(tps)
-            self._ends.update({tp.partition: end for tp, end in found.items()})
+            self._ends.update(await self._client.end_offsets(tps))
 
-    def of(self, partition: int) -> int:
+    def of(self, topic: str, partition: int) -> int:
         """Return the end of a partition; 0 before the first look."""
-        return self._ends.get(partition, 0)
+        return self._ends.get(TopicPartition(topic, partition), 0)

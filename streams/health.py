@@ -53,6 +53,7 @@ class HealthServer:
     registry: CollectorRegistry
     positions: Callable[[], Positions]
     ready: Callable[[], Readiness]
+    astray: Callable[[], list[str]]
     _runner: web.AppRunner | None = None
     _stalls: Stalls = field(init=False)
 
@@ -89,13 +90,16 @@ class HealthServer:
             "healthy": not stalled,
             **asdict(self.ready()),
             "stalled": stalled,
+            # Nothing that a restart would mend, so it is not unhealthy.
+            "astray": self.astray(),
             "lag": {name: lag for name, (_, lag) in positions.items()},
         }
         return web.json_response(body, status=503 if stalled else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         ready = self.ready()
-        return web.json_response(asdict(ready), status=200 if ready.ready else 503)
+        body = {**asdict(ready), "astray": self.astray()}
+        return web.json_response(body, status=200 if ready.ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.registry), content_type="text/plain")

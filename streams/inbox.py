@@ -20,13 +20,17 @@ def nothing() -> None:
 class Delivery:
     """Hold one micro-batch on its way to its partition; `stem` is the topic's (see `wire.topics`).
 
-    `taken` is called when the line begins to work on it, or drops it; `done` when all of it is told.
+    `taken` is called when the line begins to work on it, or drops it; `done` when all of it is published.
+    Without records it says that there are none up to `through`, and that those below `deleted_to` were
+    deleted.
     """
 
     stem: str
     records: Sequence[Any]
     done: Callable[[], Any] = nothing
     taken: Callable[[], Any] = nothing
+    through: int = -1
+    deleted_to: int = 0
 
 
 class Inbox:

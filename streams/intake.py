@@ -1,21 +1,22 @@
-"""Decode what a fetch brought, ten thousand records at a time; what cannot be read is refused, not raised."""
+"""Decode what a fetch brought, ten thousand records at a time; what cannot be used is refused, not raised."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, compress
+from itertools import compress
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from streams.records import Damaged, OfTransaction
+from streams.stretch import KEY, OFFSET, TIMESTAMP, VALUE, Stretch
 from tokenline.charging.step import Commanded, Refused, UsageChunk
 from tokenline.errors import BadData, UnknownSchema
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
-from tokenline.wire.kafka import UNUSABLE, unusable_names
 from tokenline.wire.topics import COMMANDS, HOLDS, tick_key
 
 ORDERS = ("account_order", "hold_order")
@@ -25,51 +26,41 @@ BELONGS = {
     HOLDS: ("hold_order",),
 }
 
-# Fields of a record, taken by C code: there are ten thousand in a chunk.
-KEY, VALUE, OFFSET, TIMESTAMP = map(attrgetter, ("key", "value", "offset", "timestamp"))
+OF_TRANSACTION = (
+    "it came in a transaction, which this topic does not take, committed or not: nobody waits for what "
+    "becomes of one, and one that is aborted would be charged; send it without a transactional.id "
+    "(enable.idempotence may stay on)"
+)
 
 
-# A step is one batch of the journal, which holds 16 MiB (`STATE_MAX_BYTES`): at most this much of raw
-# records in base64, if all are refused, and the rows of `max_chunk_records` accounts.
-RUN_MAX_BYTES = 4 << 20
-
-
-def runs_of(
-    records: Sequence[Any], max_records: int, max_bytes: int = RUN_MAX_BYTES
-) -> Iterator[Sequence[Any]]:
-    """Cut records into runs within both bounds, or of one larger record; nearly all fetches are one run."""
-    if len(records) <= max_records and _bytes_of(records) <= max_bytes:
-        if records:
-            yield records
-        return
-    first, held = 0, 0
-    for at, record in enumerate(records):
-        size = _bytes_of((record,))
-        if at - first >= max_records or (held and held + size > max_bytes):
-            yield records[first:at]
-            first, held = at, 0
-        held += size
-    yield records[first:]
-
-
-def _bytes_of(records: Sequence[Any]) -> int:
-    return sum(map(len, filter(None, chain(map(KEY, records), map(VALUE, records)))))
-
-
-def decode_usage(columns: ColumnCodec, records: Sequence[Any]) -> UsageChunk:
-    """Decode a run of usage records; what cannot be read is refused, not raised."""
+def decode_usage(columns: ColumnCodec, stretch: Stretch) -> UsageChunk:
+    """Decode a stretch of usage; what cannot be used is refused, not raised."""
+    records = stretch.records
+    in_transaction: list[Refused] = []
+    if not stretch.plain:
+        in_transaction = [
+            _refused(record, "transactional_record", OF_TRANSACTION)
+            for record in records
+            if type(record) is OfTransaction
+        ]
+        records = [one for one in records if type(one) not in (OfTransaction, Damaged)]
     decoded = columns.decode("usage_event", list(map(VALUE, records)))
     kept = records if len(decoded.kept) == len(records) else [records[i] for i in decoded.kept]
+    absent, deleted = stretch.gaps()
     return UsageChunk(
-        lo=records[0].offset,
-        hi=records[-1].offset,
+        lo=stretch.lo,
+        hi=stretch.hi,
         batch=decoded.batch,
         keys=_texts(list(map(KEY, kept))),
         offsets=np.fromiter(map(OFFSET, kept), np.int64, len(kept)),
         appended_ms=np.fromiter(map(TIMESTAMP, kept), np.int64, len(kept)),
         refused=[
-            _refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures
+            *(_refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures),
+            *in_transaction,
         ],
+        absent=absent,
+        deleted=deleted,
+        deleted_until_ms=stretch.deleted_until_ms,
     )
 
 
@@ -78,7 +69,9 @@ def decode_commands(
 ) -> tuple[list[Commanded], list[Refused]]:
     """Decode a run of a topic of commands; many of `accounts apply` as columns, others one by one."""
     alike = [
-        stem == COMMANDS and columns.is_newest("account_command", record.value)
+        stem == COMMANDS
+        and columns.is_newest("account_command", record.value)
+        and type(record) is not OfTransaction
         for record in records
     ]
     found = [
@@ -89,7 +82,6 @@ def decode_commands(
             if not is_alike
         ),
     ]
-    found = list(map(_with_usable_names, found))
     commands = [one for one in found if isinstance(one, Commanded)]
     refused = [one for one in found if isinstance(one, Refused)]
     return sorted(commands, key=attrgetter("offset")), refused
@@ -100,7 +92,10 @@ def _as_columns(columns: ColumnCodec, records: Sequence[Any]) -> list[Commanded 
         return []
     decoded = columns.decode("account_command", [record.value for record in records])
     good = [
-        Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields)
+        _with_its_key(
+            records[i],
+            Commanded(offset=records[i].offset, appended_ms=records[i].timestamp, fields=fields),
+        )
         for i, fields in zip(decoded.kept, _rows_of(decoded.batch), strict=True)
     ]
     bad = [_refused(records[one.position], one.reason, one.detail) for one in decoded.failures]
@@ -120,6 +115,18 @@ def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _one(codec: Codec, record: Any, stem: str) -> Commanded | Refused:
+    if type(record) is Damaged:
+        detail = f"a batch of offsets {record.first} to {record.offset} has a wrong checksum"
+        return _refused(record, "undecodable", detail)
+    found = _decoded(codec, record, stem)
+    if type(record) is OfTransaction:
+        # Whoever asked gets an answer, if it can be read who did.
+        refused = _refused(record, "transactional_record", OF_TRANSACTION)
+        return replace(refused, command=found if isinstance(found, Commanded) else None)
+    return _with_its_key(record, found) if isinstance(found, Commanded) else found
+
+
+def _decoded(codec: Codec, record: Any, stem: str) -> Commanded | Refused:
     try:
         name, fields = codec.decode(record.value)
     except UnknownSchema as error:
@@ -132,29 +139,24 @@ def _one(codec: Codec, record: Any, stem: str) -> Commanded | Refused:
     if name not in BELONGS[stem]:
         refused = _refused(record, "wrong_topic", f"a {name} does not belong on the {stem} topic")
         return replace(refused, command=command) if name in ORDERS else refused
-    if name == "clock_tick" and record.key != tick_key(int(str(fields["partition"]))):
-        return _refused(record, "key_mismatch", "the key of a tick names its partition")
-    key = f"{fields.get('tenant_id')}/{fields.get('account_id')}"
-    # On another partition an order would make its account a second time.
-    if name in ORDERS and _text(record.key) != key:
-        return replace(
-            _refused(record, "key_mismatch", f"the key of this {name} is not {key}"),
-            command=command,
-        )
     return command
 
 
-def _with_usable_names(found: Commanded | Refused) -> Commanded | Refused:
-    """Return a command as it is, or refuse one with a name that cannot be the key of anything."""
-    command = found if isinstance(found, Commanded) else found.command
-    if command is None or not (unusable := unusable_names(command.fields)):
-        return found
-    return Refused(
-        offset=command.offset,
-        appended_ms=command.appended_ms,
-        reason="bad_command",
-        detail=UNUSABLE + ", ".join(unusable),
-    )
+def _with_its_key(record: Any, command: Commanded) -> Commanded | Refused:
+    """Return a command as it is, or refuse one whose key is not its account's, or its tick's partition's.
+
+    In which partition a key may stand is judged where the command is folded.
+    """
+    fields, name = command.fields, command.name
+    if name == "clock_tick" and record.key != tick_key(int(str(fields["partition"]))):
+        return _refused(record, "key_mismatch", "the key of a tick names its partition")
+    if "account_id" not in fields:
+        return command
+    key = f"{fields.get('tenant_id')}/{fields.get('account_id')}"
+    if _text(record.key) == key:
+        return command
+    refused = _refused(record, "key_mismatch", f"the key of this {name} is not {key}")
+    return replace(refused, command=command)
 
 
 def _refused(record: Any, reason: str, detail: str) -> Refused:

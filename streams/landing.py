@@ -21,10 +21,11 @@ from streams.topics import raw_topic
 from tokenline.clock import SystemClock
 from tokenline.errors import WarehouseUnavailable
 from tokenline.landing.clickhouse import ClickHouseStore
-from tokenline.landing.flow import Flow, TableFlow, Tools, UsageFlow
+from tokenline.landing.flow import Flow, TableFlow, UsageFlow
 from tokenline.landing.line import join_line, landed_before
 from tokenline.landing.metrics import LandingMetrics
 from tokenline.landing.progress import LandingProgress
+from tokenline.landing.tools import Tools
 from tokenline.landing.topics import TopicLander, is_verdict
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.line import read_line
@@ -193,10 +194,16 @@ class LandingWorker:
         """Do nothing: each flow reports its own end."""
 
     def ready(self, app: LineApp) -> Readiness:
-        """Say whether the group has given us partitions and the servers answer."""
+        """Say whether the group has given us partitions, the servers answer and no seal is astray."""
         if self.progress.away_since_s is not None:
             return Readiness(ready=False, why=f"waits: {self.progress.last_error}")
+        if astray := self.astray():
+            return Readiness(ready=False, why=astray[0])
         return READY if app.consumer.assignment() else UNASSIGNED
+
+    def astray(self) -> list[str]:
+        """Return why partitions wait whose last seal cannot be of the topic there is."""
+        return list(self.progress.astray.values())
 
     def servers(self) -> list[Server]:
         """Return what this worker needs before it begins, beside Kafka."""

@@ -11,27 +11,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import structlog
 
 from streams.catchup import BEHIND_SHARE, Waiting, by_turns
+from streams.commit import Commit
+from streams.gather import Gatherer
 from streams.inbox import Delivery, Inbox
-from streams.intake import decode_commands, decode_usage, runs_of
+from streams.intake import decode_commands, decode_usage
 from streams.memory import give_back
+from streams.opening import tell_opened
 from streams.outputs import Outputs
-from streams.reread import read_range, read_waiting
+from streams.positions import Standing
+from streams.reread import read_waiting
 from streams.state import JournalLog
+from streams.stretch import Stretch, parts_of
 from streams.ticks import Ticker
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
-from tokenline.charging.packs import Message
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Flush, Step, UsageChunk
 from tokenline.errors import FencedOut, PoisonedInput
+from tokenline.metering.home import Home
 from tokenline.wire.topics import COMMANDS, HOLDS, USAGE
 
 if TYPE_CHECKING:
@@ -40,19 +44,9 @@ if TYPE_CHECKING:
 STEPS_IN_FLIGHT = 8
 DRAIN_S = 5.0
 DECODE_BESIDE = 1000
+ASTRAY_LOOK_S = 1.0
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Commit:
-    """Hold one step between its journal batch and its acknowledgement."""
-
-    step: Step
-    out: list[Message]
-    sent: asyncio.Future[int]
-    records: int
-    next_usage: int
 
 
 class PartitionLine:
@@ -73,8 +67,12 @@ class PartitionLine:
         ] = asyncio.Queue(STEPS_IN_FLIGHT)
         self._unsettled = 0
         self._settled = asyncio.Event()
-        self.state = PartitionState(worker.bounds)
+        self.home = Home(partition, worker.settings.partitions)
+        self.state = PartitionState(worker.bounds, self.home)
         self.ready = asyncio.Event()
+        self.standing = Standing(worker.settings, worker.clock, worker.metrics, partition)
+        self._gatherer = Gatherer(worker.settings, worker.clock, worker.metrics, partition)
+        self._stood_at = -1
         self.published_next = 0
         self.published_ms = 0
         # Set when commands were taken in.
@@ -140,12 +138,16 @@ class PartitionLine:
         self._tasks.append(asyncio.create_task(self._guarded(self._commit_steps())))
         self._tasks.append(asyncio.create_task(self._guarded(self._note_told())))
         self._tasks.append(asyncio.create_task(self._guarded(self._publish_flushes())))
+        while await self.standing.check(self.state):  # noqa: ASYNC110  a broker has no event for it
+            await asyncio.sleep(ASTRAY_LOOK_S)
         await self._catch_up()
         self._worker.feed.follow(self.partition, self.state.next_offsets)
         self.ready.set()
         self._tasks.append(asyncio.create_task(self._guarded(Ticker(self._worker, self).run())))
         while True:
             delivery = await self.inbox.get()
+            if self.standing.astray:
+                continue  # and it is not acknowledged
             if delivery.stem != USAGE:
                 delivery = await self._with_company(delivery)
             async with self._folding:
@@ -170,7 +172,7 @@ class PartitionLine:
         """Read the journal, open the next epoch and publish what the last owner may not have."""
         clock, began = self._worker.clock, self._worker.clock.monotonic_s()
         while True:
-            self.state = PartitionState(self._worker.bounds)
+            self.state = PartitionState(self._worker.bounds, self.home)
             found = await self._recover()
             self._join(found.state)
             self._writer = found.writer()
@@ -184,15 +186,7 @@ class PartitionLine:
             self.state.next_offsets["usage"],
             self.state.minute_ms,
         )
-        self._worker.metrics.recovered(found.rows, began, clock.monotonic_s())
-        log.info(
-            "partition open",
-            partition=self.partition,
-            epoch=self.state.epoch,
-            accounts=len(self.state.cells),
-            rows=found.rows,
-            seconds=round(clock.monotonic_s() - began, 3),
-        )
+        tell_opened(self._worker.metrics, self.partition, found, began, clock.monotonic_s())
 
     def _join(self, state: PartitionState) -> None:
         """Refuse a journal of another line, whose offsets mean nothing here; one without an id is ours."""
@@ -218,15 +212,16 @@ class PartitionLine:
     # Folding
 
     async def _fold(self, delivery: Delivery) -> None:
-        for records in runs_of(
-            await self._contiguous(delivery), self._worker.settings.max_chunk_records
-        ):
+        due = self.state.next_offsets[delivery.stem]
+        stretch = await self._gatherer.stretch(delivery, due)
+        most = self._worker.settings.max_chunk_records
+        for part in parts_of(stretch, most) if stretch is not None else ():
             if delivery.stem == USAGE:
-                steps = self._usage_steps(records, await self._decoded_beside(records))
+                steps = self._usage_steps(part, await self._decoded_beside(part))
             else:
-                steps = self._command_steps(delivery.stem, records)
+                steps = self._command_steps(delivery.stem, part)
             while (step := await self._worker.take_turn(steps)) is not None:
-                await self._commits.put(await self._journal(step, records))
+                await self._commits.put(await self._journal(step, part.records))
         await self._commits.put(delivery.done)
         self.commands_folded.set()
 
@@ -268,38 +263,22 @@ class PartitionLine:
         settings, due = self._worker.settings, self.state.next_offsets[stem]
         return read_waiting(settings, settings.topic(stem), self.partition, due)
 
-    async def _contiguous(self, delivery: Delivery) -> Sequence[Any]:
-        """Drop what was applied already and fetch what a rebalance let slip."""
-        due = self.state.next_offsets[delivery.stem]
-        records = delivery.records
-        if records[0].offset < due:
-            records = [record for record in records if record.offset >= due]
-        if not records or records[0].offset == due:
-            return records
-        topic = self._worker.settings.topic(delivery.stem)
-        missed = await read_range(
-            self._worker.settings, topic, self.partition, due, records[0].offset
-        )
-        return [*missed, *records]
-
-    async def _decoded_beside(self, records: Sequence[Any]) -> UsageChunk | None:
+    async def _decoded_beside(self, stretch: Stretch) -> UsageChunk | None:
         """Decode many records in a thread, while another partition folds; few are not worth the way."""
-        if len(records) < DECODE_BESIDE:
+        if len(stretch.records) < DECODE_BESIDE:
             return None
-        return await asyncio.to_thread(decode_usage, self._worker.columns, records)
+        return await asyncio.to_thread(decode_usage, self._worker.columns, stretch)
 
-    def _usage_steps(
-        self, records: Sequence[Any], decoded: UsageChunk | None = None
-    ) -> Iterator[Step]:
-        chunk = decoded or decode_usage(self._worker.columns, records)
+    def _usage_steps(self, stretch: Stretch, decoded: UsageChunk | None = None) -> Iterator[Step]:
+        chunk = decoded or decode_usage(self._worker.columns, stretch)
         self._stop_when_poisoned(chunk)
         for part in by_minute(chunk):
             yield fold_usage(self.state, part)
 
-    def _command_steps(self, stem: str, records: Sequence[Any]) -> Iterator[Step]:
+    def _command_steps(self, stem: str, stretch: Stretch) -> Iterator[Step]:
         worker = self._worker
-        commands, refused = decode_commands(worker.columns, worker.codec, records, stem)
-        step = fold_commands(self.state, commands, records[-1].offset, stem)
+        commands, refused = decode_commands(worker.columns, worker.codec, stretch.records, stem)
+        step = fold_commands(self.state, commands, stretch.hi, stem)
         step.refused = refused + step.refused
         yield step
 
@@ -313,6 +292,21 @@ class PartitionLine:
         sent = await self.log.append(written)
         self._unsettled += 1
         return Commit(step, out, sent, len(written), self.state.next_offsets["usage"])
+
+    def look_behind(self, end: int) -> None:
+        """Look what lies before the end, when we have stood still before it since the last look.
+
+        A transaction leaves a marker there, and what is deleted leaves nothing: no record tells of either.
+        """
+        stands, self._stood_at = self._stood_at == self.published_next, self.published_next
+        if stands and self.idle and self.published_next < end:
+            self._stood_at = -1
+            self._tasks.append(asyncio.create_task(self._guarded(self._look_behind(end))))
+
+    async def _look_behind(self, end: int) -> None:
+        nobody = await self._gatherer.nothing_before(end, self.state.next_offsets[USAGE])
+        if nobody is not None:
+            self.inbox.put(nobody)
 
     def _stop_when_poisoned(self, chunk: UsageChunk) -> None:
         if not chunk.refused:
@@ -358,7 +352,7 @@ class PartitionLine:
             # Beside: the next cut-off need not wait for a whole minute's totals.
             self._flushes.put_nowait(commit.step.flush)
         if commit.step.judged is not None:
-            self.published_ms = commit.step.as_of_ms
+            self.published_ms = max(self.published_ms, commit.step.as_of_ms)
         self.published_next = commit.next_usage
         for slot in commit.step.alarms:
             name = self.state.cells.keys[slot]

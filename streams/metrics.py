@@ -54,6 +54,15 @@ class ChargingMetrics:
             ["topic", "partition"],
             registry=self.registry,
         )
+        self.deleted_records = Counter(
+            names.DELETED, "records deleted unread", ["topic"], registry=self.registry
+        )
+        self.ignored = Counter(
+            names.IGNORED, "records that are not ours", ["topic"], registry=self.registry
+        )
+        self.astray = Gauge(
+            names.ASTRAY, "1 while positions are none", ["partition"], registry=self.registry
+        )
         self.freshness = Gauge(
             names.FRESHNESS, "age of the newest record charged", registry=self.registry
         )
@@ -85,6 +94,14 @@ class ChargingMetrics:
         for decided in step.decisions:
             self.decisions.labels(decided.state.name.lower()).inc()
 
+    def deleted(self, topic: str, count: int) -> None:
+        """Take in records that were deleted before they were read."""
+        self.deleted_records.labels(topic).inc(count)
+
+    def stands(self, partition: int, *, astray: bool) -> None:
+        """Take in whether a partition's positions can be those of its topics."""
+        self.astray.labels(str(partition)).set(int(astray))
+
     def progress(self, partition: int, next_offset: int, lag: int) -> None:
         """Take in how far a partition is."""
         self.next_offset.labels("usage", str(partition)).set(next_offset)
@@ -110,10 +127,14 @@ class NotifyMetrics(Collector):
         total = CounterMetricFamily(names.WEBHOOKS, "webhooks", labels=["endpoint", "outcome"])
         waiting = GaugeMetricFamily(names.WEBHOOKS_WAITING, "not told yet", labels=["endpoint"])
         up = GaugeMetricFamily(names.WEBHOOK_ENDPOINT_UP, "0 when gone", labels=["endpoint"])
+        ignored = CounterMetricFamily(names.IGNORED, "not ours", labels=["topic"])
+        # Each endpoint reads all decisions.
+        seen = (follower.deliveries.counts.ignored for follower in self._followers)
+        ignored.add_metric(["decisions"], max(seen, default=0))
         for follower in self._followers:
             name, counts = follower.deliveries.endpoint.name, follower.deliveries.counts
             for outcome in ("delivered", "failed", "dead"):
                 total.add_metric([name, outcome], getattr(counts, outcome))
             waiting.add_metric([name], follower.deliveries.waiting)
             up.add_metric([name], float(not counts.gone))
-        yield from (total, waiting, up)
+        yield from (total, waiting, up, ignored)

@@ -23,9 +23,9 @@ from streams.servers import Server
 from streams.topics import raw_topic
 from streams.webhooks import Deliveries, Job, Letter
 from tokenline.clock import SystemClock
-from tokenline.errors import BrokenLog, BrokerUnavailable, SettingsError
+from tokenline.errors import BadData, BrokerUnavailable, SettingsError
 from tokenline.notify.endpoints import Endpoint, read_webhooks
-from tokenline.notify.notification import notification_of
+from tokenline.notify.notification import Notification, notification_of
 from tokenline.settings import variable
 from tokenline.wire.avro import Codec
 from tokenline.wire.kafka import client_options
@@ -115,10 +115,7 @@ class EndpointFollower:
         for record in records:
             if record.value is None or (record.key or b"").startswith(HEARTBEAT_PREFIX):
                 continue
-            name, fields = self._codec.decode(record.value)
-            if name != "quota_decision":
-                raise BrokenLog(f"offset {record.offset} of decisions[{partition}] is a {name}")
-            note = notification_of(fields)
+            note = self._note_of(record, partition)
             if note is not None and self.deliveries.endpoint.wants(note):
                 yield Job(
                     notification=note,
@@ -127,6 +124,19 @@ class EndpointFollower:
                     appended_ms=record.timestamp,
                     key=record.key or b"",
                 )
+
+    def _note_of(self, record: Any, partition: int) -> Notification | None:
+        """Return what a decision tells; a record that is none tells nothing, and is counted.
+
+        Only charging writes decisions; landing keeps what it did not write.
+        """
+        try:
+            return notification_of(self._codec.decode_as("quota_decision", record.value))
+        except BadData as error:
+            self.deliveries.counts.ignored += 1
+            _log.error("a record of the decisions is not ours: nobody is told of it",
+                       partition=partition, offset=record.offset, error=str(error))  # fmt: skip
+            return None
 
 
 class NotifyWorker:
@@ -173,6 +183,10 @@ class NotifyWorker:
         """Return what this worker needs before it begins, beside Kafka: the schemas."""
         warm = partial(asyncio.to_thread, self.codec.warm, "dead_letter")
         return [Server("the schema registry", warm)]
+
+    def astray(self) -> list[str]:
+        """Return nothing: what was told is remembered by the group, and a topic made again is new."""
+        return []
 
     def positions(self, _: LineApp) -> dict[str, tuple[int, int]]:
         """Return the progress of all endpoints."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.packs import Message
+from tokenline.names import why_bad
 from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.hold_rows import HoldAnswer
 from tokenline.wire.topics import REPLIES
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 MOST_DETAIL_CHARS = 1024
+MOST_NAMES_CHARS = 8192
 NAMES = ("tenant_id", "account_id", "reply_to", "command_id", "session")
 
 
@@ -31,7 +33,7 @@ def refusals_of(codec: Codec, refusals: Iterable[Refused]) -> Iterator[Message]:
     """Yield a message for each order that is a dead letter, where it could be read who waits."""
     for refused in refusals:
         asked = refused.command.fields if refused.command else {}
-        if asked.get("reply_to"):
+        if _can_be_told(asked):
             said = {
                 "outcome": "refused",
                 "reason": refused.reason,
@@ -39,6 +41,12 @@ def refusals_of(codec: Codec, refusals: Iterable[Refused]) -> Iterator[Message]:
                 "as_of": refused.appended_ms,
             }
             yield _reply(codec, asked, refused.offset, said)
+
+
+def _can_be_told(asked: Mapping[str, Any]) -> bool:
+    """Say whether somebody waits, by a name that can be a key; what is asked may be of any length."""
+    waits = not why_bad(str(asked.get("reply_to", "")))
+    return waits and sum(len(str(asked.get(name, ""))) for name in NAMES) <= MOST_NAMES_CHARS
 
 
 def _reply(codec: Codec, asked: Mapping[str, Any], offset: int, said: dict[str, Any]) -> Message:

@@ -13,21 +13,25 @@ it only an older one that woke up late, its words are dead already, and this wor
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from tokenline.charging.journal import Record, epoch_of
+from streams.records import Damaged
+from tokenline.charging.journal import Record, epoch_of, follows
 from tokenline.errors import BrokenLog, FencedOut
 from tokenline.wire.kafka import client_options
 from tokenline.wire.topics import STATE, STATE_MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from tokenline.settings import Settings
+
+Take = Callable[[int, bytes | None, bytes | None], None]
 
 # A journal shrinks to a tenth on the wire, and a fetch is unpacked as one. A larger batch comes whole.
 FETCH_MAX_BYTES = 1 << 20
@@ -61,7 +65,7 @@ class JournalLog:
         """Return the full topic name."""
         return self.settings.topic(STATE)
 
-    async def read(self, take: Callable[[int, bytes, bytes | None], None]) -> None:
+    async def read(self, take: Take) -> None:
         """Hand offset, key and value of each record to `take`, in a thread, and stand at the end."""
         async with self._reader() as consumer:
             await self._read_to_end(consumer, take)
@@ -88,17 +92,18 @@ class JournalLog:
             FencedOut: a newer owner than `epoch` has written to this partition.
         """
         offset = await sent
-        if offset != self.next_offset and (newest := await self._newest_epoch()) > epoch:
+        if offset != self.next_offset and (newest := await self._newest_epoch(epoch)) > epoch:
             raise FencedOut(
                 f"state partition {self.partition}: a batch of epoch {epoch} landed at {offset}, not at "
                 f"{self.next_offset}; another worker owns the partition now, in epoch {newest}"
             )
         self.next_offset = offset + count
 
-    async def _newest_epoch(self) -> int:
-        """Return the newest epoch from where we stood to the present end.
+    async def _newest_epoch(self, epoch: int) -> int:
+        """Return the newest epoch from where we stood to the present end; ours is `epoch`.
 
         To the end, not to our batch: the newest owner's opening is never removed, older ones are.
+        What has none of our keys is nobody's word.
         """
         async with self._reader() as consumer:
             tp = TopicPartition(self.topic, self.partition)
@@ -108,7 +113,8 @@ class JournalLog:
             newest = 0
             while await consumer.position(tp) < end:
                 for record in (await consumer.getmany(tp, timeout_ms=500)).get(tp, []):
-                    newest = max(newest, epoch_of(record.key))
+                    if follows(found := epoch_of(record.key), epoch):
+                        newest = max(newest, found)
         return newest
 
     def _reader(self) -> AIOKafkaConsumer:
@@ -130,9 +136,7 @@ class JournalLog:
         sent = await self.producer.send_batch(batch, self.topic, partition=self.partition)
         return asyncio.ensure_future(_base_offset(sent))
 
-    async def _read_to_end(
-        self, consumer: AIOKafkaConsumer, take: Callable[[int, bytes, bytes | None], None]
-    ) -> None:
+    async def _read_to_end(self, consumer: AIOKafkaConsumer, take: Take) -> None:
         tp = TopicPartition(self.topic, self.partition)
         consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
@@ -143,8 +147,13 @@ class JournalLog:
         self.next_offset = await consumer.position(tp)
 
 
-def _hand_over(records: Sequence[Any], take: Callable[[int, bytes, bytes | None], None]) -> None:
+def _hand_over(records: Sequence[Any], take: Take) -> None:
     for record in records:
+        if type(record) is Damaged:
+            raise BrokenLog(
+                f"the journal's offsets {record.first} to {record.offset} are damaged on the broker's disk: "
+                "what they say of accounts is lost; bring back a replica or a copy of the disk"
+            )
         take(record.offset, record.key, record.value)
 
 

@@ -61,7 +61,8 @@ class Ticker:
     def _is_due(self) -> bool:
         """Say whether something is due, as far as usage that was here before now is charged."""
         line, state = self._line, self._line.state
-        caught_up = self._worker.ends.of(line.partition) <= state.next_offsets[USAGE]
+        usage = self._worker.settings.topic(USAGE)
+        caught_up = self._worker.ends.of(usage, line.partition) <= state.next_offsets[USAGE]
         state.tick_took = 0
         return caught_up and not line.held and state.is_due(self._now_ms())
 

@@ -13,7 +13,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import faust
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from faust.types.tuples import TP
 
+LOG_APPEND_TIME = 1  # as all topics are made
 FETCH_WAIT_MS = 25
 FETCH_MIN_BYTES = 256 * 1024
 # While a partition has no room, what others bring is waited for no longer than this: then it may have.
@@ -177,7 +177,7 @@ class MicroBatchConsumer(driver.Consumer):
             tp.partition,
             last.offset,
             last.timestamp / 1000,
-            last.timestamp_type,
+            LOG_APPEND_TIME,
             (),
             None,
             batch,
@@ -193,15 +193,6 @@ class MicroBatchTransport(driver.Transport):
     """Make Faust use `MicroBatchConsumer`."""
 
     Consumer = MicroBatchConsumer
-
-
-def hand_over_raw_records() -> None:
-    """Let aiokafka's consumers of this process yield the parser's own records.
-
-    They have `offset`, `timestamp`, `key` and `value`, and no topic or partition. Dressing each up as a
-    `ConsumerRecord` of eleven fields took an eighth of a worker's time (aiokafka 0.14, pinned).
-    """
-    PartitionRecords._consumer_record = lambda _self, _tp, record: record
 
 
 class PassThrough(faust.Schema):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from streams.intake import decode_usage
+from streams.stretch import Stretch
 from streams.totals import encode_totals, totals_of
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
@@ -33,7 +34,9 @@ def warm_up(worker: ChargingWorker) -> None:
     writer = JournalWriter(1, MINUTE_MS)
     for offset in range(2):
         record = _record(worker, offset, NOW_MS + offset * MINUTE_MS)
-        step = fold_usage(state, decode_usage(worker.columns, [record]))
+        step = fold_usage(
+            state, decode_usage(worker.columns, Stretch(lo=offset, hi=offset, records=[record]))
+        )
         writer.records(state, step, [])
         if step.flush is not None:
             rows = totals_of(worker.columns, state, step.flush, 0)

@@ -60,11 +60,15 @@ class Letter:
 
 @dataclass(slots=True)
 class Counts:
-    """Count what became of attempts and webhooks; `gone` is that the endpoint wants no more."""
+    """Count what became of attempts and webhooks; `gone` is that the endpoint wants no more.
+
+    `ignored` counts records of the decisions that are none.
+    """
 
     delivered: int = 0
     failed: int = 0
     dead: int = 0
+    ignored: int = 0
     gone: bool = False
 
 

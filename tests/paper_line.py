@@ -23,6 +23,7 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.replay import ChargedRange, OrdersBefore
 from tokenline.charging.step import Commanded, Flush, Step
+from tokenline.metering.home import Home
 
 WINDOW_KEY = ("slot", "subscriber_id", "provider", "model", "window_start")
 
@@ -156,12 +157,14 @@ class PaperLine:
     With steps in flight a minute's totals are published as late as may be: when the next minute ends.
     """
 
-    def __init__(self, journal: Journal, books: Books, in_flight: int = 0) -> None:
+    def __init__(
+        self, journal: Journal, books: Books, in_flight: int = 0, home: Home | None = None
+    ) -> None:
         self.journal, self.books, self.in_flight = journal, books, in_flight
         self.fenced = self.ended = False
         self._waiting: deque[tuple[Step, list[Message]]] = deque()
         self._flushes: deque[Flush] = deque()
-        self.state = PartitionState(BOUNDS)
+        self.state = PartitionState(BOUNDS, home or Home())
         self.found = recover(self.state, journal.survivors())
         self.writer = self.found.writer()
         journal.records.extend(self.writer.opening())

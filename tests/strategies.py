@@ -36,6 +36,7 @@ _TEXTS = (
     "provider",
     "model",
     "hold_id",
+    "corrects",
 )
 _SCHEMA = pa.schema(
     [
@@ -72,6 +73,7 @@ def event(**fields: Any) -> dict[str, Any]:
         "provider": "p",
         "model": "m",
         "hold_id": "",
+        "corrects": "",
         "occurred_at": NOON,
         "input_tokens": 10,
         "other_units": {},

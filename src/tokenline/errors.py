@@ -22,7 +22,7 @@ TokenlineError
 ├── Declined               the rules do not allow a command      -> answered with the reason, nothing changed
 ├── StaleView              the guard has not heard from the line -> open or closed, by setting
 ├── FencedOut              another worker owns the partition     -> publish nothing, end the process
-├── BrokenLog              offsets or state contradict           -> end the process, a human looks
+├── BrokenLog              our own journal or tables contradict  -> end the process, a human looks
 └── PlatformError          the embedded stack cannot run         -> one clear line, non-zero exit
     ├── PortTaken
     ├── NoJava
@@ -165,7 +165,10 @@ class FencedOut(TokenlineError):
 
 
 class BrokenLog(TokenlineError):
-    """Report offsets or state that contradict each other; going on could lose or double usage."""
+    """Report that what we wrote ourselves contradicts itself, or is of a newer version.
+
+    Going on could lose or double usage. No record of anybody else is a reason for it.
+    """
 
 
 class PlatformError(TokenlineError):

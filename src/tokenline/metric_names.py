@@ -18,6 +18,12 @@ DECISION_LATENCY = "tokenline_decision_latency_seconds"
 LAG = "tokenline_lag_records"
 # gauge, offset by topic and partition: the first record not yet done; standing still with lag is a stall.
 NEXT_OFFSET = "tokenline_next_offset"
+# counter, records by topic: retention or an operator deleted them before charging read them; reconcile says when.
+DELETED = "tokenline_deleted_records_total"
+# counter, records by topic that only our workers write and that are not theirs: find out who writes there.
+IGNORED = "tokenline_ignored_records_total"
+# gauge by partition, 1 while a journal's or a seal's position cannot be one of its topic: was it made again?
+ASTRAY = "tokenline_astray"
 # gauge, seconds: age of the newest record charged when it was published.
 FRESHNESS = "tokenline_freshness_seconds"
 # gauge, accounts held in memory by this worker: about 900 bytes each.

@@ -15,8 +15,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 MILLION = 1_000_000
+DAY = 86_400_000
 NEVER = 10**18
 LINGER = 61 * 60_000
+HORIZON = 60 * 60_000
 OVERAGE, WRITTEN_OFF, LATE, CLAIM = 0, -1, -2, -3
 SOURCES = {OVERAGE: "overage", WRITTEN_OFF: "written_off", LATE: "late_adjustment", CLAIM: "claim"}
 
@@ -61,6 +63,13 @@ class Use:
     subscriber: str
 
 
+USES = [
+    Use(provider, model, subscriber)
+    for provider, model in (("p", "max"), ("p", "mini"), ("p", "gift"), ("q", "x"))
+    for subscriber in ("", "ann", "bob")
+]
+
+
 @dataclass
 class Terms:
     """Hold what one version of a catalog says of a plan."""
@@ -95,6 +104,15 @@ class Terms:
         """Return how long after its question a call may still run."""
         call = int(self.said.get("longest_call_s", 600)) * 1000
         return max(2 * self.validity, call if self.said["mode"] == "strict" else 0)
+
+    def same(self, other: Terms) -> bool:
+        """Say whether both mean the same to an account that has them."""
+        apart = ("title", "fee", "overage_price", "running_accounts")
+        mine, theirs = (
+            {name: value for name, value in one.said.items() if name not in apart}
+            for one in (self, other)
+        )
+        return (self.plan, mine, self.models) == (other.plan, theirs, other.models)
 
     def share(self, days: int, of: int) -> int:
         """Return what the plan gives for some days of a cycle."""
@@ -133,10 +151,16 @@ class Catalogs:
                     return Fraction(one["input_tokens"]), Fraction(one["output_tokens"])
         return None
 
-    def cost(self, use: Use, tokens: tuple[int, int], moment: int) -> int | None:
-        rate = self.rate(use, moment)
-        if rate is None:
+    def dearest(self, use: Use, since: int, until: int) -> tuple[Fraction, Fraction] | None:
+        """Return the most that a token of input and of output costs in a stretch of time."""
+        if self.rate(use, since) is None:
             return None
+        moments = [since, *(begins for begins, _ in self.versions if since < begins <= until)]
+        rates = [rate for moment in moments if (rate := self.rate(use, moment))]
+        return max(rate[0] for rate in rates), max(rate[1] for rate in rates)
+
+    @staticmethod
+    def cost(rate: tuple[Fraction, Fraction], tokens: tuple[int, int]) -> int:
         cost = (rate[0] * tokens[0] + rate[1] * tokens[1]) * MILLION
         assert cost.denominator == 1
         return int(cost)
@@ -158,6 +182,12 @@ class Bucket:
     held: int = 0
     claimed: int = 0
     rolls: int = 0
+    # Of an allowance: its days, what it gives for them, what orders added, what of it paid debts.
+    days: tuple[date, date] = (date.min, date.min)
+    gives: int = 0
+    adjusted: int = 0
+    paid: int = 0
+    full: bool = False
     # When it was granted; of what rolled over, when the allowance was that it comes from.
     granted: int = -1
 
@@ -199,6 +229,33 @@ class Hold:
 
 
 @dataclass
+class Limit:
+    """Count tokens or requests of an account in windows of its local calendar."""
+
+    unit: str
+    per: str
+    ceiling: int
+    zone: str
+    used: int = 0
+    window: object = None
+
+    def key(self, now: int) -> object:
+        local = datetime.fromtimestamp(now // 1000, UTC).astimezone(ZoneInfo(self.zone))
+        if self.per == "day":
+            return local.date()
+        # An hour is cut where the zone's clock moves.
+        return local.date(), local.hour, local.utcoffset()
+
+    def at(self, now: int) -> int:
+        """Return what is used of the window that a moment lies in."""
+        return self.used if self.window == self.key(now) else 0
+
+    def count(self, tokens: int, now: int) -> None:
+        self.used = self.at(now) + (tokens if self.unit == "tokens" else 1)
+        self.window = self.key(now)
+
+
+@dataclass
 class Account:
     """Be one account; every entrance first does what is due, due by due."""
 
@@ -212,24 +269,61 @@ class Account:
     holds: dict[str, Hold] = field(default_factory=dict)
     entries: list[tuple[str, int, int, int]] = field(default_factory=list)
     numbers: int = 0
+    before: int = 0
     start: int = 0
     end: int = 0
+    last: date = date.min
+    pending: str = ""
+    versions_until: int = 0
+    debt: int = 0
+    overused: int = 0
+    limits: dict[str, Limit] = field(default_factory=dict)
+    rolled: dict[int, int] = field(default_factory=dict)
     counters: dict[int, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     bases: dict[int, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
 
     # Time
 
-    def open(self, now: int) -> None:
-        first, following = cycle_days(self.day, today := day_of(now, self.zone))
-        self.start, self.end = begin_of(first, self.zone), begin_of(following, self.zone)
-        self.grant_plan(now, self.terms.share((following - today).days, (following - first).days))
+    def limit(self) -> None:
+        """Count by the limits of the present terms; one that was there goes on."""
+        found = {}
+        for said in self.terms.said.get("limits", ()):
+            unit = "tokens" if "tokens" in said else "requests"
+            name = f"{said['per']}_{unit}"
+            limit = Limit(unit, said["per"], said[unit], self.zone)
+            if name in self.limits:
+                limit.used, limit.window = self.limits[name].used, self.limits[name].window
+            found[name] = limit
+        self.limits = found
 
-    def grant_plan(self, now: int, amount: int) -> None:
-        rolls = int(self.terms.said.get("rollover_tokens", 0)) * MILLION
-        priority = self.terms.said.get("priority", 100)
-        bucket = Bucket(0, "plan", priority, self.start, self.end, amount, self.terms.models)
-        bucket.rolls = rolls
-        self.add(bucket, "grant", now)
+    def open(self, now: int) -> None:
+        self.limit()
+        self.versions_until = now
+        first, self.last = cycle_days(self.day, today := day_of(now, self.zone))
+        self.start, self.end = begin_of(first, self.zone), begin_of(self.last, self.zone)
+        left, usual = (self.last - today).days, (self.last - first).days
+        self.grant_plan(now, self.terms.share(left, usual), "grant")
+
+    def grant_plan(self, now: int, amount: int, kind: str) -> None:
+        terms = self.terms
+        priority = terms.said.get("priority", 100)
+        bucket = Bucket(0, "plan", priority, self.start, self.end, amount, terms.models)
+        bucket.rolls = int(terms.said.get("rollover_tokens", 0)) * MILLION
+        bucket.days, bucket.gives, bucket.full = (
+            (day_of(now, self.zone), self.last),
+            amount,
+            terms.full,
+        )
+        if amount:
+            self.add(bucket, kind, now)
+        self.pay_debt(bucket, now)
+
+    def pay_debt(self, bucket: Bucket, now: int) -> None:
+        paid = min(self.debt, max(0, bucket.free))
+        self.debt -= paid
+        bucket.total -= paid
+        bucket.paid += paid
+        self.enter("debt", bucket.number, -paid, now)
 
     def add(self, bucket: Bucket, kind: str, now: int) -> Bucket:
         self.numbers += 1
@@ -252,8 +346,10 @@ class Account:
         for bucket in self.buckets:
             if bucket.until < NEVER:
                 yield bucket.until + LINGER, 1, bucket.order, bucket
-        if self.status != "closed":
-            yield self.end, 2, (), None
+        yield self.end, 2, (), None
+        begins = [one for one, _ in self.catalogs.versions if one > self.versions_until]
+        if begins and self.status != "closed":
+            yield min(begins), 3, (), None
 
     def advance(self, now: int) -> None:
         while True:
@@ -269,8 +365,15 @@ class Account:
             self.expire(what, at)
         elif kind == 1:
             self.close_bucket(what, at)
-        else:
+        elif kind == 2:
             self.begin_cycle(at)
+        else:
+            self.versions_until = at
+            terms = self.catalogs.terms(self.terms.plan, at)
+            if terms and terms.said.get("running_accounts") == "now":
+                if not terms.same(self.terms):
+                    self.change_now(terms, at)
+                self.terms = terms
 
     def close_bucket(self, bucket: Bucket, at: int) -> None:
         for hold in self.holds.values():
@@ -278,9 +381,11 @@ class Account:
         self.lose(bucket, bucket.claimed, at)
         left = bucket.total - bucket.used
         self.buckets.remove(bucket)
-        rolls = (
-            min(left, bucket.rolls) if self.status != "closed" and bucket.source == "plan" else 0
-        )
+        rolls = 0
+        if self.status != "closed" and bucket.source == "plan":
+            # The allowances of one cycle have one cap together.
+            rolls = min(left, max(0, bucket.rolls - self.rolled.get(bucket.until, 0)))
+            self.rolled[bucket.until] = self.rolled.get(bucket.until, 0) + rolls
         self.enter("rollover_out", bucket.number, -rolls, at)
         self.enter("expiry", bucket.number, rolls - left, at)
         if rolls:
@@ -289,13 +394,22 @@ class Account:
             self.add(rolled, "rollover_in", at)
 
     def begin_cycle(self, at: int) -> None:
-        following = cycle_days(self.day, day_of(at, self.zone))[1]
-        self.start, self.end = at, begin_of(following, self.zone)
-        self.terms = self.catalogs.terms(self.terms.plan, at) or self.terms
+        self.last = cycle_days(self.day, day_of(at, self.zone))[1]
+        self.before, self.start, self.end = self.start, at, begin_of(self.last, self.zone)
+        if self.status != "closed":
+            chosen = self.catalogs.terms(self.pending, at)
+            self.terms = chosen or self.catalogs.terms(self.terms.plan, at) or self.terms
+            if self.pending and chosen:
+                self.limits = {}
+            self.pending = ""
+            self.limit()
+        # One without an end that is used up ends with the cycle.
+        self.buckets = [one for one in self.buckets if one.until < NEVER or one.used < one.total]
         for bucket in self.buckets:
             bucket.base = bucket.used
-        self.bases = dict(self.counters)
-        self.grant_plan(at, self.terms.allowance)
+        self.bases, self.overused = dict(self.counters), 0
+        if self.status != "closed":
+            self.grant_plan(at, self.terms.allowance, "grant")
 
     # Paying
 
@@ -304,10 +418,17 @@ class Account:
 
     def use(self, use: Use, tokens: tuple[int, int], hold: str, occurred: int, now: int) -> None:
         self.advance(now)
-        cost = self.catalogs.cost(use, tokens, occurred)
-        assert cost is not None
-        at = min(occurred, now)
-        left = cost
+        rate = self.catalogs.rate(use, occurred)
+        assert rate is not None
+        at, left = min(occurred, now), self.catalogs.cost(rate, tokens)
+        if now - occurred > HORIZON:
+            # Late: it counts in no limit; of a cycle that is closed it is for the next statement.
+            if self.is_closed(occurred, now):
+                self.counters[LATE] += left
+                return
+        else:
+            for limit in self.limits.values():
+                limit.count(sum(tokens), now)
         if hold in self.holds:
             left = self.draw(self.holds[hold], use, left, now)
         for bucket in self.payers(use, at):
@@ -315,6 +436,12 @@ class Account:
             bucket.used += taken
             left -= taken
         self.unpaid(use, left, at)
+
+    def is_closed(self, occurred: int, now: int) -> bool:
+        """Say whether the bill cycle of a moment is closed: the one before lingers."""
+        if occurred >= self.start:
+            return False
+        return occurred < self.before or now >= self.start + LINGER
 
     def payers(self, use: Use, at: int) -> list[Bucket]:
         found = [one for one in self.buckets if one.valid(at) and one.covers(use)]
@@ -429,13 +556,20 @@ class Account:
             raise No(self.status)
         if session in self.holds:
             raise No("unknown_hold")
-        rate = self.catalogs.rate(use, now)
+        rate = self.catalogs.dearest(use, now, now + self.terms.longest)
         if rate is None:
             raise No("unknown_model")
-        wanted = self.catalogs.cost(use, tokens, now) or 0
+        if self.reached(now):
+            raise No("limit")
+        counted = [one for one in self.limits.values() if one.unit == "tokens"]
+        room = min((one.ceiling - one.at(now) for one in counted), default=NEVER)
+        tokens = (tokens[0], min(tokens[1], room - tokens[0]))
+        if tokens[1] <= 0:
+            raise No("limit")
+        wanted = self.catalogs.cost(rate, tokens)
         free = [(one, max(0, one.free)) for one in self.payers(use, now)]
         left = wanted if self.terms.overage else min(wanted, sum(much for _, much in free))
-        prompt = self.catalogs.cost(use, (tokens[0], 0), now) or 0
+        prompt = self.catalogs.cost(rate, (tokens[0], 0))
         answer = tokens[1]
         if left < wanted:
             if left < prompt or not rate[1]:
@@ -497,15 +631,159 @@ class Account:
 
     # Orders
 
-    def grant(self, said: dict[str, Any], now: int) -> int:
+    def must_live(self, now: int) -> None:
         self.advance(now)
         if self.status == "closed":
             raise No("closed")
+
+    def grant(self, said: dict[str, Any], now: int) -> int:
+        self.must_live(now)
         until = said["valid_to"] or NEVER
         bucket = Bucket(0, said["source"], said["priority"], said["valid_from"], until, 0)
         bucket.total = said["amount_utok"]
         bucket.models, bucket.subscribers = tuple(said["models"]), tuple(said["subscribers"])
+        if said.get("valid_days"):
+            after = day_of(now, self.zone) + timedelta(days=said["valid_days"])
+            bucket.until = begin_of(after, self.zone)
         return self.add(bucket, "grant", now).number
+
+    def grant_pack(self, name: str, now: int) -> int:
+        self.must_live(now)
+        catalog = self.catalogs.at(now)
+        if catalog is None or name not in catalog["packs"]:
+            raise No("unknown_pack")
+        pack = catalog["packs"][name]
+        models = [m for group in pack.get("groups", ()) for m in catalog["groups"][group]]
+        until, priority = now + pack["valid_days"] * DAY, pack.get("priority", 100)
+        source = pack.get("source", "pack")
+        bucket = Bucket(0, source, priority, 0, until, pack["tokens"] * MILLION, tuple(models))
+        return self.add(bucket, "grant", now).number
+
+    def adjust(self, number: int, amount: int, now: int) -> None:
+        self.must_live(now)
+        bucket = next((one for one in self.buckets if one.number == number), None)
+        if bucket is None or bucket.until <= now:
+            raise No("expired")
+        if amount < 0 and bucket.free < -amount:
+            raise No("balance")
+        bucket.total += amount
+        if bucket.source == "plan":
+            bucket.adjusted += amount
+        self.enter("adjustment", number, amount, now)
+
+    def set_status(self, status: str, now: int) -> None:
+        self.must_live(now)
+        needed = {"suspended": "active", "active": "suspended"}.get(status, self.status)
+        if self.status != needed:
+            raise No("wrong_status")
+        self.status = status
+
+    def change_plan(self, plan: str, when: str, now: int) -> None:
+        self.must_live(now)
+        terms = self.catalogs.terms(plan, now)
+        if terms is None and plan != self.terms.plan:
+            raise No("unknown_plan")
+        if terms is None:
+            self.pending = ""
+            return
+        when = when or terms.said.get("change", "upgrade_now")
+        if when == "upgrade_now":
+            when = "now" if terms.allowance >= self.terms.allowance else "next_cycle"
+        if terms.same(self.terms):
+            self.terms, self.pending = terms if when == "now" else self.terms, ""
+            return
+        # Its own plan comes with the next cycle in any case.
+        self.pending = plan if when == "next_cycle" and plan != self.terms.plan else ""
+        if when == "now":
+            self.change_now(terms, now)
+
+    def of_cycle(self) -> list[Bucket]:
+        """Return the plan allowances of the present cycle."""
+        return [one for one in self.buckets if one.source == "plan" and one.until == self.end]
+
+    @staticmethod
+    def taken(bucket: Bucket) -> int:
+        return bucket.used - bucket.base + bucket.held
+
+    def end_days(self, old: Bucket, now: int) -> None:
+        """Let an allowance keep the share of its days before today."""
+        today, (begun, ended) = day_of(now, self.zone), old.days
+        taken, share = self.taken(old), old.gives * (today - begun).days // (ended - begun).days
+        old.gives, old.days = share, (begun, today)
+        if old.full:
+            # No debt comes of it; what it paid of one, it paid as a whole.
+            self.debt += old.paid
+            old.paid = 0
+            self.keep(old, max(taken, share + old.adjusted), "plan_change", now)
+        else:
+            self.settle_days(old, "plan_change", now)
+
+    def settle_days(self, bucket: Bucket, kind: str, now: int) -> None:
+        """Let an allowance have what its days are worth; what was used beyond is a debt."""
+        taken, worth = self.taken(bucket), bucket.gives + bucket.adjusted
+        self.overused += max(0, taken - worth)
+        paid = min(bucket.paid, max(0, worth - taken))
+        self.debt += max(0, taken - worth) + bucket.paid - paid
+        bucket.paid = paid
+        self.keep(bucket, max(taken, worth - paid), kind, now)
+
+    def keep(self, bucket: Bucket, total: int, kind: str, now: int) -> None:
+        total += bucket.base
+        self.enter(kind, bucket.number, total - bucket.total, now)
+        bucket.total = total
+
+    def usual_days(self) -> int:
+        """Return by how many days an allowance is shared: those of the cycle, if it is about a month."""
+        first, following = cycle_days(self.day, self.last - timedelta(days=1))
+        usual = (following - first).days
+        days = (self.last - day_of(self.start, self.zone)).days
+        return days if abs(days - usual) <= 3 else usual
+
+    def in_force(self) -> list[Bucket]:
+        """Return the allowance of the present plan, if it gave any."""
+        return [one for one in self.of_cycle() if one.days[1] == self.last]
+
+    def change_now(self, terms: Terms, now: int) -> None:
+        if terms.plan != self.terms.plan:
+            self.limits = {}
+        today = day_of(now, self.zone)
+        self.terms = terms
+        self.limit()
+        for bucket in self.in_force():
+            self.end_days(bucket, now)
+        if terms.full:
+            spent = sum(self.taken(one) for one in self.of_cycle())
+            for bucket in self.of_cycle():
+                self.keep(bucket, self.taken(bucket), "plan_change", now)
+            usual = self.usual_days()
+            days = (self.last - day_of(self.start, self.zone)).days
+            whole = terms.allowance * min(days, usual) // usual
+            amount = max(0, whole - spent)
+            # What was used beyond its days is in what was spent: it is not owed besides.
+            made_up = min(self.debt, self.overused)
+            made_up = min(made_up, max(0, whole - spent + self.overused))
+            self.debt -= made_up
+            self.overused -= made_up
+        else:
+            amount = terms.allowance * (self.last - today).days // self.usual_days()
+        self.grant_plan(now, amount, "grant")
+
+    def change_cycle(self, day: int, now: int) -> None:
+        self.must_live(now)
+        today = day_of(now, self.zone)
+        self.day = day
+        current, in_force = self.of_cycle(), self.in_force()
+        self.last = next(one for one in begins_of_cycles(day, today) if one > today)
+        self.end = begin_of(self.last, self.zone)
+        for bucket in current:
+            bucket.until = self.end
+        for bucket in in_force:
+            begun, ended = bucket.days
+            gives = bucket.gives * (self.last - begun).days // (ended - begun).days
+            bucket.gives = min(bucket.gives, gives) if bucket.full else gives
+            bucket.days = begun, self.last
+            self.settle_days(bucket, "cycle_change", now)
+            self.pay_debt(bucket, now)
 
     # What is seen
 
@@ -533,6 +811,64 @@ class Account:
             "late_adjustment_utok": counted["late_adjustment"],
         }
 
+    # Decisions
+
+    def crumbs(self, now: int) -> int:
+        """Return how much is too little for any call."""
+        if not self.terms.holds:
+            return 0
+        said = self.terms.said.get("least_call_tokens")
+        if said is not None:
+            return int(said) * MILLION
+        return min(100 * MILLION, sum(one.total for one in self.valid(now)) // 1000)
+
+    def left(self, now: int, use: Use | None = None) -> int:
+        """Return what buckets have that is not used: who holds it may go on, claimed or not."""
+        found = [one for one in self.valid(now) if use is None or one.covers(use)]
+        return sum(max(0, one.total - one.used) for one in found)
+
+    def used_up(self, now: int) -> bool:
+        return not self.terms.overage and self.left(now) <= self.crumbs(now)
+
+    def state(self, now: int) -> tuple[str, str]:
+        if self.status != "active":
+            return "cut", self.status
+        reached = self.reached(now)
+        if self.used_up(now):
+            # Of two that cut, what lasts longer is named: when that is, is not modelled.
+            return "cut", "balance or limit" if reached else "balance"
+        if reached:
+            return "cut", reached
+        figures = self.figures(now)
+        used, had = figures["used_utok"] + figures["overage_utok"], figures["allowance_utok"]
+        first = min(self.terms.said.get("thresholds", [50, 80, 100]), default=NEVER)
+        if had and used * 100 >= had * first:
+            return "warned", "balance"
+        return "open", ""
+
+    def unsure(self, now: int) -> set[Use]:
+        """Return what costs nothing, of an account that is used up and whose limits may have cut it too.
+
+        When the limit ends, nobody tells that these may go on: a decision of something else does.
+        """
+        free = {use for use in USES if not any(self.catalogs.rate(use, now) or (1,))}
+        return free if self.limits and self.used_up(now) else set()
+
+    def reached(self, now: int) -> str:
+        """Return the limit that is used up for longest, empty if none is."""
+        return min(
+            (name for name, one in self.limits.items() if one.at(now) >= one.ceiling), default=""
+        )
+
+    def passes(self, use: Use, now: int) -> bool:
+        """Say whether a use may go on."""
+        if self.status != "active" or self.reached(now):
+            return False
+        rate = self.catalogs.rate(use, now)
+        if self.terms.overage or not any(rate or (1,)):
+            return True
+        return not self.used_up(now) and self.left(now, use) > 0
+
     def view(self, now: int) -> dict[str, Any]:
         self.advance(now)
         rows = {
@@ -547,8 +883,13 @@ class Account:
         )
         return {
             **self.figures(now),
+            "decided": self.state(now),
+            "refused": {use for use in USES if not self.passes(use, now)} - self.unsure(now),
             "status": self.status,
+            "limits": {name: (one.at(now), one.ceiling) for name, one in self.limits.items()},
             "plan": self.terms.plan,
+            "pending_plan": self.pending,
+            "debt_utok": self.debt,
             "terms_version": self.terms.version,
             "cycle": (self.start, self.end),
             "buckets": rows,

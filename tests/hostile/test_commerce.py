@@ -12,7 +12,7 @@ import pytest
 from tests.hostile.commerce_walk import check
 
 WALKS = int(os.environ.get("TOKENLINE_COMMERCE_WALKS", "24"))
-STEPS = 80
+STEPS = 60
 
 
 @pytest.mark.parametrize("seed", range(WALKS))

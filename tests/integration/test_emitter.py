@@ -127,7 +127,7 @@ async def test_the_control_total_says_what_was_emitted(emitter, line):
         epoch = sender.gateway_epoch
     totals = await last_totals(line)
 
-    total = totals[f"gw-1/{epoch}"]
+    total = totals[f"gw-1\0{epoch}"]
     assert (total["emitted"], total["acknowledged"], total["source"]) == (7, 7, "s")
 
 

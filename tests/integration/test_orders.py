@@ -13,6 +13,7 @@ from charging_helpers import Line, line_settings, usage
 from streams.charging import ChargingWorker
 from streams.intake import decode_commands, decode_usage
 from streams.state import JournalLog
+from streams.stretch import Stretch
 from tests.orders import CATALOG
 from tokenline.accounts.apply import apply_accounts
 from tokenline.accounts.file import LIMITS
@@ -20,6 +21,7 @@ from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.replay import ChargedRange, OrdersBefore, replay
 from tokenline.errors import BadData, SettingsError
+from tokenline.metering.home import Home
 from tokenline.wire.avro import Codec
 from tokenline.wire.catalogs import read_catalogs
 from tokenline.wire.columns import ColumnCodec
@@ -254,7 +256,11 @@ async def replays_to_the_same_rows(settings, partition, least=3):
         orders[stem], refused = decode_commands(columns, codec, records, stem)
         assert not refused
 
-    kept = PartitionState(bounds)
+    def usage(lo, hi):
+        return decode_usage(columns, Stretch(lo=lo, hi=hi, records=usage_records[lo : hi + 1]))
+
+    home = Home(partition, settings.partitions)
+    kept = PartitionState(bounds, home)
     recovery = Recovery(kept)
     await JournalLog(settings, None, partition).read(recovery.take)
     recovery.finish()
@@ -262,9 +268,10 @@ async def replays_to_the_same_rows(settings, partition, least=3):
     again = replay(
         bounds,
         ranges,
-        lambda lo, hi: decode_usage(columns, usage_records[lo : hi + 1]),
+        usage,
         orders,
         OrdersBefore(*ends, tuple(kept.turns.pairs)),
+        home,
     )
     assert len(again.books.buckets) >= least
     # The last table is what was told of subscribers, which is no balance.

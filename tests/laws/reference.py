@@ -43,7 +43,7 @@ class Reference:
         counts = [said[kind] for kind in TOKEN_KINDS] + list(said["other_units"].values())
         age_ms = one.appended_ms - said["occurred_at"]
         faults = {
-            "empty_id": any(not said[name] for name in TEXTS),
+            "bad_name": any(not said[name] for name in TEXTS),
             "key_mismatch": one.key != key_of(said),
             "negative_count": min(counts) < 0,
             "absurd_count": max(counts) > BOUNDS.max_tokens,

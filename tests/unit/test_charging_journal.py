@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.paper_line import Books, Journal, PaperLine, recover
+from tests.paper_line import Books, Journal, PaperLine, facts, recover, recover_all
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, command, record
 from tokenline.charging import journal as journal_module
 from tokenline.charging.journal import STALE_A_STEP, epoch_of, live_records
@@ -24,6 +24,7 @@ from tokenline.charging.packs import (
     unpack_seen,
 )
 from tokenline.charging.partition import PartitionState
+from tokenline.charging.recover import Recovery
 from tokenline.errors import BrokenLog
 from tokenline.quota.cells import WIDTH
 
@@ -83,9 +84,75 @@ def test_a_step_whose_decisions_all_name_the_same_long_scopes_is_one_batch_still
     assert unpack_out(packed) == (1, messages)
 
 
-def test_a_record_of_unknown_kind_stops_the_recovery():
-    with pytest.raises(BrokenLog, match="unknown kind"):
-        recover(PartitionState(BOUNDS), {b"1/riddle": (0, b"")})
+GARBAGE = (
+    (b"1/riddle", b""),
+    (b"hello", b"world"),
+    (b"", b"x"),
+    (b"\xff\xfe/rows/0", b"x"),
+    (b"x/open/1", b"{}"),
+    (b"0/open/1", b"{}"),
+    (b"9" * 4000 + b"/open/1", b"{}"),
+    (b"9000000000000/open/1", b"{}"),
+    (b"1/head/1", b"not json"),
+    (b"1/head/1", b"{}"),
+    (b"1/head/1", b"[]"),
+    (b"1/head/2", json.dumps({"epoch": 1, "seq": "x"}).encode()),
+    (b"1/rows/0/7", b"junk that is longer than a header"),
+    (b"1/page/0/7", b""),
+    (b"1/books/0/0", b"\x01" * 9),
+    (b"1/leaf/0/0/0", b"junk"),
+    (b"1/names/9", b"[1]"),
+    (b"1/names/9", b"junk"),
+    (b"1/seen/0/0", b"junk"),
+    (b"1/part/0/9", b"\x01" + b"\0" * 8 + b"no arrow"),
+    (b"1/burn/0/9", b"\x01" + b"\0" * 11),
+    (b"1/out/9", b"\x01" + b"\xff" * 30),
+    (b"1/out/9", b"k" * 30),
+)
+
+
+@pytest.mark.parametrize(("key", "value"), GARBAGE)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_record_that_is_not_ours_changes_nothing_and_is_counted(key, value, last):
+    """A garbage key ended charging at every start: `invalid literal for int() with base 10`."""
+    journal = Journal()
+    line = PaperLine(journal, Books())
+    line.command([command()])
+    line.charge([record(0), record(1, event_id="e2")])
+    clean = recover_all(PartitionState(BOUNDS), journal)
+    journal.records.insert(len(journal.records) if last else 1, (key, value))
+    found = recover_all(PartitionState(BOUNDS), journal)
+
+    assert (found.ignored, clean.ignored) == (1, 0)
+    assert "offset" in found.ignored_first
+    assert facts(found.state) == facts(clean.state)
+    assert (found.state.epoch, found.out) == (clean.state.epoch, clean.out)
+
+
+def test_a_key_that_nobody_has_is_none_of_the_journals():
+    recovery = Recovery(PartitionState(BOUNDS))
+    recovery.take(0, None, b"x")
+    assert recovery.finish().ignored == 1
+
+
+def test_keys_that_are_not_ours_are_removed_with_the_first_cycle_unless_they_are_long(monkeypatch):
+    """They would be read, and told of, at each start for ever."""
+    monkeypatch.setattr(journal_module, "PAGE_ROWS", 1)
+    journal = Journal()
+    PaperLine(journal, Books()).command([command()])
+    journal.records += [(b"hello", b"x"), (b"l" * 300, b"x")]
+    line = PaperLine(journal, Books())
+    for number in range(200):
+        line.charge([record(number, event_id=f"e{number}")])
+    line.rest()
+
+    assert b"hello" not in journal.survivors()
+    assert recover_all(PartitionState(BOUNDS), journal).ignored == 2
+
+
+def test_a_record_of_a_newer_worker_stops_the_recovery():
+    with pytest.raises(BrokenLog, match="format 9"):
+        Recovery(PartitionState(BOUNDS)).take(0, b"1/rows/0/0", b"\x09" + b"\0" * 40)
 
 
 def test_slots_without_names_stop_the_recovery():
@@ -269,4 +336,4 @@ def test_many_messages_are_packed_small_and_come_back():
 )
 def test_a_format_of_tomorrow_is_not_guessed_at(unpack, packed):
     with pytest.raises(BrokenLog):
-        unpack(b"\x63" + packed[1:])
+        unpack(b"\x09" + packed[1:])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenline.event import INT64_MAX, TOKEN_KINDS, UsageEvent
+from tokenline.names import why_bad_of
 from tokenline.wire.avro import Codec
 from tokenline.wire.event_writer import EventWriter, write_long
 from tokenline.wire.registry import FileRegistry
@@ -14,8 +15,8 @@ REGISTRY = FileRegistry()
 CODEC = Codec(REGISTRY)
 EMITTER = {"source": "src", "gateway_id": "g-1", "gateway_version": "2", "gateway_epoch": "e"}
 WRITER = EventWriter(REGISTRY, EMITTER)
-IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=80).filter(
-    lambda text: text.isprintable()
+IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=60).filter(
+    lambda text: not (why_bad_of("provider", text) or why_bad_of("model", text))
 )
 COUNTS = st.integers(0, INT64_MAX) | st.integers(0, 20_000)
 EVENTS = st.builds(

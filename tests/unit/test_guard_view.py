@@ -225,6 +225,19 @@ async def test_a_heartbeat_of_a_partition_that_is_none_makes_nothing_stale(make,
     assert (guard.check("nobody").stale, guard.oldest_fresh_ms) == (False, 0)
 
 
+async def test_a_heartbeat_in_anothers_partition_or_of_next_year_makes_nothing_fresh(make):
+    """One such record, and silence of charging would never have been noticed again."""
+    guard = make(heard_ms=0, on_unknown="open")
+    codec = Codec(FileRegistry())
+    for of, as_of_ms in ((1, NOW), (0, NOW + 400 * 24 * HOUR)):
+        said = {"partition": of, "as_of": as_of_ms, "next_offset": 0, "epoch": 1}
+        value = codec.encode("charging_heartbeat", said)
+        await guard._apply(0, [SimpleNamespace(offset=7, value=value, key=b"k", timestamp=NOW)])
+
+    assert (guard.stats.bad_records, guard.stats.heartbeats) == (2, 0)
+    assert (guard._view.heard_ms(0), guard._view.heard_ms(1)) == (0, 0)
+
+
 @pytest.mark.parametrize("account", ["a", "nobody"])
 async def test_silence_is_stale_by_whatever_clock(make, clock, account):
     """The gateway's clock is an hour behind: what it hears lies in its future for an hour."""

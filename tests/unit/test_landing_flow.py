@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -12,17 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from streams.records import OfTransaction
 from tokenline.clock import FrozenClock, SystemClock
 from tokenline.landing import flow as flows
-from tokenline.landing.flow import LANDS_AT_ONCE, TableFlow, Tools, UsageFlow
+from tokenline.landing.flow import TableFlow, UsageFlow
 from tokenline.landing.memory import MemoryStore
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.reader import Bounds, Run
+from tokenline.landing.rules import RULES
+from tokenline.landing.tools import LANDS_AT_ONCE, Tools
 from tokenline.landing.topics import TopicLander
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
-from tokenline.wire.registry import FileRegistry
+from tokenline.wire.registry import FileRegistry, schemas_dir
 
 PARTITIONS = 4
 RECORDS = 20
@@ -241,16 +245,15 @@ def test_amounts_that_may_be_below_zero_are_not_put_aside(codec):
 
 def test_commands_get_the_place_of_their_micro_batch(codec):
     store = MemoryStore()
-    frames = zero_rows(codec, "account_command", 1, account_id="a")
     lander = TopicLander(store, codec, LandingProgress(), PARTITIONS)
-    landed = lander.accounts(
-        [MicroBatch([Record(frames[0], at, 9)], "t.commands", at) for at in (1, 2)]
-    )
+    # Of partitions 2 and 3.
+    named = {2: "a1", 3: "a0"}
+    landed = lander.accounts([commands(codec, at, name) for at, name in named.items()])
 
     assert landed == 2
     assert [(row["topic"], row["partition"], row["offset"]) for row in store.rows("accounts")] == [
-        ("t.commands", 1, 1),
         ("t.commands", 2, 2),
+        ("t.commands", 3, 3),
     ]
 
 
@@ -318,3 +321,44 @@ def test_a_decision_with_each_default_of_its_schema_lands(codec):
     lander = TopicLander(store, codec, LandingProgress(), 1)
     assert lander.decisions([MicroBatch([record])]) == 1
     assert len(store.rows("decisions")) == 1
+
+
+def commands(codec, partition, account, key=None, **fields):
+    (frame,) = zero_rows(codec, "account_command", 1, tenant_id="t", account_id=account, **fields)
+    key = f"t/{account}".encode() if key is None else key
+    return MicroBatch([Record(frame, partition, 9, key)], "t.commands", partition)
+
+
+def test_a_command_that_charging_refuses_sets_no_account(codec):
+    """`quota` showed an account that the partition which owns it had never heard of."""
+    store = MemoryStore()
+    lander = TopicLander(store, codec, LandingProgress(), PARTITIONS)
+    in_transaction = commands(codec, 2, "a1")
+    (record,) = in_transaction.value
+    in_transaction.value = [OfTransaction(record.offset, 9, record.key, record.value)]
+    refused = [
+        commands(codec, 1, "a1"),
+        commands(codec, 2, "a1", key=b"t/a0"),
+        commands(codec, 2, "a1", key=b""),
+        commands(codec, 3, "b\u200b"),
+        in_transaction,
+    ]
+
+    assert lander.accounts(refused) == 0
+    assert lander.accounts([*refused, commands(codec, 2, "a1")]) == 1
+    assert [row["account_id"] for row in store.rows("accounts")] == ["a1"]
+
+
+@pytest.mark.parametrize("table", RULES)
+def test_every_unsigned_column_of_a_table_is_guarded(codec, table):
+    """A column that is added later is not forgotten; those that landing fills itself are not of a record."""
+    ddl = "\n".join(
+        path.read_text() for path in sorted((schemas_dir() / "clickhouse").glob("*.sql"))
+    )
+    (made,) = re.findall(
+        rf"CREATE TABLE IF NOT EXISTS {{database}}\.{table}{{.*?\n\)", ddl, re.DOTALL
+    )
+    made += "\n".join(re.findall(rf"ALTER TABLE {{database}}\.{table}{{.*", ddl))
+    unsigned = set(re.findall(r"(\w+) UInt\d+", made))
+    names = {one: name for _, one, name, _ in TABLES}
+    assert unsigned & set(codec.empty(names[table]).schema.names) == RULES[table].unsigned

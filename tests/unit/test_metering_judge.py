@@ -8,7 +8,8 @@ import pytest
 
 from tests.strategies import BOUNDS, DAY, HOUR, MINUTE, NOON, batch_of, event, key_of
 from tokenline.event import TOKEN_KINDS
-from tokenline.metering.judge import DETAILS, ID_COLUMNS, Judgement, judge, token_matrix
+from tokenline.metering.judge import DETAILS, Judgement, judge, token_matrix
+from tokenline.names import EVENT_NAMES
 
 
 def judged(batch, keys, moments):
@@ -28,14 +29,14 @@ def verdict(key="t/a", **fields):
     return others[1]
 
 
-@pytest.mark.parametrize("column", [name for name in ID_COLUMNS if name[:2] not in {"te", "ac"}])
-def test_an_empty_id_is_refused(column):
-    assert verdict(**{column: ""}) is Judgement.EMPTY_ID
+@pytest.mark.parametrize("column", [name for name in EVENT_NAMES if name[:2] not in {"te", "ac"}])
+def test_an_empty_name_is_refused(column):
+    assert verdict(**{column: ""}) is Judgement.BAD_NAME
 
 
 @pytest.mark.parametrize(("column", "key"), [("tenant_id", "/a"), ("account_id", "t/")])
 def test_an_empty_tenant_or_account_is_refused_though_the_key_agrees(column, key):
-    assert verdict(key, **{column: ""}) is Judgement.EMPTY_ID
+    assert verdict(key, **{column: ""}) is Judgement.BAD_NAME
 
 
 def test_an_empty_subscriber_is_fine():
@@ -98,9 +99,9 @@ def test_a_key_that_is_not_the_accounts_is_refused(key):
 
 
 def test_of_several_faults_the_worst_is_named():
-    """The order of the table in `judge`: ids, key, negative, absurd, time."""
+    """The order of the table in `judge`: names, key, negative, absurd, time."""
     faults = {
-        Judgement.EMPTY_ID: {"model": ""},
+        Judgement.BAD_NAME: {"model": ""},
         Judgement.NEGATIVE_COUNT: {"output_tokens": -1},
         Judgement.ABSURD_COUNT: {"input_tokens": 10**9 + 1},
         Judgement.FUTURE_TIME: {"occurred_at": NOON + DAY},
@@ -145,5 +146,5 @@ def test_every_refusal_has_words_for_its_dead_letter():
 
 def test_a_tenant_with_a_slash_is_refused_though_the_key_agrees():
     """t/x + y and t + x/y have the same key: one would be charged for the other."""
-    assert verdict("t/x/y", tenant_id="t/x", account_id="y") is Judgement.KEY_MISMATCH
+    assert verdict("t/x/y", tenant_id="t/x", account_id="y") is Judgement.BAD_NAME
     assert verdict("t/x/y", tenant_id="t", account_id="x/y") is Judgement.COUNTED

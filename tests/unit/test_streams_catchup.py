@@ -114,7 +114,7 @@ class SlowLine(PartitionLine):
         self.now_ms, self.folded = NOON, []
         worker = SimpleNamespace(
             settings=Settings(), journal=None, codec=None, columns=None, producer=None,
-            bounds=BOUNDS, clock=self,
+            bounds=BOUNDS, clock=self, metrics=None,
         )  # fmt: skip
         super().__init__(worker, 0)
         self.topics = {COMMANDS: [], HOLDS: [], USAGE: []}

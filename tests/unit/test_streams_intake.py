@@ -9,8 +9,9 @@ from hashlib import sha256
 
 import pytest
 
-from streams.intake import RUN_MAX_BYTES, decode_commands, decode_usage, runs_of
+from streams.intake import decode_commands, decode_usage
 from streams.outputs import Outputs
+from streams.stretch import RUN_MAX_BYTES, Stretch, runs_of
 from tests.strategies import BOUNDS, NOON
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import fold_usage
@@ -32,6 +33,10 @@ class Raw:
     value: bytes | None
     key: bytes | None = None
     timestamp: int = NOON
+
+
+def stretch(*records):
+    return Stretch(lo=records[0].offset, hi=records[-1].offset, records=records)
 
 
 def sizes(*lengths):
@@ -70,7 +75,7 @@ def test_the_largest_run_fits_one_batch_of_the_journal_even_if_nothing_of_it_can
     (run,) = runs_of(records, count)
     state, writer = PartitionState(BOUNDS), JournalWriter(epoch=1, remember_ms=BOUNDS.horizon_ms)
 
-    step = fold_usage(state, decode_usage(columns, run))
+    step = fold_usage(state, decode_usage(columns, stretch(*run)))
     out = Outputs(settings, codec, columns, None, 0).messages(state, step, run)
     written = writer.records(state, step, out)
 
@@ -124,24 +129,29 @@ def commanded(name, said, key=None, stem=None):
             for name in ("account_id", "reply_to", "session")
         ),
         ("account_command", LIMITS | {"account_id": LONG}),
-        ("account_order", ORDER | {"reply_to": "é" * 1025}),
-        ("account_order", ORDER | {"kind": "transfer", "to_account": LONG}),
-        ("account_order", ORDER | {"account_id": "a\0kid"}),
-        ("hold_order", QUESTION | {"subscriber_id": LONG}),
+        ("account_order", ORDER | {"reply_to": "é" * 129}),
+        ("account_order", ORDER | {"kind": "transfer", "to_account": LONG, "reply_to": ""}),
+        ("hold_order", QUESTION | {"subscriber_id": LONG, "reply_to": ""}),
     ],
 )
 def test_a_command_with_a_name_too_long_for_a_key_is_a_dead_letter(name, said):
     """It ended the worker, at each start anew: the journal's messages have keys of 64 KiB at most."""
     found = commanded(name, said)
     assert found.keys() == {"dead-letters"}
-    assert found["dead-letters"]["reason"] == "bad_command"
-    assert "longer than 1024 characters" in found["dead-letters"]["detail"]
+    assert found["dead-letters"]["reason"] == "bad_name"
+    assert "and a name has 256 at most" in found["dead-letters"]["detail"]
+
+
+def test_who_asks_with_a_bad_name_is_told_so():
+    found = commanded("account_order", ORDER | {"account_id": "a\0kid"})
+    assert found["replies"]["reason"] == found["dead-letters"]["reason"] == "bad_name"
+    assert "account_id has U+0000, a control character" in found["replies"]["detail"]
 
 
 def test_a_value_that_is_too_large_for_a_dead_letter_is_in_it_in_part():
     value = b"\0" * (60 << 20)
     raw, state = Raw(0, value), PartitionState(BOUNDS)
-    step = fold_usage(state, decode_usage(COLUMNS, [raw]))
+    step = fold_usage(state, decode_usage(COLUMNS, stretch(raw)))
     (letter,) = Outputs(Settings(), CODEC, COLUMNS, None, 0).messages(state, step, [raw])[:1]
     assert len(letter.value) < 2 << 20
     said = CODEC.decode(letter.value)[1]
@@ -150,7 +160,7 @@ def test_a_value_that_is_too_large_for_a_dead_letter_is_in_it_in_part():
 
 
 def test_names_of_any_length_that_is_allowed_go_through():
-    name = "é" * 1024
+    name = "é" * 128
     names = {"tenant_id": name, "account_id": name, "command_id": name, "reply_to": name}
     assert commanded("account_order", ORDER | names)["replies"]["reason"] == "unknown_plan"
 
@@ -159,7 +169,7 @@ def test_names_of_any_length_that_is_allowed_go_through():
 def test_a_key_that_no_message_can_have_is_in_the_dead_letter_whole(stem):
     raw, state = Raw(0, b"junk", LONG.encode()), PartitionState(BOUNDS)
     if stem == "usage":
-        step = fold_usage(state, decode_usage(COLUMNS, [raw]))
+        step = fold_usage(state, decode_usage(COLUMNS, stretch(raw)))
     else:
         step = fold_commands(state, [], 0)
         step.refused = decode_commands(COLUMNS, CODEC, [raw])[1]

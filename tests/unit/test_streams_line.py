@@ -20,6 +20,7 @@ from tests.strategies import BOUNDS, MINUTE, NOON, chunk_of, command, record
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.charging.journal import HEADS_KEPT, OUT_KEPT
+from tokenline.clock import FrozenClock
 from tokenline.errors import PoisonedInput
 from tokenline.settings import Settings
 
@@ -42,7 +43,7 @@ def quiet_line():
     """Return a line with a closed minute still to be published, and usage in the open one."""
     worker = SimpleNamespace(
         settings=Settings(idle_flush_ms=50), journal=None, codec=None, columns=None, producer=None,
-        bounds=BOUNDS, metrics=ChargingMetrics(), flush_turn=asyncio.Lock(),
+        bounds=BOUNDS, metrics=ChargingMetrics(), flush_turn=asyncio.Lock(), clock=FrozenClock(),
     )  # fmt: skip
     line = PartitionLine(worker, 0)
     line.outputs = PaperOutputs()
@@ -137,6 +138,7 @@ class StillLine:
     def __init__(self, _, partition):
         self.partition, self.started = partition, False
         self.ready = asyncio.Event()
+        self.standing = SimpleNamespace(astray="")
 
     def start(self):
         self.started = True
@@ -173,5 +175,9 @@ def test_a_worker_is_ready_when_each_partition_it_was_given_is_open():
     assert worker.ready(app) == closed
     worker.lines[0].ready.set()
     assert worker.ready(app) == READY
+    worker.lines[0].standing.astray = "the topic was made again"
+    assert worker.ready(app) == Readiness(ready=False, why="the topic was made again")
+    assert worker.astray() == ["the topic was made again"]
+    worker.lines[0].standing.astray = ""
     given.clear()
     assert worker.ready(app) == UNASSIGNED

@@ -9,7 +9,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 
 from tests.unit.test_rating_book import catalog
-from tokenline.errors import BadData, BrokerUnavailable, RegistryUnavailable
+from tokenline.errors import BrokerUnavailable, RegistryUnavailable
 from tokenline.settings import Settings
 from tokenline.wire import catalogs
 from tokenline.wire.avro import Codec
@@ -108,9 +108,21 @@ async def test_a_record_of_another_kind_is_no_catalog_and_stops_nobody(topic):
             await asyncio.sleep(0)
         assert topic.asked > 2
         assert not read._task.done()
-    topic.asked, topic.end = 0, 1
-    with pytest.raises(BadData, match=r"offset 0 of .* is a charging_heartbeat"):
-        await read_catalogs(Settings())
+
+
+async def test_a_record_that_is_no_catalog_is_left_out_of_those_that_are_shown(topic):
+    """One ended `catalog show`, `diff` and `apply`."""
+    registry = FileRegistry()
+    codec = Codec(registry)
+    beat = codec.encode(
+        "charging_heartbeat", {"partition": 0, "epoch": 1, "as_of": 0, "next_offset": 0}
+    )
+    text = catalog(1).to_json()
+    good = codec.encode("catalog_version", {"version": 1, "effective_at": 0, "catalog": text})
+    topic.arrived = [record(at, one) for at, one in enumerate([beat, b"junk", b"", None, good])]
+    topic.end = 5
+
+    assert await read_catalogs(Settings()) == [text]
 
 
 def record(offset, value):

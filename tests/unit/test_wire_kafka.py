@@ -38,7 +38,7 @@ def test_keys_are_readable_and_apart():
     assert account_key("default", "sh/1") == b"default/sh/1"
     assert decision_key("default", "a", 3) == b"default/a#3"
     assert heartbeat_key(2, 3) == b"~heartbeat/2#3"
-    assert total_key("g", "e") == b"g/e"
+    assert total_key("g", "e") == b"g\0e"
 
 
 def test_plaintext_needs_no_more_than_the_servers():

@@ -14,13 +14,15 @@ month_tokens = 20_000_000        # a limit of its own wins over the plan's
 from __future__ import annotations
 
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
+from tokenline.names import why_bad_of
 from tokenline.texts import read_text
 
 LIMITS = (
@@ -33,7 +35,16 @@ LIMITS = (
     "day_requests",
 )
 Limit = Annotated[int, Field(ge=-1, le=10**15)]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _named(field: str, name: str) -> str:
+    if why := why_bad_of(field, name):
+        raise ValueError(f"{name[:64]!r} {why}")
+    return name
+
+
+AccountName = Annotated[str, AfterValidator(partial(_named, "account_id"))]
+TenantName = Annotated[str, AfterValidator(partial(_named, "tenant_id"))]
 
 
 class Limits(BaseModel):
@@ -53,8 +64,8 @@ class Limits(BaseModel):
 class Account(Limits):
     """Hold one account as the file has it."""
 
-    id: Name
-    tenant: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^/~][^/]*$")] = "default"
+    id: AccountName
+    tenant: TenantName = "default"
     plan: str = ""
     time_zone: str = "Asia/Shanghai"
 

@@ -14,6 +14,7 @@ allow is answered so. Who waits is told of either.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ from tokenline.charging.carry import (
 from tokenline.charging.step import Commanded, Refused, Replied, Step
 from tokenline.errors import BadData
 from tokenline.metering.calendar import zone_of
+from tokenline.names import bad_names
 from tokenline.quota.answers import OrderAnswer
 from tokenline.quota.books import Balance
 from tokenline.quota.cells import NO_LIMIT, Cell
@@ -51,6 +53,7 @@ Int64s = npt.NDArray[np.int64]
 
 # How many accounts one tick brings up to its moment: a few milliseconds of work.
 TICK_ACCOUNTS = 50
+NAMES_TOLD = 3  # of those that are wrong
 LIMIT_FIELDS = {
     "month_tokens": Cell.MONTH_TOKENS_LIMIT,
     "minute_tokens": Cell.MINUTE_TOKENS_LIMIT,
@@ -84,7 +87,15 @@ def fold_commands(
     if topic == "commands":
         state.turns.before_commands(state.next_offsets)
     known, touched = len(state.cells), _Touched()
+    strays = _strays(state, commands)
     for command in commands:
+        if bad := list(islice(bad_names(command.fields), NAMES_TOLD)):
+            step.refused.append(_refused_command(command, "; ".join(bad), "bad_name"))
+            continue
+        if command.offset in strays:
+            detail = state.home.detail(_key_of(command))
+            step.refused.append(_refused_command(command, detail, "wrong_partition"))
+            continue
         try:
             _apply(state, step, command, touched)
         except BadData as error:
@@ -97,6 +108,23 @@ def fold_commands(
     _decide(state, step, touched)
     state.next_offsets[topic] = hi + 1
     return step
+
+
+def _strays(state: PartitionState, commands: Sequence[Commanded]) -> set[int]:
+    """Return the offsets of commands whose account belongs into another partition.
+
+    There it would be opened a second time, and each half would know nothing of the other. Only accounts
+    without a row are looked at: one has a row because it belongs here.
+    """
+    asked = [one for one in commands if "account_id" in one.fields]
+    unknown = [one for one in asked if state.cells.slot(_key_of(one)) is None]
+    found = state.home.strays([_key_of(one) for one in unknown]) if unknown else []
+    return {unknown[at].offset for at in found}
+
+
+def _key_of(command: Commanded) -> str:
+    """Return the key of what a command is about, right or wrong."""
+    return f"{command.fields['tenant_id']}/{command.fields['account_id']}"
 
 
 def _apply(state: PartitionState, step: Step, command: Commanded, touched: _Touched) -> None:
@@ -238,12 +266,12 @@ def _set_account(state: PartitionState, said: Commanded) -> int:
     return slot
 
 
-def _refused_command(command: Commanded, detail: str) -> Refused:
+def _refused_command(command: Commanded, detail: str, reason: str = "bad_command") -> Refused:
     names = ("tenant_id", "account_id")
     return Refused(
         offset=command.offset,
         appended_ms=command.appended_ms,
-        reason="bad_command",
+        reason=reason,
         detail=detail,
         identity={name: str(command.fields.get(name, "")) for name in names},
         command=command,

@@ -3,6 +3,7 @@ r"""Fold a chunk of usage into the state of its partition.
     decode failed?   -> refused                     \\
     breaks a rule?   -> refused                      | dead letters
     account unknown? -> refused                      |
+      and not ours?  -> refused                      |
     model unknown?   -> refused                     /
     late?            -> ledger only
     seen before?     -> duplicate, counted nowhere
@@ -36,6 +37,7 @@ from tokenline.metering.judge import (
 )
 from tokenline.metering.spans import clipped, size_of, spans_of
 from tokenline.metering.tally import LineNumbers, lines_of
+from tokenline.names import EVENT_NAMES, EVENT_NAMES_OR_NONE, why_bad_of
 from tokenline.quota.cells import Cell
 from tokenline.quota.charge import begin_minute
 from tokenline.quota.decide import decide
@@ -43,7 +45,7 @@ from tokenline.quota.limit_decisions import limit_decisions
 from tokenline.quota.usage import Counted, add_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import pyarrow as pa
 
@@ -78,7 +80,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         tokens = token_matrix(chunk.batch)
         verdict, slots, names = _judge(state, chunk, tokens)
         charges, versions = rate_usage(state, chunk.batch, tokens, slots, verdict)
-        step.refused += _refusals(verdict, chunk)
+        step.refused += _refusals(state, verdict, chunk)
         late = chunk.offsets[verdict == Judgement.LATE].tolist()
         duplicate = chunk.offsets[verdict == Judgement.DUPLICATE].tolist()
         fit = verdict == Judgement.COUNTED
@@ -116,6 +118,7 @@ def fold_usage(state: PartitionState, chunk: UsageChunk) -> Step:
         turns=state.turns.take(state.next_offsets),
     )
     state.next_offsets["usage"] = chunk.hi + 1
+    state.usage_ms = max(state.usage_ms, as_of_ms)
     _add_totals(state, step)
     return step
 
@@ -170,11 +173,23 @@ def _judge(
     batch = chunk.batch
     verdict = judge(batch, tokens, chunk.keys, chunk.appended_ms, state.bounds)
     slots = state.cells.slots(chunk.keys)
-    verdict[(slots < 0) & (verdict <= Judgement.DUPLICATE)] = Judgement.UNKNOWN_ACCOUNT
+    unknown = np.flatnonzero((slots < 0) & (verdict <= Judgement.DUPLICATE))
+    if unknown.size:
+        verdict[unknown] = Judgement.UNKNOWN_ACCOUNT
+        # Only these: an account has a slot because its key belongs here.
+        verdict[unknown[_strays(state, chunk, unknown)]] = Judgement.WRONG_PARTITION
     names = identities(*(batch.column(name) for name in ("tenant_id", "source", "event_id")))
     fit = np.flatnonzero(verdict == Judgement.COUNTED)
     verdict[fit[state.seen.find(names[fit])]] = Judgement.DUPLICATE
     return verdict, slots, names
+
+
+def _strays(state: PartitionState, chunk: UsageChunk, rows: Int64s) -> list[int]:
+    """Return which of these rows have a key that belongs into another partition."""
+    keys = [chunk.keys[row] for row in rows.tolist()]
+    found = state.home.strays(distinct := list(dict.fromkeys(keys)))
+    strays = {distinct[at] for at in found}
+    return [at for at, key in enumerate(keys) if key in strays]
 
 
 def _count(
@@ -224,21 +239,38 @@ def _decide(state: PartitionState, step: Step) -> list[Decided]:
     return decided
 
 
-def _refusals(verdict: Int8s, chunk: UsageChunk) -> list[Refused]:
+def _refusals(state: PartitionState, verdict: Int8s, chunk: UsageChunk) -> list[Refused]:
     rows = np.flatnonzero(verdict > Judgement.DUPLICATE)
     if not rows.size:
         return []
-    readable = chunk.batch.select(IDENTITY_COLUMNS).take(arrow_int64s(rows)).to_pylist()
+    taken = chunk.batch.take(arrow_int64s(rows))
+    readable = taken.select(IDENTITY_COLUMNS).to_pylist()
+    names = taken.select([*EVENT_NAMES, *EVENT_NAMES_OR_NONE]).to_pylist()
     return [
         Refused(
             offset=int(chunk.offsets[row]),
             appended_ms=int(chunk.appended_ms[row]),
             reason=(kind := Judgement(int(verdict[row]))).name.lower(),
-            detail=DETAILS[kind],
+            detail=_detail(state, kind, chunk.keys[row], named),
             identity=identity,
         )
-        for row, identity in zip(rows, readable, strict=True)
+        for row, identity, named in zip(rows, readable, names, strict=True)
     ]
+
+
+def _detail(
+    state: PartitionState, kind: Judgement, key: str | None, names: Mapping[str, str]
+) -> str:
+    """Return the words of a dead letter for one event with these names."""
+    if kind is Judgement.WRONG_PARTITION:
+        return state.home.detail(str(key))
+    if kind is Judgement.BAD_NAME:
+        return next(
+            f"{field} {why}"
+            for field, name in names.items()
+            if (name or field not in EVENT_NAMES_OR_NONE) and (why := why_bad_of(field, name))
+        )
+    return DETAILS[kind]
 
 
 def _add_totals(state: PartitionState, step: Step) -> None:

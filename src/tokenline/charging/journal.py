@@ -34,6 +34,7 @@ epoch are removed with it. What the bytes are is in `packs`.
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
@@ -77,6 +78,11 @@ MINUTES_KEPT = 3
 OUT_KEPT = 64
 STALE_A_STEP = 20_000
 HEADS_KEPT = 64
+# An owner opens the epoch after the last; a few may open one and die. A jump is nobody's of ours.
+EPOCHS_AT_ONCE = 1_000_000
+_KEY = re.compile(
+    rb"([1-9][0-9]{0,17})/(open|head|rows|page|books|leaf|names|seen|part|burn|out)(?:/[^/]*)*"
+)
 
 
 @dataclass(slots=True)
@@ -267,8 +273,8 @@ def _slices(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
     What a fenced owner wrote too late is told by the opening before it alone (see `live_records`), and
     must be gone when that goes. Of all else a reader may meet any half: it is covered.
     """
-    opens = [key for key in keys if key.split(b"/")[1] == b"open"]
-    rest = [key for key in keys if key.split(b"/")[1] != b"open"]
+    opens = [key for key in keys if kind_of(key) == b"open"]
+    rest = [key for key in keys if kind_of(key) != b"open"]
     for first in range(0, len(rest), STALE_A_STEP):
         yield rest[first : first + STALE_A_STEP]
     yield opens
@@ -297,6 +303,18 @@ def live_records(
     return live, dead
 
 
-def epoch_of(key: bytes) -> int:
-    """Return the owner epoch a key carries."""
-    return int(key.split(b"/", 1)[0])
+def epoch_of(key: bytes | None) -> int:
+    """Return the owner epoch a key carries; 0 of a key that is none of ours."""
+    found = _KEY.fullmatch(key or b"")
+    return int(found[1]) if found else 0
+
+
+def kind_of(key: bytes) -> bytes:
+    """Return what kind of record a key is of; empty of a key that is none of ours."""
+    found = _KEY.fullmatch(key)
+    return found[2] if found else b""
+
+
+def follows(epoch: int, newest: int) -> bool:
+    """Say whether an epoch can be that of an owner, where the newest before it is `newest` (0: none)."""
+    return epoch > 0 and (not newest or epoch <= newest + EPOCHS_AT_ONCE)

@@ -31,6 +31,7 @@ UInt64s = npt.NDArray[np.uint64]
 FORMAT = 1
 FORMAT_PACKED = 2  # of tables
 FORMAT_OUT = 3  # of `out`
+NEWEST_FORMAT = 16  # that a newer worker will ever write
 # It finds what repeats megabytes apart, as scopes do that many decisions name; zlib looks back 32 KiB.
 OUT_CODEC = pa.Codec("zstd", compression_level=3)
 OUT_PLAIN_BYTES = 1 << 20
@@ -238,6 +239,14 @@ def unpack_out(value: bytes) -> tuple[int, list[Message]]:
 
 
 def _check_format(what: str, version: int, *also: int) -> None:
+    """Check the version that a record begins with.
+
+    Raises:
+        BrokenLog: it is of a newer worker.
+        ValueError: it is of none of ours.
+    """
+    if not 0 < version <= NEWEST_FORMAT:
+        raise ValueError(f"{what} do not begin with {version}")
     if version not in (FORMAT, *also):
         raise BrokenLog(
             f"the journal holds {what} of format {version}; this worker does not read it"

@@ -12,6 +12,7 @@ import polars as pl
 from tokenline.charging.step import Flush, Sent, Step
 from tokenline.charging.terms import begins_at, free_models_at, terms_at
 from tokenline.charging.turns import Turns
+from tokenline.metering.home import Home
 from tokenline.metering.seen import SeenEvents
 from tokenline.metering.tally import Tally
 from tokenline.quota.books import Books
@@ -52,18 +53,24 @@ class PartitionState:
     `line_id` is the line that its journal belongs to, empty before that is known.
     `next_offsets` is the first offset of each topic not yet applied: anything below is skipped.
     `minute_ms` is the append minute in hand, `clock_ms` the time of the balances; neither goes back.
+    `usage_ms` is when the newest usage that was read was appended.
     `ticked_ms` is the moment of the newest tick: usage appended earlier was here before it, as a rule;
-    `tick_took` how many accounts the last one took.
+    `tick_took` how many accounts the last one took. `home` is the partition: an account has a row here
+    only if its key belongs into it. `strays` counts rows of a journal that did not know that; nobody
+    finds them.
     `closing_seq` is the step that closed a minute whose totals are not published yet, 0 when there is
     none. `sent` gathers, within a step, what it asks of other accounts, `turns` between two runs of usage
     the order of commands and holds.
     """
 
     bounds: Bounds
+    home: Home = field(default_factory=Home)
+    strays: int = 0
     line_id: str = ""
     epoch: int = 0
     seq: int = 0
     minute_ms: int = 0
+    usage_ms: int = 0
     next_offsets: dict[str, int] = field(
         default_factory=lambda: {"usage": 0, "commands": 0, "holds": 0}
     )
@@ -217,6 +224,7 @@ class PartitionState:
             "epoch": self.epoch,
             "seq": self.seq,
             "minute_ms": self.minute_ms,
+            "usage_ms": self.usage_ms,
             "clock_ms": self.clock_ms,
             "ticked_ms": self.ticked_ms,
             "next_offsets": dict(self.next_offsets),
@@ -226,6 +234,8 @@ class PartitionState:
             "published_seq": self.published_seq,
             "zones": list(self.cells.zones),
             "accounts": len(self.cells),
+            "partitions": self.home.partitions,
+            "strays": self.strays,
             "tables": {name: len(table) for name, table in self.books.named_tables.items()},
             "totals": {name: getattr(self.totals, name) for name in Totals.__slots__},
         }

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from tokenline.charging.journal import JournalWriter, epoch_of, live_records
+from tokenline.charging.journal import JournalWriter, epoch_of, follows, kind_of, live_records
 from tokenline.charging.packs import (
     Message,
     out_seq,
@@ -20,31 +22,33 @@ from tokenline.charging.packs import (
     unpack_names,
     unpack_out,
     unpack_part,
-    unpack_rows,
     unpack_seen,
     unpack_tables,
 )
 from tokenline.charging.partition import PartitionState, Totals
+from tokenline.charging.recover_rows import NEWER, AccountRows, TableRows
 from tokenline.charging.step import Flush
 from tokenline.charging.turns import Turns
 from tokenline.errors import BrokenLog
 from tokenline.metering.tally import Tally
-from tokenline.quota.cells import WIDTH
-from tokenline.quota.table import FREE, OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pyarrow as pa
-
 Int64s = npt.NDArray[np.int64]
 
-HEADS = (b"open", b"head")  # `open` of an older version held a head too; ours says nothing
+# What bytes raise that are none of ours, whatever is tried with them.
+NOT_OURS = (
+    *(struct.error, zlib.error, pa.ArrowException, OverflowError),
+    *(ValueError, KeyError, TypeError, IndexError, AttributeError),
+)
+# Keys that are none of ours are removed too; longer or more of them would not fit a step.
+FOREIGN_KEY_BYTES, FOREIGN_KEYS = 256, 100_000
+_NUMBERS = (
+    *("seq", "minute_ms", "flushed_minute_ms", "flushed_offset", "published_seq", "accounts"),
+)
 ROWS = (b"rows", b"page")
 BOOKS = (b"books", b"leaf")
-NEWER = (
-    "the journal holds {} of a newer worker; this one does not read them: start the newer version"
-)
 
 
 @dataclass(slots=True)
@@ -52,7 +56,8 @@ class Recovered:
     """Hold the state and what its new owner has to do first.
 
     `out` holds the messages of the last steps, which may not have been published; `unflushed` the
-    totals of closed minutes that may not have been. The keys are for `writer`.
+    totals of closed minutes that may not have been. The keys are for `writer`. `ignored` counts records
+    that are none of ours, of which the first was `ignored_first`.
     """
 
     state: PartitionState
@@ -61,6 +66,8 @@ class Recovered:
     stale_keys: list[bytes] = field(default_factory=list)
     timed_keys: dict[int, list[bytes]] = field(default_factory=dict)
     rows: int = 0
+    ignored: int = 0
+    ignored_first: str = ""
 
     def writer(self) -> JournalWriter:
         """Return the writer of the epoch entered, which removes what is stale when it is covered."""
@@ -70,89 +77,6 @@ class Recovered:
         return JournalWriter(
             self.state.epoch, remember_ms, stale_keys=self.stale_keys, timed_keys=self.timed_keys
         )
-
-
-@dataclass(slots=True)
-class _Rows:
-    """Gather account rows that arrive in any order of slots."""
-
-    matrix: Int64s = field(default_factory=lambda: np.zeros((1024, WIDTH), np.int64))
-    keys: list[str | None] = field(default_factory=list)
-    end: int = 0
-
-    def take(self, value: bytes) -> int:
-        first_new, names, slots, rows = unpack_rows(value)
-        self._name(first_new, names)
-        self.end = max(self.end, int(slots.max(initial=-1)) + 1)
-        if self.end > len(self.matrix):
-            grown = np.zeros((max(self.end, 2 * len(self.matrix)), WIDTH), np.int64)
-            grown[: len(self.matrix)] = self.matrix
-            self.matrix = grown
-        there = rows.shape[1]
-        if there > WIDTH:
-            raise BrokenLog(NEWER.format("rows of accounts"))
-        self.matrix[slots, :there] = rows
-        self.matrix[slots, there:] = 0
-        return len(slots)
-
-    def _name(self, first: int, names: list[str]) -> None:
-        end = first + len(names)
-        self.keys.extend(repeat(None, end - len(self.keys)))
-        # A slot keeps its name for ever, but for one a fenced owner gave too late. Keeping the first
-        # text where both are the same, and not the newest, frees this one whole.
-        if self.keys[first:end] != names:
-            self.keys[first:end] = names
-
-    def cut(self, count: int) -> None:
-        """Forget all slots from `count` on: a fenced owner opened them too late.
-
-        Compaction may have taken the opening that would have told (see `live_records`) and not yet
-        the rows themselves.
-        """
-        del self.keys[count:]
-        # No further than rows were put: what lies behind is memory that nobody touched yet.
-        self.matrix[count : self.end] = 0
-        self.end = min(self.end, count)
-
-
-@dataclass(slots=True)
-class _TableRows:
-    """Gather rows of one table of the books; rows that were never written are nobody's.
-
-    Columns are only ever added at the end, and 0 means what was so before: rows of an older worker
-    are as wide as its table was.
-    """
-
-    width: int
-    matrix: Int64s = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.matrix = np.zeros((0, self.width), np.int64)
-
-    def take(self, rows: Int64s, values: Int64s) -> None:
-        there = values.shape[1]
-        if there > self.width:
-            raise BrokenLog(NEWER.format("rows"))
-        end = int(rows.max()) + 1
-        if end > len(self.matrix):
-            grown = np.zeros((max(end, 2 * len(self.matrix)), self.width), np.int64)
-            grown[:, OWNER] = FREE
-            grown[: len(self.matrix)] = self.matrix
-            self.matrix = grown
-        self.matrix[rows, :there] = values
-        self.matrix[rows, there:] = 0
-
-    def cut(self, count: int) -> Int64s:
-        """Return the rows the newest head knows of; what lies behind was written too late.
-
-        Raises:
-            BrokenLog: the head knows of more.
-        """
-        if count > len(self.matrix):
-            raise BrokenLog(
-                "the journal's head names rows that are not there; it was cut or edited"
-            )
-        return np.ascontiguousarray(self.matrix[:count])
 
 
 class Recovery:
@@ -165,36 +89,62 @@ class Recovery:
 
     def __init__(self, state: PartitionState) -> None:
         self._found = Recovered(state)
-        self._rows = _Rows()
-        self._tables = [_TableRows(table.width) for table in state.books.tables]
+        self._rows = AccountRows()
+        self._tables = [TableRows(table.width) for table in state.books.tables]
         self._parts: dict[int, list[pa.RecordBatch]] = {}
         self._burns: dict[int, list[Int64s]] = {}
         self._survivors: dict[bytes, tuple[int, bytes]] = {}
         self._out: deque[tuple[int, bytes]] = deque()
         self._newest = 0
+        self._foreign: dict[bytes, None] = {}
 
-    def take(self, offset: int, key: bytes, value: bytes | None) -> None:
+    def take(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """Take in the next record, in offset order; None removes what the key held.
 
+        What cannot be a record of ours changes nothing: whoever wrote it, this partition has an owner.
+
         Raises:
-            BrokenLog: the record is of another format.
+            BrokenLog: the record is of a newer worker.
         """
         if value is None:
-            self._survivors.pop(key, None)
+            self._survivors.pop(key or b"", None)
             return
-        epoch, kind = epoch_of(key), _kind(key)
+        if key is None or not follows(epoch_of(key), self._newest):
+            self._ignore(offset, key, "its key is none of the journal's")
+            return
+        kind = kind_of(key)
+        try:
+            self._take(kind, key, value)
+        except NOT_OURS as error:
+            self._ignore(offset, key, f"{type(error).__name__}: {error}")
+        else:
+            self._survivors[key] = (offset, b"" if kind in ROWS + BOOKS else value)
+
+    def _take(self, kind: bytes, key: bytes, value: bytes) -> None:
+        epoch = epoch_of(key)
+        head = _checked_head(value) if kind == b"head" else {}
         self._newest = max(self._newest, epoch)
         # Behind a newer opening nothing is history (see `live_records`).
-        if epoch == self._newest:
-            if kind in ROWS:
-                self._found.rows += self._rows.take(value)
-            elif kind in BOOKS:
-                self._take_books(value)
-            elif kind == b"out":
-                self._out.append((out_seq(value), key))
-            elif kind == b"head":
-                self._forget_published(json.loads(value)["published_seq"])
-        self._survivors[key] = (offset, b"" if kind in ROWS + BOOKS else value)
+        if epoch != self._newest:
+            return
+        if kind in ROWS:
+            self._found.rows += self._rows.take(value)
+        elif kind in BOOKS:
+            self._take_books(value)
+        elif kind == b"out":
+            self._out.append((out_seq(value), key))
+        elif kind == b"head":
+            self._forget_published(head["published_seq"])
+
+    def _ignore(self, offset: int, key: bytes | None, why: str) -> None:
+        found = self._found
+        if not found.ignored:
+            found.ignored_first = f"offset {offset}, key {(key or b'')[:80]!r}: {why}"[:400]
+        found.ignored += 1
+        if key is None or epoch_of(key) or len(key) > FOREIGN_KEY_BYTES:
+            return
+        if len(self._foreign) < FOREIGN_KEYS:
+            self._foreign[key] = None
 
     def _take_books(self, value: bytes) -> None:
         for number, rows, values in unpack_tables(value):
@@ -218,21 +168,27 @@ class Recovery:
         """Return what was found; no record may follow.
 
         Raises:
-            BrokenLog: a slot has no name, or a record is of an unknown kind or format.
+            BrokenLog: a slot has no name, rows are missing, or a record is of a newer worker.
         """
         found, state = self._found, self._found.state
         live, found.stale_keys = live_records(self._survivors)
         # The newest head first: it says which messages were published, and how many accounts there are.
         # Of the steps, never of an opening: it may stand behind steps that its owner had not read.
-        heads = [value for key, value in live if _kind(key) == b"head"]
+        heads = [value for key, value in live if kind_of(key) == b"head"]
+        head = json.loads(heads[-1]) if heads else {}
         if heads:
-            head = json.loads(heads[-1])
             _take_head(state, head)
             self._rows.cut(int(head["accounts"]))
             self._fill_books(head.get("tables", {}))
         for key, value in live:
-            self._take_live(key, value)
+            try:
+                self._take_live(key, value)
+            except NOT_OURS as error:
+                self._ignore(self._survivors[key][0], key, f"{type(error).__name__}: {error}")
+                found.stale_keys.append(key)
+        found.stale_keys += self._foreign
         _fill_cells(state, self._rows)
+        _hide_strays(state, head)
         state.books.adopt()
         state.books.dues.note_new_terms()
         state.told_dues.note_everything(len(state.cells))
@@ -243,7 +199,7 @@ class Recovery:
         return found
 
     def _take_live(self, key: bytes, value: bytes) -> None:
-        found, kind = self._found, _kind(key)
+        found, kind = self._found, kind_of(key)
         if kind == b"seen":
             minute_ms, names = unpack_seen(value)
             found.state.seen.remember(names, minute_ms)
@@ -263,10 +219,8 @@ class Recovery:
             found.stale_keys.append(key)
             if value and out_seq(value) > found.state.published_seq:
                 found.out.append(unpack_out(value))
-        elif kind in ROWS + BOOKS + HEADS:
-            found.stale_keys.append(key)
         else:
-            raise BrokenLog(f"the journal holds a record of unknown kind {key!r}")
+            found.stale_keys.append(key)
 
     def _fill_books(self, counts: Mapping[str, int]) -> None:
         """Give each table its rows; one that the head does not name is younger than it, and empty.
@@ -282,14 +236,25 @@ class Recovery:
                 table.adopt(rows.cut(count))
 
 
-def _kind(key: bytes) -> bytes:
-    return key.split(b"/")[1]
+def _checked_head(value: bytes) -> Mapping[str, Any]:
+    """Return a head that an owner wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    head: Mapping[str, Any] = json.loads(value)
+    numbers = [head[name] for name in _NUMBERS]
+    numbers += [*head["next_offsets"].values(), *head["totals"].values()]
+    if {type(one) for one in numbers} - {int} or {type(one) for one in head["zones"]} - {str}:
+        raise ValueError("it is no head of an owner")
+    return head
 
 
 def _take_head(state: PartitionState, head: Mapping[str, object]) -> None:
     state.line_id = str(head.get("line_id", ""))
     state.seq = int(str(head["seq"]))
     state.minute_ms = int(str(head["minute_ms"]))
+    state.usage_ms = int(str(head.get("usage_ms", state.minute_ms + 59_999)))
     state.clock_ms = int(str(head.get("clock_ms", 0)))
     state.ticked_ms = int(str(head.get("ticked_ms", 0)))
     state.flushed_minute_ms = int(str(head["flushed_minute_ms"]))
@@ -305,11 +270,23 @@ def _take_head(state: PartitionState, head: Mapping[str, object]) -> None:
     state.cells.zones[:] = zones
 
 
-def _fill_cells(state: PartitionState, rows: _Rows) -> None:
+def _fill_cells(state: PartitionState, rows: AccountRows) -> None:
     keys = [key for key in rows.keys if key is not None]
     if len(keys) != len(rows.keys) or rows.end > len(keys):
         raise BrokenLog("the journal names account slots with gaps; it was cut or edited")
     state.cells.adopt(keys, rows.matrix)
+
+
+def _hide_strays(state: PartitionState, head: Mapping[str, object]) -> None:
+    """Let nobody find accounts that belong into another partition: there they have their owner.
+
+    Who wrote this head for as many partitions as there are now let none in, so it is not looked for any.
+    """
+    if head.get("partitions") == state.home.partitions and not head.get("strays"):
+        return
+    strays = state.home.strays(state.cells.keys)
+    state.cells.hide(strays)
+    state.strays = len(strays)
 
 
 def _fill_tallies(

@@ -18,6 +18,7 @@ from tokenline.charging.fold import fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.turns import stages
 from tokenline.errors import BrokenLog
+from tokenline.metering.home import Home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,18 +51,22 @@ def replay(
     usage: Callable[[int, int], UsageChunk],
     orders: Mapping[str, Sequence[Commanded]],
     last: OrdersBefore,
+    home: Home | None = None,
 ) -> PartitionState:
     """Return the state that the ranges leave, and what was applied behind them.
 
     `usage` decodes one range; `orders` are all commands and all holds, by topic and in order; `last` says
-    how far both were applied in the end, as the journal's head has it.
+    how far both were applied in the end, as the journal's head has it. `home` is the partition that it
+    is of; without it, it is the only one.
+
     Balances come out byte for byte as the workers had them. The numbers of decisions may not: they
     depend on which commands were folded together.
 
     Raises:
         BrokenLog: a range is missing, or was charged before its order was kept.
     """
-    state, waiting = PartitionState(bounds), {topic: list(all_) for topic, all_ in orders.items()}
+    state = PartitionState(bounds, home or Home())
+    waiting = {topic: list(all_) for topic, all_ in orders.items()}
     for one in sorted(set(ranges), key=attrgetter("lo")):
         if one.lo != state.next_offsets["usage"]:
             raise BrokenLog(

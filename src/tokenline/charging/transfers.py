@@ -23,6 +23,7 @@ from tokenline.charging.balances import session_of
 from tokenline.charging.step import Sent
 from tokenline.charging.terms import grant_of
 from tokenline.errors import BadData, Declined
+from tokenline.names import NAME_MAX_BYTES
 from tokenline.quota import orders
 from tokenline.quota.answers import ARRIVALS, REMEMBERED_MS, OrderAnswer
 from tokenline.quota.balance import Balance
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 IN, RETURN = "transfer_in", "transfer_return"
 ARRIVING = (IN, RETURN)
-ID_CHARS = 256
 # A day less than what is remembered: clocks of two partitions may differ, never by that much.
 TAKEN_WITHIN_MS = REMEMBERED_MS - 86_400_000
 
@@ -127,7 +127,8 @@ def _returned(fields: Fields, granted: Grant, now_ms: int) -> Sent:
 def _part_id(kind: str, tenant: str, giver: str, entry: int) -> str:
     """Return the command id of a part; of long names their hash, because an id is a name too."""
     whole = json.dumps([kind, tenant, giver, entry], ensure_ascii=False)
-    return whole if len(whole) <= ID_CHARS else f"{kind} {sha256(whole.encode()).hexdigest()}"
+    said = whole.encode()
+    return whole if len(said) <= NAME_MAX_BYTES else f"{kind} {sha256(said).hexdigest()}"
 
 
 def _sent(kind: str, tenant: str, said: Fields, granted: Grant, now_ms: int) -> Sent:

@@ -15,42 +15,33 @@ of its batch, so its death leaves what a death before the first step leaves.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from aiokafka.errors import KafkaError
 
-from tokenline.errors import BrokerUnavailable, MissingTables, Unavailable
+from tokenline.errors import BrokerUnavailable, Unavailable
 from tokenline.landing.batch import Batch, ChargedRange, Filling
-from tokenline.landing.lander import Lander, Step
-from tokenline.landing.quarantine import Quarantine
+from tokenline.landing.lander import Lander
 from tokenline.landing.ranges import Fault, ranges_of
 from tokenline.landing.reader import NO_RUN, UsageReader
+from tokenline.landing.tools import RETRY_LAST_S, Tools, note_away, note_back, until_answered
 from tokenline.wire.topics import CHARGED, USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tokenline.clock import Clock
-    from tokenline.landing.progress import LandingProgress
     from tokenline.landing.reader import Bounds
     from tokenline.landing.seal import Seal
-    from tokenline.landing.store import Store
-    from tokenline.settings import Settings
-    from tokenline.wire.columns import ColumnCodec
 
-RETRY_FIRST_S = 0.2
-RETRY_LAST_S = 5.0
-# Usage batches of a worker on their way at once: one is decoded, one inserted, one ready for either.
-# More would only hold more decoded rows in memory; one that waits holds the raw records.
-LANDS_AT_ONCE = 3
+# Micro-batches that may wait for one partition or table; behind them the consumer waits.
+WAITING_MAX = 16
 # A leader that was just chosen may not know for a moment how long its partition is.
 END_WAIT_S = 10.0
 END_ASK_S = 0.5
+ASTRAY_TELL_S = 30.0
 
 _log = structlog.get_logger("tokenline.landing")
-ResultT = TypeVar("ResultT")
 
 
 class Event(Protocol):
@@ -78,69 +69,6 @@ class Event(Protocol):
     def taken(self) -> object:
         """Make room for more of this partition: work on the records begins."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """Hold what every flow of a worker shares."""
-
-    settings: Settings
-    store: Store
-    codec: ColumnCodec
-    clock: Clock
-    progress: LandingProgress
-    fatal: Callable[[BaseException], None]
-    step: Step
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LANDS_AT_ONCE))
-
-    @property
-    def quarantine(self) -> Quarantine:
-        """Return where records go that are not believed."""
-        return Quarantine(self.store, self.progress)
-
-
-async def until_answered(
-    tools: Tools, work: Callable[[], ResultT], *, first: Callable[[], object] | None = None
-) -> ResultT:
-    """Run blocking `work` in a thread until a server answers; `first` before every repetition."""
-    delay_s = RETRY_FIRST_S
-    repeated = False
-
-    def attempt() -> ResultT:
-        if repeated and first is not None:
-            first()
-        return work()
-
-    while True:
-        try:
-            result = await asyncio.to_thread(attempt)
-        except (Unavailable, MissingTables) as error:
-            note_away(tools, error)
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, RETRY_LAST_S)
-            repeated = True
-        else:
-            note_back(tools)
-            return result
-
-
-def note_away(tools: Tools, error: Exception) -> None:
-    """Remember an unanswered call; only the first of a row is logged."""
-    progress = tools.progress
-    progress.retries += 1
-    progress.last_error = str(error)
-    if progress.away_since_s is None:
-        progress.away_since_s = tools.clock.monotonic_s()
-        _log.warning("a server is away; landing waits and keeps trying", error=str(error)[:300])
-
-
-def note_back(tools: Tools) -> None:
-    """Remember an answered call."""
-    progress = tools.progress
-    if progress.away_since_s is not None:
-        away_s = tools.clock.monotonic_s() - progress.away_since_s
-        progress.away_since_s = None
-        _log.info("the server is back; landing goes on", away_s=round(away_s, 1))
 
 
 class Flow:
@@ -217,7 +145,9 @@ class UsageFlow(Flow):
         settings = self._tools.settings
         sealed = await until_answered(self._tools, self._lander.resume)
         bounds = await self._connected()
-        next_lo = bounds.begin if sealed is None else sealed
+        if sealed is not None:
+            await self._until_it_fits(sealed, bounds)
+        next_lo = bounds.begin if sealed is None else sealed.hi + 1
         self._tools.progress.next_offset[self._partition] = next_lo
         return Filling(
             next_lo=next_lo,
@@ -236,6 +166,34 @@ class UsageFlow(Flow):
             else:
                 note_back(self._tools)
                 return found
+
+    async def _until_it_fits(self, sealed: Seal, bounds: Bounds) -> None:
+        """Wait, loudly, while the last seal cannot be of the usage that Kafka has.
+
+        A topic that was made again is shorter, or has other records below the seal. Those would be taken
+        for landed, and be in no ledger; only a person knows what to do.
+        """
+        astray, told_s = self._tools.progress.astray, self._now_s() - ASTRAY_TELL_S
+        while why := await self._why_astray(sealed, bounds):
+            astray[self._partition] = why
+            if self._now_s() - told_s >= ASTRAY_TELL_S:
+                told_s = self._now_s()
+                _log.error("a seal is not of this topic: nothing of it lands", why=why)
+            await asyncio.sleep(RETRY_LAST_S)
+            bounds = await self._reader.ask_bounds()
+        astray.pop(self._partition, None)
+
+    async def _why_astray(self, sealed: Seal, bounds: Bounds) -> str:
+        place = f"{self._topic}/{self._partition}"
+        if sealed.hi >= bounds.end:
+            return (
+                f"{place} ends at {bounds.end}, and it has landed to {sealed.hi + 1}: the topic was "
+                "made again, or lost its end"
+            )
+        run = await self._reader.read(sealed.hi, sealed.hi) if sealed.hi >= bounds.begin else NO_RUN
+        if len(run.appended_ms) and run.appended_ms[0] > sealed.as_of_ms:
+            return f"offset {sealed.hi} of {place} is newer than its seal: the topic was made again"
+        return ""
 
     async def _take(self, filling: Filling[Event], event: Event) -> None:
         faults: list[Fault] = []

@@ -68,8 +68,8 @@ class Lander:
         self._chain = GENESIS
         self._landed = np.zeros(0, np.int64)
 
-    def resume(self) -> int | None:
-        """Return the first offset that is not sealed; None when nothing ever was.
+    def resume(self) -> Seal | None:
+        """Return the last seal; None when there is none.
 
         Raises:
             WarehouseUnavailable: try again.
@@ -79,9 +79,8 @@ class Lander:
             self._chain = newest.chain
             # A group that was made anew counts its generations from 1 again.
             self._epoch = max(self._epoch, newest.writer_epoch + 1)
-        lo = 0 if newest is None else newest.hi + 1
-        self.look(lo)
-        return None if newest is None else lo
+        self.look(0 if newest is None else newest.hi + 1)
+        return newest
 
     def look(self, lo: int) -> None:
         """Find out which rows from `lo` up are in the ledger; call after any failed `land`.

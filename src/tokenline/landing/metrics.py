@@ -53,5 +53,9 @@ class LandingMetrics(Collector):
         lost.add_metric(["unlanded"], progress.unlanded)
         lost.add_metric(["unjudged"], progress.unjudged)
         yield lost
+        astray = GaugeMetricFamily(names.ASTRAY, "1 while a seal is astray", labels=["partition"])
+        for partition in list(progress.next_offset):
+            astray.add_metric([str(partition)], float(partition in progress.astray))
+        yield astray
         up = float(progress.away_since_s is None)
         yield GaugeMetricFamily(names.WAREHOUSE_UP, "1 while ClickHouse answers", value=up)

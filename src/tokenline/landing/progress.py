@@ -21,7 +21,8 @@ class LandingProgress:
     `next_offset` and `lag` are by partition of the usage topic, in offsets of it; `lag` counts what
     lies in Kafka behind the last sealed batch, charged or not. `acked` is the offset behind the
     last acknowledged record of each followed topic and partition. `quarantined` counts records by
-    topic. `unlanded` and `unjudged` count offsets of usage that did not land (see the seals).
+    topic. `astray` says of partitions why their last seal cannot be of the topic there is. `unlanded`
+    and `unjudged` count offsets of usage that did not land (see the seals).
     `away_since_s` is monotonic time since when the warehouse has not
     answered, None while it does.
     """
@@ -32,6 +33,7 @@ class LandingProgress:
     as_of_ms: dict[int, int] = field(default_factory=dict)
     acked: dict[tuple[str, int], int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
+    astray: dict[int, str] = field(default_factory=dict)
     unlanded: int = 0
     unjudged: int = 0
     retries: int = 0
@@ -47,5 +49,6 @@ class LandingProgress:
 
     def forget(self, partition: int) -> None:
         """Drop a partition that another worker has now."""
+        self.astray.pop(partition, None)
         for by_partition in (self.next_offset, self.lag, self.as_of_ms):
             by_partition.pop(partition, None)

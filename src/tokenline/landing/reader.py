@@ -116,6 +116,15 @@ class UsageReader:
         self._highwater = int(end)
         return Bounds(int(begin), int(end))
 
+    async def ask_bounds(self) -> Bounds:
+        """Ask the broker what it has now; waits for as long as it needs to answer."""
+        while True:
+            try:
+                return await self.bounds()
+            except KafkaError as error:
+                _log.warning("usage cannot be read now", error=str(error)[:300])
+                await asyncio.sleep(RETRY_S)
+
     async def has(self, offset: int) -> bool:
         """Say whether the topic was ever as long as this offset; asks the broker only when it must.
 
@@ -189,12 +198,7 @@ class UsageReader:
     async def _begins_behind(self, lo: int) -> int:
         """Return the first offset that Kafka still has, if that is above `lo`; else 0, after a while."""
         where = {"topic": self._at.topic, "partition": self._at.partition, "offset": lo}
-        try:
-            found = await self.bounds()
-        except KafkaError as error:
-            _log.warning("usage cannot be read now", error=str(error)[:300])
-            await asyncio.sleep(RETRY_S)
-            return 0
+        found = await self.ask_bounds()
         if found.begin > lo:
             _log.error("usage was deleted before it landed", **where, first=found.begin)
             return found.begin

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenline.metering.home import partitions_of
+from tokenline.event import TOKEN_KINDS
+from tokenline.metering.home import Home, partitions_of
+from tokenline.names import bad_names
+from tokenline.wire.kafka import account_key
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenline.landing.row import Bools, Int64s
     from tokenline.landing.store import Table
 
@@ -23,36 +28,58 @@ LAST_MOMENT_MS = 10_413_791_999_999
 class Rules:
     """State what a table wants: `place` must be the record's partition, the account's home if it is `keyed`.
 
-    Whole numbers are not below zero, but for those `signed`; `month` is the time that names the month
-    a row is kept under.
+    `unsigned` are its columns that hold nothing below zero: ClickHouse would take -1 for 2^64 - 1. `month`
+    is the time that names the month a row is kept under.
     """
 
     keyed: bool = False
     place: str = ""
-    signed: frozenset[str] = frozenset()
+    unsigned: frozenset[str] = frozenset()
     month: str = ""
 
 
 RULES: dict[Table, Rules] = {
-    "windows": Rules(keyed=True, place="partition", month="window_start"),
+    "windows": Rules(
+        keyed=True,
+        place="partition",
+        unsigned=frozenset(
+            (
+                "partition",
+                "events",
+                *TOKEN_KINDS,
+                "total_tokens",
+                "version",
+                "charge_utok",
+                "catalog_version",
+            )
+        ),
+        month="window_start",
+    ),
     "balance_changes": Rules(
-        keyed=True, place="partition", signed=frozenset({"amount_utok", "bucket"}), month="at"
+        keyed=True,
+        place="partition",
+        unsigned=frozenset(("partition", "version", "giver_entry", "catalog_version")),
+        month="at",
     ),
     "decisions": Rules(
         keyed=True,
         place="cause_partition",
-        signed=frozenset(
-            {
-                *("used", "limit", "threshold_percent"),
-                *("overage_utok", "written_off_utok", "least_call_utok"),
-            }
+        unsigned=frozenset(
+            (
+                "version",
+                "epoch",
+                "cause_partition",
+                "cause_offset",
+                "terms_version",
+                "zero_rated_needs_balance",
+            )
         ),
         month="as_of",
     ),
     "dead_letters": Rules(
-        place="partition", signed=frozenset({"gateway_seq"}), month="appended_at"
+        place="partition", unsigned=frozenset(("partition", "offset")), month="appended_at"
     ),
-    "gateway_totals": Rules(),
+    "gateway_totals": Rules(unsigned=frozenset(("emitted", "acknowledged"))),
 }
 
 
@@ -67,7 +94,7 @@ def misfits(
     found: dict[int, str] = {}
     for item in batch.schema:
         column = batch.column(item.name)
-        if pa.types.is_integer(item.type) and item.name not in rules.signed:
+        if item.name in rules.unsigned:
             found |= _named(pc.less(column, 0), f"{item.name} is below zero")
         elif item.name == rules.month:
             moments = column.cast(pa.int64())
@@ -79,6 +106,28 @@ def misfits(
     if rules.keyed:
         found |= _at(_homes(batch, partitions) != standing, "its account belongs elsewhere")
     return found
+
+
+def own_commands(batch: pa.RecordBatch, records: Sequence[Any], home: Home) -> Int64s:
+    """Return the rows of account commands that charging may have taken: the others set no account.
+
+    It refuses what came in a transaction, has another's key, stands in another's partition or has a bad
+    name; there is a dead letter of each.
+    """
+    names = zip(
+        batch.column("tenant_id").to_pylist(), batch.column("account_id").to_pylist(), strict=True
+    )
+    named = [{"tenant_id": tenant, "account_id": account} for tenant, account in names]
+    strays = set(home.strays([f"{one['tenant_id']}/{one['account_id']}" for one in named]))
+    fit = [
+        row
+        for row, (one, record) in enumerate(zip(named, records, strict=True))
+        if row not in strays
+        and record.key == account_key(one["tenant_id"], one["account_id"])
+        and not getattr(record, "in_transaction", False)
+        and not any(bad_names(one))
+    ]
+    return np.array(fit, np.int64)
 
 
 def _homes(batch: pa.RecordBatch, partitions: int) -> Int64s:

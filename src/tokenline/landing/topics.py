@@ -15,7 +15,8 @@ import pyarrow as pa
 from tokenline.landing.quarantine import Quarantine
 from tokenline.landing.ranges import Fault
 from tokenline.landing.row import with_place
-from tokenline.landing.rules import misfits
+from tokenline.landing.rules import misfits, own_commands
+from tokenline.metering.home import Home
 from tokenline.wire.topics import HEARTBEAT_PREFIX
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class TopicLander:
         return self._own("dead_letters", "dead_letter", _placed(events))
 
     def accounts(self, events: Sequence[Event]) -> int:
-        """Land account commands; one that cannot be decoded is charging's dead letter."""
+        """Land account commands; one that charging refuses is its dead letter."""
         return sum(map(self._commands, events))
 
     def gateway_totals(self, events: Sequence[Event]) -> int:
@@ -108,12 +109,16 @@ class TopicLander:
     def _commands(self, event: Event) -> int:
         records = event.value
         decoded = self._codec.decode("account_command", [record.value for record in records])
-        kept = [records[at] for at in decoded.kept]
+        read = [records[at] for at in decoded.kept]
+        home = Home(event.partition, self._partitions)
+        fit = own_commands(decoded.batch, read, home)
+        kept = [read[row] for row in fit]
         if not kept:
             return 0
         offsets = np.array([record.offset for record in kept], np.int64)
         appended = np.array([record.timestamp for record in kept], np.int64)
-        rows = with_place(decoded.batch, event.topic, event.partition, offsets, appended)
+        own = decoded.batch.take(pa.array(fit))
+        rows = with_place(own, event.topic, event.partition, offsets, appended)
         self._store.insert("accounts", rows)
         return len(kept)
 

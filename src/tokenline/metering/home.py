@@ -22,6 +22,7 @@ PARTITIONER = "murmur2, the Java client's default (librdkafka: partitioner=murmu
 _SEED, _M, _R = 0x9747B28C, np.uint32(0x5BD1E995), np.uint32(24)
 _POSITIVE = 0x7FFFFFFF
 GROUP_BYTES = 32
+AT_ONCE = 8192
 MOST_KEY_BYTES = 4096
 NOWHERE = -1
 
@@ -33,13 +34,21 @@ class Home:
     partition: int = 0
     partitions: int = 1
 
-    def strays(self, keys: Sequence[bytes]) -> dict[int, int]:
-        """Return the positions of keys that belong elsewhere, each with the partition it belongs into."""
-        where = partitions_of(keys, self.partitions)
-        return {int(at): int(where[at]) for at in np.flatnonzero(where != self.partition)}
+    def strays(self, keys: Sequence[str | None]) -> list[int]:
+        """Return the positions of keys that belong elsewhere; None is nobody's key."""
+        if self.partitions == 1:
+            return []
+        found: list[int] = []
+        # A few at a time stay in the processor's cache: all of a million took twice as long.
+        for first in range(0, len(keys), AT_ONCE):
+            some = [(key or "").encode() for key in keys[first : first + AT_ONCE]]
+            where = partitions_of(some, self.partitions)
+            found += (first + np.flatnonzero(where != self.partition)).tolist()
+        return found
 
-    def detail(self, belongs: int) -> str:
+    def detail(self, key: str) -> str:
         """Return the words of a dead letter for a key that belongs elsewhere."""
+        belongs = partitions_of([key.encode()], self.partitions)[0]
         return (
             f"its key stands in partition {self.partition} and belongs into {belongs} of "
             f"{self.partitions}: the partition of a key is by {PARTITIONER}"

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from tokenline.event import TOKEN_KINDS
 from tokenline.metering.identity import FEW_ROWS
+from tokenline.names import EVENT_NAMES, EVENT_NAMES_OR_NONE, NAME_MAX_BYTES, why_bad_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 Int64s = npt.NDArray[np.int64]
 Int8s = npt.NDArray[np.int8]
 Bools = npt.NDArray[np.bool_]
+Int32s = npt.NDArray[np.int32]
 
 DAY_MS = 86_400_000
-# As UTF-8; four bytes for each of the characters that a command's names may have.
-MOST_ID_BYTES = 4096
-ID_COLUMNS = ("tenant_id", "source", "event_id", "account_id", "gateway_id", "provider", "model")
+# The bytes of printable ASCII: where there are no others, nothing else need be looked at.
+_SPACE, _LAST = 0x20, 0x7E
 
 
 class Judgement(IntEnum):
@@ -38,7 +39,7 @@ class Judgement(IntEnum):
     COUNTED = 0
     LATE = 1
     DUPLICATE = 2
-    EMPTY_ID = 3
+    BAD_NAME = 3
     NEGATIVE_COUNT = 4
     ABSURD_COUNT = 5
     FUTURE_TIME = 6
@@ -46,19 +47,18 @@ class Judgement(IntEnum):
     KEY_MISMATCH = 8
     UNKNOWN_ACCOUNT = 9
     UNKNOWN_MODEL = 10
-    LONG_ID = 11
+    WRONG_PARTITION = 11
     ABSURD_CHARGE = 12
 
 
 DETAILS = {
-    Judgement.EMPTY_ID: f"one of {', '.join(ID_COLUMNS)} is empty",
-    Judgement.LONG_ID: f"one of {', '.join(ID_COLUMNS)}, subscriber_id has more than {MOST_ID_BYTES} bytes",
+    Judgement.BAD_NAME: "a name is none",
     Judgement.NEGATIVE_COUNT: "a token count or other unit is below zero",
     Judgement.ABSURD_COUNT: "a token count or other unit is above max_tokens_per_event",
     Judgement.FUTURE_TIME: "occurred_at is further ahead of the broker's clock than future_skew_s",
     Judgement.TOO_OLD: "occurred_at is more than max_age_days before the broker's clock",
-    Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id, or tenant_id has a slash: "
-    "another account may be meant",
+    Judgement.KEY_MISMATCH: "the key is not tenant_id/account_id: another account may be meant",
+    Judgement.WRONG_PARTITION: "its key belongs into another partition",
     Judgement.ABSURD_CHARGE: "it costs more than max_charge_utok_per_event, or its account has used more "
     "than 10^18 utok that no bucket paid: a person must look at that first",
     Judgement.UNKNOWN_MODEL: "the catalog in force when it occurred has no rate for the model",
@@ -95,16 +95,39 @@ def judge(
     expected = account_keys(batch)
     if keys != expected:
         verdict[_differ(keys, expected)] = Judgement.KEY_MISMATCH
-    slashes = pc.match_substring(batch.column("tenant_id"), "/")
-    if pc.any(slashes).as_py():
-        verdict[np.array(slashes.to_pylist(), np.bool_)] = Judgement.KEY_MISMATCH
-    for name in (*ID_COLUMNS, "subscriber_id"):
-        sizes = np.diff(_text_starts(batch.column(name)))
-        if sizes.max(initial=0) > MOST_ID_BYTES:
-            verdict[sizes > MOST_ID_BYTES] = Judgement.LONG_ID
-        if name in ID_COLUMNS and not sizes.all():
-            verdict[sizes == 0] = Judgement.EMPTY_ID
+    for name in (*EVENT_NAMES, *EVENT_NAMES_OR_NONE):
+        bad = bad_names_in(batch.column(name), name)
+        if bad is not None:
+            verdict[bad] = Judgement.BAD_NAME
     return verdict
+
+
+def bad_names_in(texts: pa.Array, field: str) -> Bools | None:
+    """Return which texts of a field are no names; None when all are, which few looks at all bytes tell."""
+    starts = _text_starts(texts)
+    sizes = np.diff(starts)
+    bad: Bools = sizes > NAME_MAX_BYTES
+    if field not in EVENT_NAMES_OR_NONE:
+        bad |= sizes == 0
+    if not _is_plain(texts, starts, field):
+        # Names repeat, and each different one is looked at once.
+        found = texts.dictionary_encode()
+        said = (why_bad_of(field, name) if name else "" for name in found.dictionary.to_pylist())
+        wrong = np.fromiter(map(bool, said), np.bool_, len(found.dictionary))
+        bad |= wrong[_numbers(found.indices, np.dtype(np.int32))]
+    return bad if bad.any() else None
+
+
+def _is_plain(texts: pa.Array, starts: Int32s, field: str) -> bool:
+    """Say whether all texts are of visible ASCII, and have nothing that the field forbids besides."""
+    raw = texts.buffers()[2]
+    if raw is None or starts[0] == starts[-1]:
+        return True
+    data = np.frombuffer(raw, np.uint8)[starts[0] : starts[-1]]
+    if data.min() <= _SPACE or data.max() > _LAST:
+        return False
+    forbidden = {"tenant_id": (b"/", b"~"), "provider": (b"/",), "model": (b"*",)}.get(field, ())
+    return not any((data == one[0]).any() for one in forbidden)
 
 
 def _judge_times(verdict: Int8s, age_ms: Int64s, bounds: Bounds) -> None:

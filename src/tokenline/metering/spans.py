@@ -35,9 +35,15 @@ def gaps(offsets: Int64s, lo: int, hi: int) -> Spans:
     """Return the runs between `lo` and `hi`, both included, without any of the ascending `offsets`."""
     if len(offsets) == hi - lo + 1:
         return NO_SPANS
-    edges = np.concatenate(([lo - 1], offsets, [hi + 1]))
-    before = np.flatnonzero(np.diff(edges) > 1)
-    return np.stack((edges[before] + 1, edges[before + 1] - 1), axis=1)
+    return between(np.stack((offsets, offsets), axis=1), lo, hi)
+
+
+def between(spans: Spans, lo: int, hi: int) -> Spans:
+    """Return the runs between `lo` and `hi`, both included, without any offset of these runs within them."""
+    first = np.concatenate(([lo - 1], spans[:, 1])) + 1
+    last = np.concatenate((spans[:, 0], [hi + 1])) - 1
+    apart = first <= last
+    return np.stack((first[apart], last[apart]), axis=1)
 
 
 def clipped(spans: Spans, lo: int, hi: int) -> Spans:

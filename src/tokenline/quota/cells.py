@@ -178,6 +178,11 @@ class AccountCells:
         zone = self.zones[int(self._matrix[slot, +Cell.ZONE])]
         return self.moves.of(slot, spans_at(zone, minute_ms))
 
+    def hide(self, slots: Sequence[int]) -> None:
+        """Let nobody find these accounts any more; their rows stay where they are."""
+        for slot in slots:
+            del self._slots[self.keys[slot]]
+
     def zone_code(self, zone: str) -> int:
         """Return the code of a zone, remembering a new one."""
         if zone not in self.zones:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from tokenline.event import ID_MAX_CHARS
+from tokenline.names import why_bad
 
 # A million million: as µtok 10^18, of which nine fit an int64.
 TOKENS_MAX = 10**12
@@ -29,9 +29,14 @@ def listed(said: object) -> object:
     return tuple(said) if isinstance(said, list) else said
 
 
-def _plain(name: str) -> str:
-    if not name.isprintable() or name != name.strip():
-        raise ValueError(f"{name!r} is not printable, or has space around it")
+def checked_name(name: str) -> str:
+    """Return a name that keeps the rule of `tokenline.names`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if why := why_bad(name):
+        raise ValueError(f"{name[:64]!r} {why}")
     return name
 
 
@@ -42,7 +47,7 @@ def _ascending(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Listed = BeforeValidator(listed)
-Name = Annotated[str, Field(min_length=1, max_length=ID_MAX_CHARS), AfterValidator(_plain)]
+Name = Annotated[str, AfterValidator(checked_name)]
 # A set of names; sorted, because the order in which a file lists them means nothing.
 Names = Annotated[tuple[Name, ...], Listed, AfterValidator(_ascending)]
 Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]

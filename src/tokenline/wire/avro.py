@@ -84,6 +84,17 @@ class Codec:
             raise Undecodable(f"schema id {schema_id} is no record")
         return name, record
 
+    def decode_as(self, name: str, frame: bytes) -> dict[str, object]:
+        """Return the fields of a record that must be a `name`.
+
+        Raises:
+            BadData: it is none, or cannot be read.
+        """
+        found, record = self.decode(frame)
+        if found != name:
+            raise Undecodable(f"it is a {found}, and only a {name} belongs here")
+        return record
+
     def _open_writer(self, name: str) -> tuple[bytes, Any]:
         schema_id = self._registry.newest_id(name)
         self._writers[name] = header_of(schema_id), parse(self._registry.text(schema_id))

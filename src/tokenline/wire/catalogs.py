@@ -118,25 +118,26 @@ class Catalogs:
 
     def _take(self, record: ConsumerRecord) -> None:
         """Tell of a new version at once: the record after it may not be readable yet."""
-        new = record.value is not None and self._add(record.value)
+        new = self._add(record)
         self._position = record.offset + 1
         if new and self._on_new is not None:
             self._on_new()
 
-    def _add(self, value: bytes) -> bool:
+    def _add(self, record: ConsumerRecord) -> bool:
+        said = _version_of(self._codec, record)
         try:
-            return self.book.add(Catalog.from_json(str(self._codec.decode(value)[1]["catalog"])))
-        except (BadData, KeyError) as error:
-            # A record of another kind has no catalog in it.
-            _log.error("catalog_refused", error=repr(error))
+            return said is not None and self.book.add(Catalog.from_json(str(said["catalog"])))
+        except BadData as error:
+            _log.error("catalog_refused", offset=record.offset, error=str(error))
             return False
 
 
 async def read_catalogs(settings: Settings, *, registry: Registry | None = None) -> list[str]:
     """Return the JSON of every catalog published, oldest first; whoever reads it sees what is wrong.
 
+    A record that is none is left out, and the log says so.
+
     Raises:
-        BadData: a record is no catalog; the text says where it is.
         BrokerUnavailable: Kafka did not answer.
     """
     codec, tp = (
@@ -148,16 +149,24 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
         consumer = await start_reader(settings, tp, auto_offset_reset="earliest")
         try:
             async for record in _records_to_end(consumer, tp):
-                if record.value is not None:
-                    name, said = codec.decode(record.value)
-                    if name != "catalog_version":
-                        raise BadData(f"offset {record.offset} of {tp.topic} is a {name}")
+                if (said := _version_of(codec, record)) is not None:
                     found[int(str(said["version"]))] = str(said["catalog"])
         finally:
             await consumer.stop()
     except KafkaError as error:
         raise await fault_of(settings, error) from error
     return [found[version] for version in sorted(found)]
+
+
+def _version_of(codec: Codec, record: ConsumerRecord) -> dict[str, object] | None:
+    """Return the fields of a `catalog_version`; None of a record that is none."""
+    if record.value is None:
+        return None
+    try:
+        return codec.decode_as("catalog_version", record.value)
+    except BadData as error:
+        _log.warning("catalog_skips_record", offset=record.offset, error=str(error))
+        return None
 
 
 async def _records_to_end(

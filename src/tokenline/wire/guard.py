@@ -43,6 +43,8 @@ Policy = Literal["open", "closed"]
 POLL_MS = 200
 FETCH_WAIT_MS = 10
 HEALTHY_S = 30.0
+# No two clocks are so far apart.
+AHEAD_MS = 86_400_000
 LATENCIES_KEPT = 100_000
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -375,9 +377,14 @@ class Guard:
             return
         name, fields = self._codec.decode(record.value)
         if name == "charging_heartbeat":
-            self._stats.heartbeats += 1
             of = int(str(fields["partition"]))
             epoch, as_of_ms = int(str(fields["epoch"])), int(str(fields["as_of"]))
+            if of != partition or as_of_ms > now_ms + AHEAD_MS:
+                # It would make another partition, or this one for ever, look fresh.
+                raise BadData(
+                    f"a heartbeat of partition {of}, as of {as_of_ms}, is none of the line's"
+                )
+            self._stats.heartbeats += 1
             if taken := self._view.apply_heartbeat(of, epoch, as_of_ms):
                 self._spoke_s[of] = self._clock.monotonic_s()
         elif name == "quota_decision":

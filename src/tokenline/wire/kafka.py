@@ -18,16 +18,6 @@ if TYPE_CHECKING:
 
     from tokenline.settings import Settings
 
-# Names become keys of records, and the journal keeps messages whose key is 64 KiB at most. What is
-# longer is nobody's name.
-MOST_NAME_CHARS = 1024
-_NAMES = (
-    *("tenant_id", "account_id", "reply_to", "command_id", "session"),
-    *("to_account", "from_account", "transfer_id"),
-    *("subscriber_id", "provider", "model"),
-)
-UNUSABLE = f"longer than {MOST_NAME_CHARS} characters, or with a NUL: "
-
 
 def client_options(settings: Settings) -> dict[str, Any]:
     """Return the keyword arguments that each aiokafka producer, consumer and admin client takes.
@@ -109,18 +99,6 @@ async def places_in(
 def account_key(tenant: str, account: str) -> bytes:
     """Return the Kafka key of everything an account owns; a tenant has no slash, an account may."""
     return f"{tenant}/{account}".encode()
-
-
-def unusable_names(fields: Mapping[str, object]) -> list[str]:
-    """Return which names of a command cannot be part of a key; nearly always none.
-
-    They are longer than any key may be, or hold what divides account and subscriber in a key.
-    """
-    return [name for name in _NAMES if not _usable(str(fields.get(name, "")))]
-
-
-def _usable(name: str) -> bool:
-    return len(name) <= MOST_NAME_CHARS and "\0" not in name
 
 
 async def check_partitions(producer: AIOKafkaProducer, settings: Settings, topic: str) -> None:

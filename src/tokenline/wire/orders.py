@@ -23,16 +23,15 @@ from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import BadData, Unavailable
+from tokenline.names import bad_names
 from tokenline.wire.avro import Codec
 from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import (
-    UNUSABLE,
     account_key,
     check_partitions,
     client_options,
     partition_of,
     start_reader,
-    unusable_names,
 )
 from tokenline.wire.registry import Registry, open_registry
 from tokenline.wire.topics import CATALOG, COMMANDS, HOLDS, REPLIES
@@ -123,7 +122,7 @@ class Orders:
 
         Raises:
             Unavailable: no charging worker answered in time; the order stands, and may still be taken.
-            BadData: a field is unknown, of another type or a name too long, or the kind is charging's own.
+            BadData: a field is unknown, of another type or no name, or the kind is charging's own.
         """
         if kind in CHARGING_ONLY:
             raise BadData(f"{kind} is what charging itself sends; ask for a transfer")
@@ -346,10 +345,10 @@ def _fit(fields: Reply) -> Reply:
     """Return an order that a worker can answer.
 
     Raises:
-        BadData: a name in it is too long or has a NUL.
+        BadData: a name in it is none.
     """
-    if unusable := unusable_names(fields):
-        raise BadData(UNUSABLE + ", ".join(unusable))
+    if bad := next(bad_names(fields), ""):
+        raise BadData(bad)
     return fields
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenline.errors import BrokenLog, InvalidEvent, SettingsError
 from tokenline.event import new_event_id
+from tokenline.names import why_bad
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FILE = "life.json"
@@ -38,8 +39,8 @@ def check_names(source: str, gateway_id: str, gateway_version: str) -> None:
     """
     probe = {"source": source, "gateway_id": gateway_id, "gateway_version": gateway_version}
     for name, value in probe.items():
-        if not value.isprintable() or len(value) > 256 or (not value and name != "gateway_version"):
-            raise InvalidEvent(f"{name} must be 1 to 256 printable characters, not {value!r}")
+        if (value or name != "gateway_version") and (why := why_bad(value)):
+            raise InvalidEvent(f"{name} {why}")
     if "/" in gateway_id or gateway_id.startswith("."):
         raise InvalidEvent(f"gateway_id {gateway_id!r} must not have '/' nor begin with '.'")
 

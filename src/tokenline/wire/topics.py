@@ -13,7 +13,7 @@
 | state | by charging | compact | charging -> charging |
 | charged | partition of usage | delete | charging -> landing |
 | dead-letters | key of the bad record | delete | charging, notify -> landing |
-| control | gateway_id/epoch, one partition | compact | emitters -> landing, reconcile |
+| control | gateway_id, NUL, epoch, one partition | compact | emitters -> landing, reconcile |
 | line | `~line`, one partition | nothing is removed | `topics` -> all |
 
 All topics stamp the broker's append time: it is the line's clock, and no gateway can bend it.
@@ -133,8 +133,8 @@ def decision_key(
 ) -> bytes:
     """Return the key of a decision: compaction keeps the newest of each owner's life.
 
-    A subscriber stands behind a NUL, which is in no name that an emitter takes, and a group of models
-    behind another.
+    A subscriber stands behind a NUL, which no name has, and a group of models behind another. What
+    stands behind the last # is the epoch. So each key is of one decision (see `tokenline.names`).
     """
     own = [subscriber, group] if group else [subscriber] if subscriber else []
     whom = "".join(f"\0{name}" for name in own)
@@ -152,8 +152,8 @@ def tick_key(partition: int) -> bytes:
 
 
 def total_key(gateway_id: str, gateway_epoch: str) -> bytes:
-    """Return the key of a control total."""
-    return f"{gateway_id}/{gateway_epoch}".encode()
+    """Return the key of a control total; no name has a NUL, so no two lives share one."""
+    return f"{gateway_id}\0{gateway_epoch}".encode()
 
 
 def configs_of(topic: Topic, settings: Settings) -> dict[str, str]:
