@@ -148,7 +148,8 @@ def _aged(books: Books, rated: Rated, order: Int64s, ordered: Int64s) -> _Aged:
     closed[order], unsure = parted(books, ordered, rated.late[order], *moments)
     # A gateway that was away for a day names sessions that are long forgotten.
     for event in np.flatnonzero(rated.late & rated.named).tolist():
-        alone[event] = books.holds.knows(int(rated.slots[event]), rated.session(event))
+        hold = books.holds.find(int(rated.slots[event]), rated.session(event))
+        alone[event] = hold is not None
     alone[order] |= unsure
     plain = replace(
         rated,

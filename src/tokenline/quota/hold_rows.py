@@ -233,10 +233,6 @@ class Holds(Table):
         row = self._by_session.get((owner, session))
         return None if row is None else self.load(row)
 
-    def knows(self, owner: int, session: Session) -> bool:
-        """Say whether a session of an account is known."""
-        return (owner, session) in self._by_session
-
     def load(self, row: int) -> Hold:
         """Return one hold, to be changed and saved."""
         hold = Hold.of(row, self._matrix[row].tolist())
