@@ -160,12 +160,13 @@ class PartitionState:
 
     @property
     def position(self) -> int:
-        """Return how far both topics were applied, as one number that grows with each record of either.
+        """Return how far usage and commands were applied, as one number that grows with each record of either.
 
         What changes a month by usage has the sum of its offset and of the next command's, what changes it by
-        a command the sum of its offset and of the next usage: whichever came later has more.
+        a command the sum of its offset and of the next usage: whichever came later has more. Holds change no
+        month.
         """
-        return sum(self.next_offsets.values()) - 1
+        return self.next_offsets["usage"] + self.next_offsets["commands"] - 1
 
     def begin_step(self, now_ms: int) -> Step:
         """Start a step at `now_ms`; closes the minute in hand when `now_ms` is past it."""
