@@ -79,7 +79,7 @@ RULES: dict[Table, Rules] = {
     "dead_letters": Rules(
         place="partition", unsigned=frozenset(("partition", "offset")), month="appended_at"
     ),
-    "gateway_totals": Rules(unsigned=frozenset(("emitted", "acknowledged"))),
+    "gateway_totals": Rules(unsigned=frozenset(("emitted", "acknowledged", "lost"))),
 }
 
 
