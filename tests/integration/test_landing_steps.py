@@ -104,7 +104,8 @@ def lander(store, usage, generation, step=lambda _name: None):
 
 
 def land_all(one, usage, size):
-    lo = one.resume() or 0
+    last = one.resume()
+    lo = 0 if last is None else last.hi + 1
     while lo < RECORDS:
         hi = min(lo + size, RECORDS) - 1
         one.land(usage.batch(lo, hi), usage.run(lo, hi))
@@ -198,7 +199,8 @@ def test_the_warehouse_dies_between_the_files_of_a_part_and_the_part(private_war
     for generation, (after, count) in enumerate(RENAMES, start=1):
         killer.arm(after, count)
         one = lander(store, usage, generation, killer.step)
-        lo = one.resume() or 0
+        last = one.resume()
+        lo = 0 if last is None else last.hi + 1
         hi = min(lo + 150, RECORDS) - 1
         while True:
             try:
