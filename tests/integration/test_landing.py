@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from tokenline.clock import SystemClock
 from tokenline.landing import migrate
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.queries import Asker, landed_by_partition, quota
@@ -42,8 +43,6 @@ class Line:
         self.settings = settings
         registry = open_registry(settings)
         self.codec, self.columns = Codec(registry), ColumnCodec(registry)
-        # Whoever charges is behind the broker's clock that stamped the usage.
-        self.as_of_ms = time.time_ns() // 1_000_000 + 3_600_000
         self.late = np.arange(40, RECORDS, 97)
         self.duplicate = np.arange(31, RECORDS, 53)
         self.rejected = np.arange(7, RECORDS, 211)
@@ -91,7 +90,7 @@ class Line:
             "partition": partition,
             "lo_offset": lo,
             "hi_offset": hi,
-            "as_of": self.as_of_ms,
+            "as_of": SystemClock().wall_ms(),  # no record is newer than its range
             "epoch": 1,
             "rejected_offsets": rejected,
             "late_offsets": [at for at in within(self.late) if at not in rejected],

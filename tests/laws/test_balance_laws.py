@@ -26,9 +26,8 @@ from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_decisions import limit_decisions
-from tokenline.quota.limit_specs import Specs
 from tokenline.quota.limit_windows import rolled
-from tokenline.quota.limits import EACH, Limit
+from tokenline.quota.limits import EACH, Limit, Specs
 from tokenline.quota.paying import claimable_utok, split
 from tokenline.quota.pseudo import COUNTERS
 from tokenline.quota.standing import figures_of
@@ -220,7 +219,8 @@ class EngineAndModel(PayingLaws, RuleBasedStateMachine):
         for one in changes:
             key = one.slot, one.bucket
             self.ledger[key] = self.ledger.get(key, 0) + one.amount_utok
-        for slot, bucket, amount in [*burns.tolist(), *self.books.take_late().tolist()]:
+        burns = np.concatenate((burns, self.books.take_late()))
+        for slot, bucket, amount in burns.tolist():
             self.ledger[slot, bucket] = self.ledger.get((slot, bucket), 0) - amount
         self.note_burns(burns)
         numbers = [one.number for one in changes]
