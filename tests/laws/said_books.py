@@ -25,6 +25,8 @@ _ROWS = (
 TOLD = (
     *(Cell.STATE, Cell.RULE, Cell.THRESHOLD_PERCENT, Cell.THRESHOLD_MONTH, Cell.RESETS_AT),
     *(Cell.DECISION_VERSION, Cell.DECISION_EPOCH, Cell.COVERS),
+    # They order what was published of a month, by places in topics: whoever looks takes one.
+    *(Cell.MONTH_VERSION, Cell.LAST_MONTH_VERSION),
 )
 
 

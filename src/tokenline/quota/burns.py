@@ -34,6 +34,8 @@ class Burns:
         return [(number, amount_utok) for number, amount_utok in sums.items() if amount_utok]
 
     def rows(self) -> Int64s:
-        """Return a row a burn: the account's slot, the bucket's number, µtok."""
+        """Return a row a burn: the account's slot, the bucket's number, µtok; what took nothing has none."""
         singles = np.array(self.singles, np.int64).reshape(-1, 3)
-        return np.concatenate((*self.arrays, singles))
+        rows: Int64s = np.concatenate((*self.arrays, singles))
+        burnt: Int64s = rows[rows[:, 2] != 0]
+        return burnt
