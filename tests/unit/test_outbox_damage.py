@@ -74,6 +74,17 @@ def acked_on(box):
     return {*range(1, box.emitted + 1)} - reader.unacked.keys()
 
 
+def test_an_oldest_file_that_is_empty_is_lost_and_counted(tmp_path):
+    box = Outbox(tmp_path, "gw-1", max_bytes=16_384)
+    last = fill(box, 30, size=300)[-1]
+    oldest = segments(box)[0]
+    crash(box)
+    oldest.write_bytes(b"")
+    again = Outbox(tmp_path, "gw-1", max_bytes=16_384)
+    assert again.lost > 0
+    assert len(positions(again)) + again.lost == again.emitted == last
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_piece_cut_out_anywhere_but_at_the_end_is_counted(tmp_path_factory, data):

@@ -3,7 +3,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
+import time
 import types
+import uuid
+from contextlib import suppress
 
 import pytest
 
@@ -175,3 +179,22 @@ def test_a_full_disk_leaves_the_broker_its_identity(tmp_path, monkeypatch):
     with pytest.raises(PlatformError, match=r"cannot write .*kafka\.json: No space left"):
         kafka_config.Identity.load(tmp_path, before.port + 1)
     assert (tmp_path / "kafka.json").read_text() == kept
+
+
+def test_a_folder_into_which_somebody_still_writes_while_it_is_removed_goes(tmp_path):
+    """A proof that was stopped under load left its folder behind."""
+    folder, ends_s = tmp_path / "line", time.monotonic() + 0.3
+    folder.mkdir()
+
+    def write():
+        while time.monotonic() < ends_s:
+            with suppress(FileNotFoundError):
+                folder.mkdir(exist_ok=True)
+                (folder / uuid.uuid4().hex).write_text("x")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    processes.remove_folder(folder)
+    writer.join()
+    assert processes.remove_folder(folder)
+    assert not folder.exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tokenline.demo.stories import open_stories
 from tokenline.errors import PlatformError
 from tokenline.landing.reconcile import reconcile, render
 from tokenline.platform.kafka_config import as_role
+from tokenline.platform.processes import remove_folder
 from tokenline.platform.stack import Stack
 from tokenline.settings import Settings
 
@@ -62,7 +62,7 @@ def run_prove(options: ProveOptions, console: Console) -> dict[str, Any]:
         ) as stack:
             return _rounds(options, stack, console)
     finally:
-        shutil.rmtree(data_dir, ignore_errors=True)
+        remove_folder(data_dir)
 
 
 def _rounds(options: ProveOptions, stack: Stack, console: Console) -> dict[str, Any]:

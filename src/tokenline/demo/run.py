@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tokenline.demo.view import Picture, stories_table, summary
 from tokenline.landing.queries import sql
 from tokenline.landing.reconcile import Report, reconcile, render
 from tokenline.platform.kafka_config import as_role
+from tokenline.platform.processes import remove_folder
 from tokenline.platform.stack import Stack
 from tokenline.settings import Settings
 
@@ -85,7 +85,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         if options.keep:
             console.print(f"data kept in {data_dir}; look at it: tokenline up --data {data_dir}")
         else:
-            shutil.rmtree(data_dir, ignore_errors=True)
+            remove_folder(data_dir)
 
 
 def _play(options: DemoOptions, settings: Settings, console: Console) -> dict[str, Any]:

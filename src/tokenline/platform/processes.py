@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -238,6 +239,19 @@ def wait_for(ready: Callable[[], bool], *, timeout_s: float, every_s: float = 0.
             return False
         time.sleep(every_s)
     return True
+
+
+def remove_folder(folder: Path, *, within_s: float = 5.0) -> bool:
+    """Remove the folder of processes that were ended; return whether it is gone.
+
+    One that is just dying may write a file while the folder is emptied, and it would stay.
+    """
+
+    def gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    return wait_for(gone, timeout_s=within_s)
 
 
 def last_lines(log: Path, count: int = 5) -> str:

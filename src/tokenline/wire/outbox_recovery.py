@@ -77,6 +77,9 @@ def recover(paths: Sequence[Path], *, doubtful: bool) -> Recovered:
     """
     found, acked = Recovered(), set[int]()
     gaps: list[Run] = []
+    if paths:
+        # What lies before it was acknowledged; what it held itself may be gone, to the last byte.
+        found.following = _first_named(paths[0])
     for path in paths:
         newest = path == paths[-1]
         segment = _read(path, newest=newest)
@@ -120,12 +123,13 @@ def _read(path: Path, *, newest: bool) -> Segment | None:
     return segment
 
 
+def _first_named(path: Path) -> int:
+    return int(path.stem.partition("-")[2])
+
+
 def _add(found: Recovered, path: Path, segment: Segment, *, counted: bool) -> list[Run]:
     """Add a segment; return the positions that are missing in it and before it."""
-    named = int(path.stem.partition("-")[2])
-    if not found.parts:
-        found.following = named
-    first = max(found.following, named)
+    first = max(found.following, _first_named(path))
     gaps = [(found.following, first - found.following)]
     gaps += gaps_of((event[0] for event in segment.events), first, segment.following)
     found.following = max(first, segment.following)
