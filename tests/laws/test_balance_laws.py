@@ -26,8 +26,9 @@ from tokenline.quota.decided import State
 from tokenline.quota.hold_rows import Outcome
 from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_decisions import limit_decisions
+from tokenline.quota.limit_specs import Specs
 from tokenline.quota.limit_windows import rolled
-from tokenline.quota.limits import EACH, Limit, Specs
+from tokenline.quota.limits import EACH, Limit
 from tokenline.quota.paying import claimable_utok, split
 from tokenline.quota.pseudo import COUNTERS
 from tokenline.quota.standing import figures_of

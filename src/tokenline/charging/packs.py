@@ -16,7 +16,7 @@ from tokenline.errors import BrokenLog
 from tokenline.metering.tally import of_today
 from tokenline.quota.buckets import Scopes
 from tokenline.quota.cells import WIDTH
-from tokenline.quota.limits import Specs
+from tokenline.quota.limit_specs import Specs
 from tokenline.rating.book import CatalogBook
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from tokenline.metering.tally import Tally
 from tokenline.quota.books import Books
 from tokenline.quota.cells import MONTHS, AccountCells, Cell
 from tokenline.quota.dues import Dues
+from tokenline.quota.forgetting import HOUR_MS, forget_idle
 from tokenline.quota.told_ends import told_ends
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ class PartitionState:
         flush = None
         if minute_ms > self.minute_ms:
             flush = self._close_minute()
+            if minute_ms // HOUR_MS > self.minute_ms // HOUR_MS:
+                forget_idle(self.books, minute_ms)
             self.minute_ms, self.tally = minute_ms, Tally(minute_ms)
         return Step(seq=self.seq, minute_ms=minute_ms, flush=flush)
 

@@ -9,17 +9,17 @@ here but in `cells`, which count them for everybody.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tokenline.quota.limit_specs import Specs
 from tokenline.quota.subscribers import Subscribers, Whom
 from tokenline.quota.table import FREE, NONE, OWNER, Table
-from tokenline.quota.terms import SUBSCRIBER_CAP, LimitSpec, Use, limit_spec
+from tokenline.quota.terms import SUBSCRIBER_CAP, LimitSpec, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,42 +55,6 @@ class Limit(IntEnum):
 
 WIDTH = Limit.RANK + 1
 NOTHING_COUNTED = (0,) * (WIDTH - Limit.START)
-
-
-class Specs:
-    """Keep each distinct limit once, under a small number from 1."""
-
-    def __init__(self) -> None:
-        self.specs: list[LimitSpec] = []
-        self._codes: dict[LimitSpec, int] = {}
-        self._firsts: dict[tuple[str, str], int] = {}
-
-    def __getitem__(self, code: int) -> LimitSpec:
-        return self.specs[code - 1]
-
-    def code(self, spec: LimitSpec) -> int:
-        """Return the number of a limit, remembering a new one."""
-        if spec not in self._codes:
-            self.specs.append(spec)
-            self._codes[spec] = len(self.specs)
-            self._firsts.setdefault(spec.identity, len(self.specs))
-        return self._codes[spec]
-
-    def first(self, code: int) -> int:
-        """Return the number under which a limit was known first, whatever models were in its group then."""
-        return self._firsts[self[code].identity]
-
-    def to_json(self) -> str:
-        """Return all of them as text, for the journal."""
-        return json.dumps([asdict(spec) for spec in self.specs])
-
-    @classmethod
-    def from_json(cls, text: str) -> Specs:
-        """Return what `to_json` wrote."""
-        found = cls()
-        for one in json.loads(text):
-            found.code(limit_spec(one))
-        return found
 
 
 class _InForce(NamedTuple):
@@ -260,6 +224,16 @@ class Limits(Table):
             self._note(row)
         self._look_again(owner, self.subscribers.find(owner, name))
         return frozenset([row] if gone else [])
+
+    def forget(self, rows: Iterable[int]) -> None:
+        """Give back rows of subscribers that count nothing any more."""
+        for row in rows:
+            owner, subscriber = self.get(row, Limit.OWNER), self.get(row, Limit.SUBSCRIBER)
+            self._unindex(row)
+            self.free(row)
+            self._matching.pop(owner, None)
+            if not self._by_subscriber[subscriber]:
+                del self._by_subscriber[subscriber]
 
     def any_in_force(self, owner: int) -> bool:
         """Say whether anything limits an account or a subscriber of it."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenline.quota.dues import Dues
-from tokenline.quota.table import NONE, OWNER, Table
+from tokenline.quota.table import FREE, NONE, OWNER, Table
 from tokenline.quota.terms import NEVER_MS
 
 if TYPE_CHECKING:
@@ -88,6 +88,14 @@ class Subscribers(Table):
         for row in np.flatnonzero(self.matrix[:, OWNER] >= 0).tolist():
             self._by_name[int(self._matrix[row, OWNER]), self.name(row)] = row
 
+    def forget(self, row: int) -> None:
+        """Give the rows of a subscriber back."""
+        del self._by_name[self.owner(row), self.name(row)]
+        while row != NONE:
+            following = self.get(row, Subscriber.NEXT)
+            self.free(row)
+            row = following
+
     def _add_name(self, owner: int, text: bytes) -> int:
         most = WORDS * WORD_BYTES
         following = NONE
@@ -153,6 +161,19 @@ class Told(Table):
         if values[Telling.STATE] and values[Telling.RESETS_AT]:
             self.dues.note(row, values[Telling.RESETS_AT])
 
+    def forget(self, subscribers: Int64s) -> None:
+        """Give back what was told of these subscribers."""
+        named = (self.matrix[:, OWNER] >= 0) & np.isin(
+            self.matrix[:, Telling.SUBSCRIBER], subscribers
+        )
+        for row in np.flatnonzero(named).tolist():
+            whom = self.whom(row)
+            if whom.group:
+                del self._by_group[whom]
+            else:
+                del self._by_subscriber[whom.subscriber]
+            self.free(row)
+
     def whom(self, row: int) -> Whom:
         """Return whom a row is about."""
         return _whom(self._matrix[row].tolist())
@@ -170,7 +191,8 @@ class Told(Table):
     def index(self) -> None:
         """Find everything again when the rows were filled from a journal."""
         for row, values in enumerate(self.matrix.tolist()):
-            self._note(_whom(values), row)
+            if values[OWNER] != FREE:
+                self._note(_whom(values), row)
         self.dues.note_everything(len(self))
 
     def _due_of(self, first: int, end: int) -> Int64s:
