@@ -18,6 +18,7 @@ MILLION = 1_000_000
 DAY = 86_400_000
 NEVER = 10**18
 LINGER = 61 * 60_000
+HORIZON = 60 * 60_000
 OVERAGE, WRITTEN_OFF, LATE, CLAIM = 0, -1, -2, -3
 SOURCES = {OVERAGE: "overage", WRITTEN_OFF: "written_off", LATE: "late_adjustment", CLAIM: "claim"}
 
@@ -268,6 +269,7 @@ class Account:
     holds: dict[str, Hold] = field(default_factory=dict)
     entries: list[tuple[str, int, int, int]] = field(default_factory=list)
     numbers: int = 0
+    before: int = 0
     start: int = 0
     end: int = 0
     last: date = date.min
@@ -393,7 +395,7 @@ class Account:
 
     def begin_cycle(self, at: int) -> None:
         self.last = cycle_days(self.day, day_of(at, self.zone))[1]
-        self.start, self.end = at, begin_of(self.last, self.zone)
+        self.before, self.start, self.end = self.start, at, begin_of(self.last, self.zone)
         if self.status != "closed":
             chosen = self.catalogs.terms(self.pending, at)
             self.terms = chosen or self.catalogs.terms(self.terms.plan, at) or self.terms
@@ -419,8 +421,14 @@ class Account:
         rate = self.catalogs.rate(use, occurred)
         assert rate is not None
         at, left = min(occurred, now), self.catalogs.cost(rate, tokens)
-        for limit in self.limits.values():
-            limit.count(sum(tokens), now)
+        if now - occurred > HORIZON:
+            # Late: it counts in no limit; of a cycle that is closed it is for the next statement.
+            if self.is_closed(occurred, now):
+                self.counters[LATE] += left
+                return
+        else:
+            for limit in self.limits.values():
+                limit.count(sum(tokens), now)
         if hold in self.holds:
             left = self.draw(self.holds[hold], use, left, now)
         for bucket in self.payers(use, at):
@@ -428,6 +436,12 @@ class Account:
             bucket.used += taken
             left -= taken
         self.unpaid(use, left, at)
+
+    def is_closed(self, occurred: int, now: int) -> bool:
+        """Say whether the bill cycle of a moment is closed: the one before lingers."""
+        if occurred >= self.start:
+            return False
+        return occurred < self.before or now >= self.start + LINGER
 
     def payers(self, use: Use, at: int) -> list[Bucket]:
         found = [one for one in self.buckets if one.valid(at) and one.covers(use)]
@@ -819,9 +833,11 @@ class Account:
     def state(self, now: int) -> tuple[str, str]:
         if self.status != "active":
             return "cut", self.status
+        reached = self.reached(now)
         if self.used_up(now):
-            return "cut", "balance"
-        if reached := self.reached(now):
+            # Of two that cut, what lasts longer is named: when that is, is not modelled.
+            return "cut", "balance or limit" if reached else "balance"
+        if reached:
             return "cut", reached
         figures = self.figures(now)
         used, had = figures["used_utok"] + figures["overage_utok"], figures["allowance_utok"]

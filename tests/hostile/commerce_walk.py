@@ -171,6 +171,8 @@ class Walk:
         }
         hold = self.session() if self.draw.random() < 0.5 else ""
         ago = self.draw.choice([0, 0, 0, 1, MINUTE, 30 * MINUTE, HOUR, -MINUTE])
+        if self.mood == "late" and self.draw.random() < 0.4:
+            ago = self.draw.choice([HOUR + 1, 2 * HOUR, DAY, 10 * DAY, 40 * DAY])
         said = self.named_use() | tokens | {"hold_id": hold, "occurred_at": self.now - ago}
         return Step("use", self.now, said)
 
@@ -329,7 +331,7 @@ class Engine:
         if step.kind == "use":
             offset = self.next("usage")
             self.line.charge([record(offset, step.at, event_id=f"e{offset}", **step.said)])
-            return {"outcome": int(self.books.verdicts[offset] != "counted")}
+            return {"outcome": int(self.books.verdicts[offset] not in {"counted", "late"})}
         topic = "holds" if step.kind in {"hold", "settle"} else "commands"
         offset = self.next(topic)
         if step.kind == "catalog":
@@ -428,6 +430,8 @@ def difference(steps: list[Step], variant: random.Random | None = None) -> str:
             if variant.random() < 0.9 and number + 1 < len(steps):
                 continue
         expected, seen = model.account.view(step.at), engine.view(step.at)
+        if expected["decided"] == ("cut", "balance or limit"):
+            seen["decided"] = (seen["state"], "balance or limit")
         seen["refused"] -= model.account.unsure(step.at)
         wrong = {
             name: (said, seen.get(name))
