@@ -77,9 +77,11 @@ def _said(answer: OrderAnswer | HoldAnswer) -> dict[str, Any]:
         "late": int(answer.late),
         "catalog_version": answer.catalog_version,
         "limit_name": answer.limit_name,
+        "limit_unit": answer.limit_unit,
         "limit_used": answer.limit_used,
         "limit_held": answer.limit_held,
         "limit_value": answer.limit_value,
         "resets_at": answer.resets_at_ms,
+        "top_up_utok": answer.top_up_utok,
         "split": {str(number): amount for number, amount in answer.split},
     }

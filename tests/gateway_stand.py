@@ -41,6 +41,9 @@ class Post:
     def __init__(self):
         self.sent, self.receipts, self.outage = [], [], None
 
+    def check_room(self):
+        pass
+
     def emit_nowait(self, event):
         if self.outage is not None:
             raise self.outage
@@ -54,6 +57,7 @@ class Post:
         return EmitterStats(
             emitted=len(self.sent),
             acknowledged=len(self.sent) - waiting,
+            lost=0,
             waiting=waiting,
             outbox_bytes=0,
             refused=0,

@@ -12,6 +12,7 @@ CREATE TABLE IF NOT EXISTS {database}.gateway_totals{on_cluster} (
   source LowCardinality(String),
   emitted UInt64,
   acknowledged UInt64,
+  lost UInt64,
   as_of DateTime64(3, 'UTC'),
   line_id String,
   version UInt64

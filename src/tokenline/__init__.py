@@ -18,6 +18,7 @@ from tokenline.event import TOKEN_KINDS, UsageEvent
 if TYPE_CHECKING:
     from tokenline.gateway.call import Call
     from tokenline.gateway.gateway import Gateway
+    from tokenline.reasons import http_status
     from tokenline.settings import Settings
     from tokenline.wire.emitter import Emitter
     from tokenline.wire.guard import Guard
@@ -33,6 +34,7 @@ _LAZY = {
     "Receipt": "tokenline.wire.receipt",
     "Settings": "tokenline.settings",
     "Verdict": "tokenline.wire.view",
+    "http_status": "tokenline.reasons",
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Settings",
     "UsageEvent",
     "Verdict",
+    "http_status",
 ]
 
 

@@ -12,7 +12,12 @@ TokenlineError
 │   └── PoisonedInput      N bad records in a row                -> the worker stops: code or schema is bad
 ├── BackPressure           slow down and try again               -> the caller waits or sheds
 │   └── OutboxFull         the gateway's spool is at its bound
-├── QuotaExceeded          an account may not go on              -> the gateway refuses the call, and says why
+├── CallRefused            a call may not be made               -> the gateway refuses it, says why and what helps
+│   ├── QuotaExceeded      a balance or a limit has too little
+│   ├── UnknownAccount     the line knows no such account
+│   ├── UnknownModel       no catalog has a price for the model
+│   ├── AccountSuspended   somebody has to resume the account
+│   ├── AccountClosed      the account is closed for good
 │   └── CutOff             a call that runs has to stop          -> the gateway ends its stream
 ├── Unavailable            a server is away                      -> retry with backoff; nothing is lost
 │   ├── ChargingUnavailable   charging does not answer, and the plan does not let calls go on
@@ -32,6 +37,9 @@ TokenlineError
 from __future__ import annotations
 
 from enum import IntEnum
+
+# Soon: what is away or held just now may be back.
+RETRY_AFTER_MS = 1000
 
 
 class TokenlineError(Exception):
@@ -75,21 +83,24 @@ class PoisonedInput(BadData):
 
 
 class BackPressure(TokenlineError):
-    """Ask the caller to slow down; trying again later is right."""
+    """Ask the caller to slow down; trying again after `retry_after_ms` is right."""
+
+    retry_after_ms = RETRY_AFTER_MS
 
 
 class OutboxFull(BackPressure):
     """Refuse an event because the on-disk outbox is at its bound."""
 
 
-class QuotaExceeded(TokenlineError):
-    """Refuse a call of an account that may not go on.
+class CallRefused(TokenlineError):
+    """Refuse a call, or stop one that runs; the children say which kind of reason it is.
 
-    `reason` is a rule or reason of the line (`balance` where the account is cut for it,
-    `balance_used_up` where it only has too little for the call, `minute_requests`, `suspended`, ...);
-    `used`, what is `held` beside that, and `limit` are in its unit, `limit` -1 where there is none;
-    `resets_at_ms` is when it may go on by itself, 0 when that is not by the clock. `top_up_utok` is the
-    least that would let the call pass, 0 where a top-up does not help.
+    `reason` is one of the closed list of `tokenline.reasons`; where it is a limit, `limit_name` says
+    which (`minute_requests`, `subscriber_tokens`, `day_utok:flagship`). `used`, `held` for calls and
+    `limit` count in `unit` (utok, tokens, requests), `limit` is -1 where there is none. `resets_at_ms` is
+    when it may go on by itself, 0 when that is not by the clock. `top_up_utok` is the least that would
+    let the call pass, 0 where a top-up does not help; `retry_after_ms` how long to wait before the next
+    try, 0 where waiting does not help. `tokenline.http_status` says with which status to answer.
     """
 
     def __init__(
@@ -98,28 +109,56 @@ class QuotaExceeded(TokenlineError):
         reason: str,
         *,
         subscriber: str = "",
+        limit_name: str = "",
+        unit: str = "",
         used: int = 0,
         held: int = 0,
         limit: int = -1,
         resets_at_ms: int = 0,
+        retry_after_ms: int = 0,
         top_up_utok: int = 0,
     ) -> None:
         who = f"{account} ({subscriber})" if subscriber else account
-        holds = f" and {held} held" if held else ""
-        bounds = f", {used} of {limit} used{holds}" if limit >= 0 else ""
+        which = f" ({limit_name})" if limit_name else ""
+        held_text = f" and {held} held" if held else ""
+        bounds = f", {used} used{held_text} of {limit} {unit}".rstrip() if limit >= 0 else ""
         help_text = f"; a top-up of {top_up_utok} µtok would let it pass" if top_up_utok else ""
-        super().__init__(f"{who}: {reason}{bounds}{help_text}")
+        super().__init__(f"{who}: {reason}{which}{bounds}{help_text}")
         self.account, self.subscriber, self.reason = account, subscriber, reason
-        self.used, self.held, self.limit, self.resets_at_ms = used, held, limit, resets_at_ms
+        self.limit_name, self.unit = limit_name, unit
+        self.used, self.held, self.limit = used, held, limit
+        self.resets_at_ms, self.retry_after_ms = resets_at_ms, retry_after_ms
         self.top_up_utok = top_up_utok
 
 
-class CutOff(QuotaExceeded):
+class QuotaExceeded(CallRefused):
+    """Refuse a call because a balance or a limit has too little for it."""
+
+
+class UnknownAccount(CallRefused):
+    """Refuse a call of an account that the line does not know."""
+
+
+class UnknownModel(CallRefused):
+    """Refuse a call of a model that no catalog has a price for."""
+
+
+class AccountSuspended(CallRefused):
+    """Refuse a call of an account that is suspended until somebody resumes it."""
+
+
+class AccountClosed(CallRefused):
+    """Refuse a call of an account that is closed."""
+
+
+class CutOff(CallRefused):
     """Stop a call that runs: its account was cut off, or what was reserved for it is used."""
 
 
 class Unavailable(TokenlineError):
-    """Report that a server is away; the work is kept and trying again is right."""
+    """Report that a server is away; the work is kept and trying again after `retry_after_ms` is right."""
+
+    retry_after_ms = RETRY_AFTER_MS
 
 
 class BrokerUnavailable(Unavailable):

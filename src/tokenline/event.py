@@ -9,16 +9,15 @@ knows Kafka or Avro; the default `event_id` is the one thing that reads the cloc
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from tokenline.clock import SystemClock
+from tokenline.counts import INT64_MAX, count_of, shown
 from tokenline.errors import InvalidEvent
 from tokenline.names import NAME_MAX_BYTES, why_bad, why_bad_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 # The ten disjoint kinds, in the schema's order; everything that sums tokens iterates over this.
 TOKEN_KINDS = (
@@ -34,16 +33,18 @@ TOKEN_KINDS = (
     "image_output_tokens",
 )
 UsageSource = Literal["reported", "partial", "estimated"]
-Outcome = Literal["completed", "client_abort", "upstream_error", "cut_off"]
+# Whose doing the end was: the client's, the provider's, the line's, or the gateway's own.
+Outcome = Literal["completed", "client_abort", "upstream_error", "cut_off", "gateway_error"]
 
 MAP_MAX_ENTRIES = 64
 TAG_MAX_CHARS = 1024
-INT64_MAX = 2**63 - 1
 ATTEMPT_MAX = 10_000
 
-_USAGE_SOURCES = frozenset(get_args(UsageSource))
-_OUTCOMES = frozenset(get_args(Outcome))
+_USAGE_SOURCES: dict[str, None] = dict.fromkeys(get_args(UsageSource))
+_OUTCOMES: dict[str, None] = dict.fromkeys(get_args(Outcome))
 _CLOCK = SystemClock()
+_set = object.__setattr__
+Value = TypeVar("Value")
 
 
 def new_event_id() -> str:
@@ -102,14 +103,13 @@ class UsageEvent:
         """Refuse what the line would only send to the dead letters."""
         self._check_texts()
         self._check_numbers()
-        if self.usage_source not in _USAGE_SOURCES:
-            raise _one_of("usage_source", self.usage_source, get_args(UsageSource))
-        if self.outcome not in _OUTCOMES:
-            raise _one_of("outcome", self.outcome, get_args(Outcome))
-        if self.other_units:
-            check_map("other_units", self.other_units, int)
-        if self.tags:
-            check_map("tags", self.tags, str)
+        _check_one_of("usage_source", self.usage_source, _USAGE_SOURCES)
+        _check_one_of("outcome", self.outcome, _OUTCOMES)
+        # Of most events both are the empty default.
+        if self.other_units or type(self.other_units) is not dict:
+            _set(self, "other_units", checked_map("other_units", self.other_units, count_of))
+        if self.tags or type(self.tags) is not dict:
+            _set(self, "tags", checked_map("tags", self.tags, _tag_of))
 
     @property
     def total_tokens(self) -> int:
@@ -128,9 +128,7 @@ class UsageEvent:
     def _check_texts(self) -> None:
         texts = _texts_of(self)
         if set(map(type, texts)) != _STR:
-            raise next(
-                _no_text(*one) for one in zip(_TEXTS, texts, strict=True) if type(one[1]) is not str
-            )
+            texts = self._read_texts(texts)
         required = texts[: len(_REQUIRED)]
         # Nearly all texts are of visible ASCII and short: then one look at all of them tells.
         joined = "".join(texts)
@@ -141,12 +139,18 @@ class UsageEvent:
             if (text or name in _REQUIRED) and (why := why_bad_of(name, text)):
                 raise InvalidEvent(f"{name} {why}")
 
+    def _read_texts(self, texts: tuple[object, ...]) -> tuple[str, ...]:
+        """Make plain texts of other kinds of str, an enum's or numpy's; name what is none."""
+        for name, value in zip(_TEXTS, texts, strict=True):
+            _set(self, name, _text_of(name, value))
+        found: tuple[str, ...] = _texts_of(self)
+        return found
+
     def _check_numbers(self) -> None:
         numbers = _numbers_of(self)
         if set(map(type, numbers)) != _INT or min(numbers) < 0 or max(numbers) > INT64_MAX:
-            for at, value in enumerate(numbers):
-                if type(value) is not int or not 0 <= value <= INT64_MAX:
-                    raise bad_count(_NUMBERS[at], value)
+            for name, value in zip(_NUMBERS, numbers, strict=True):
+                _set(self, name, count_of(name, value))
         if not 1 <= self.attempt <= ATTEMPT_MAX:
             raise InvalidEvent(f"attempt must be 1 to {ATTEMPT_MAX}, not {self.attempt}")
 
@@ -170,56 +174,46 @@ _texts_of = attrgetter(*_TEXTS)
 _numbers_of = attrgetter(*_NUMBERS)
 
 
-def check_map(name: str, entries: Mapping[str, object], kind: type[int | str]) -> None:
-    """Refuse too many entries, bad names, and values that are not counts or short texts.
+def checked_map(
+    name: str, entries: object, checked: Callable[[str, object], Value]
+) -> dict[str, Value]:
+    """Return a copy of a map, its values `checked`.
 
     Raises:
-        InvalidEvent: the text names the entry.
+        InvalidEvent: it is no map, has too many entries, or one is wrong; the text names it.
     """
+    if not isinstance(entries, Mapping):
+        raise InvalidEvent(f"{name} must be a map (dict), not {shown(entries)}")
     if len(entries) > MAP_MAX_ENTRIES:
         raise InvalidEvent(
             f"{name} has {len(entries)} entries, at most {MAP_MAX_ENTRIES} are taken"
         )
+    found: dict[str, Value] = {}
     for key, value in entries.items():
-        if type(key) is not str:
-            raise _no_text(f"a key of {name}", key)
-        if why := why_bad(key):
+        text = _text_of(f"a key of {name}", key)
+        if why := why_bad(text):
             raise InvalidEvent(f"a key of {name} {why}")
-        if kind is int and (type(value) is not int or not 0 <= value <= INT64_MAX):
-            raise bad_count(f"{name}[{key!r}]", value)
-        if kind is str and not _is_tag(value):
-            raise _bad_tag(f"{name}[{key!r}]", value)
+        found[text] = checked(f"{name}[{text!r}]", value)
+    return found
 
 
-def bad_count(name: str, value: object) -> InvalidEvent:
-    """Return the error that says why this is no count."""
-    if type(value) is not int:
-        return InvalidEvent(f"{name} must be a whole number (int), not {value!r}")
-    if value < 0:
-        return InvalidEvent(f"{name} must not be negative, and is {value}")
-    return InvalidEvent(f"{name} does not fit 63 bits: {value}")
+def _text_of(name: str, value: object) -> str:
+    """Return a text as a plain str; an enum's or numpy's is one too."""
+    if not isinstance(value, str):
+        raise InvalidEvent(f"{name} must be text (str), not {shown(value)}")
+    return str.__str__(value)
 
 
-def _is_tag(value: object) -> bool:
-    if type(value) is not str or len(value) > TAG_MAX_CHARS:
-        return False
-    # A tag may hold any text, but a lone surrogate has no UTF-8.
-    return value.isprintable() or not any("\ud800" <= char <= "\udfff" for char in value)
+def _tag_of(name: str, value: object) -> str:
+    """Return a tag: it may hold any text, but a lone surrogate has no UTF-8."""
+    text = _text_of(name, value)
+    if len(text) > TAG_MAX_CHARS:
+        raise InvalidEvent(f"{name} has {len(text)} characters, at most {TAG_MAX_CHARS} are taken")
+    if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidEvent(f"{name} has half a character, which no UTF-8 can say")
+    return text
 
 
-def _no_text(name: str, value: object) -> InvalidEvent:
-    return InvalidEvent(f"{name} must be text (str), not {value!r}")
-
-
-def _bad_tag(name: str, value: object) -> InvalidEvent:
-    if type(value) is not str:
-        return _no_text(name, value)
-    if len(value) > TAG_MAX_CHARS:
-        return InvalidEvent(
-            f"{name} has {len(value)} characters, at most {TAG_MAX_CHARS} are taken"
-        )
-    return InvalidEvent(f"{name} has half a character, which no UTF-8 can say")
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> InvalidEvent:
-    return InvalidEvent(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+def _check_one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidEvent(f"{name} must be one of {', '.join(allowed)}, not {shown(value)}")

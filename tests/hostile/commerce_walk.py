@@ -92,6 +92,7 @@ MOODS = {
     "calls": ["use"] * 8 + ["hold"] * 6 + ["settle"] * 2,
     "orders": ["use"] * 6 + ["hold"] * 2 + ["plan"] * 5 + ["cycle"] * 3 + ["adjust"] * 2,
     "usage": ["use"] * 30,
+    "claims": ["use"] * 50 + ["hold"] * 60 + ["settle"] * 20,
 }
 MODELS = [("p", "max"), ("p", "mini"), ("p", "gift"), ("q", "x")]
 ZONES = ["Asia/Shanghai", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu", "Pacific/Apia"]
@@ -181,7 +182,9 @@ class Walk:
         said = self.named_use() | {
             "session": f"s{self.sessions}",  # from 1: s0 and s-1 are nobody's
             "prompt_tokens": self.draw.choice([0, 10, 100]),
-            "max_tokens": self.draw.choice([20, 100, 400]),
+            "max_tokens": self.draw.choice(
+                [400, 4000] if self.mood == "claims" else [20, 100, 400]
+            ),
         }
         return Step("hold", self.now, said)
 

@@ -301,6 +301,28 @@ async def test_acks_that_a_crash_kept_from_the_disk_mean_a_resend_with_the_same_
     assert len({tuple(fields[name] for name in names) for fields in events}) == 10
 
 
+async def test_what_a_damaged_outbox_lost_is_told_of_in_the_control_total(emitter, line, tmp_path):
+    spooling = emitter(
+        line.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"}), on_outage="spool", close_ms=10
+    )
+    async with spooling as sender:
+        for number in range(10):
+            sender.emit_nowait(event(f"a{number}"))
+    (segment,) = (tmp_path / "box").glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"default/a4") + 60] ^= 1
+    segment.write_bytes(data)
+    async with emitter() as sender:
+        assert await sender.flush(10_000)
+        assert (sender.stats.emitted, sender.stats.lost) == (10, 1)
+        assert (await sender.emit(event("last"))).gateway_seq == 11
+
+    found = {fields["gateway_seq"]: fields["account_id"] for fields in await read_events(line)}
+    assert found.keys() == {*range(1, 12)} - {5}
+    (total,) = (await last_totals(line)).values()
+    assert (total["emitted"], total["acknowledged"], total["lost"]) == (11, 10, 1)
+
+
 def burst(sender, count):
     for _ in range(count):
         sender.emit_nowait(event(tags={"n": "x" * 900}))

@@ -81,6 +81,19 @@ def test_what_a_gateway_still_holds_is_said():
     assert "4 not acknowledged yet" in str(found)
 
 
+def test_what_a_disk_lost_is_a_difference_of_its_own_kind_and_no_more_than_it_says():
+    (found,) = gateway_differences([gateway(distinct=3, acknowledged=3, lost=2)])
+    assert (found.kind, found.left, found.right) == ("disk", 2, 0)
+    assert not list(gateway_differences([gateway(distinct=3, acknowledged=3, lost=2)], 2))
+    found = list(gateway_differences([gateway(distinct=3, acknowledged=3, lost=2)], 1))
+    assert [(one.left, one.right) for one in found] == [(2, 1), (2, 0)]
+    assert len(list(gateway_differences([gateway()], 1))) == 1
+    # An acknowledgement was spoilt, and the event had arrived.
+    assert not list(gateway_differences([gateway(acknowledged=3, lost=2)]))
+    (found,) = gateway_differences([gateway(distinct=2, acknowledged=3, lost=2)])
+    assert (found.kind, found.left, found.right) == ("gateway", 5, 2)
+
+
 def test_a_total_behind_what_landed_is_no_difference_but_a_gap_is():
     assert list(gateway_differences([gateway(emitted=3, acknowledged=3)])) == []
     assert len(list(gateway_differences([gateway(emitted=3, distinct=4, highest=5)]))) == 1

@@ -251,7 +251,9 @@ async def test_a_group_of_models_that_is_cut_is_refused_and_stopped_and_no_other
     with pytest.raises(QuotaExceeded) as refused:
         async with stand.gateway.admit(**CALL):
             pass
-    assert (refused.value.reason, refused.value.limit) == ("day_requests:maxes", 3)
+    said = refused.value
+    assert (said.reason, said.limit_name, said.limit) == ("limit_reached", "day_requests:maxes", 3)
+    assert (said.unit, said.retry_after_ms) == ("requests", 0)
     async with stand.gateway.admit(**CALL | {"model": "mini"}) as other:
         other.finish({"input_tokens": 10})
 
@@ -357,4 +359,4 @@ async def test_a_call_that_is_cut_by_a_limit_hears_which_and_until_when(stand):
         call.finish({"input_tokens": 10}, outcome="cut_off")
     assert (cut.value.used, cut.value.held, cut.value.limit) == (5, 2, 8)
     assert cut.value.resets_at_ms == NOON + DAY
-    assert "5 of 8 used and 2 held" in str(cut.value)
+    assert "5 used and 2 held of 8 utok" in str(cut.value)

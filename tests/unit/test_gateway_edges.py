@@ -10,7 +10,7 @@ import pytest
 from tests.gateway_stand import CALL, MILLION, PREPAID, WORST, standing, version_of
 from tests.orders import CATALOG
 from tests.strategies import DAY, MINUTE, NOON
-from tokenline.errors import CutOff, InvalidEvent, QuotaExceeded, SettingsError
+from tokenline.errors import CutOff, InvalidEvent, QuotaExceeded, SettingsError, UnknownModel
 from tokenline.event import UsageEvent
 from tokenline.gateway.gateway import Gateway
 from tokenline.gateway.lease import MOST_UTOK
@@ -61,7 +61,7 @@ async def test_only_what_was_admitted_from_what_is_in_hand_says_how_long_that_ta
 
 
 async def test_what_is_refused_cut_or_forsaken_is_counted_once(stand):
-    with pytest.raises(QuotaExceeded, match="unknown_model") as refused:
+    with pytest.raises(UnknownModel, match="unknown_model") as refused:
         async with stand.gateway.admit(**CALL | {"model": "other"}, subscriber="kid"):
             pass
     assert refused.value.subscriber == "kid"
@@ -209,8 +209,10 @@ async def test_a_whole_event_is_kept_as_it_is_but_for_the_session_that_pays(stan
     assert stand.lease.spent_utok == 8 * MILLION
 
 
-async def test_a_whole_event_of_another_call_is_refused_and_the_call_goes_on(stand):
-    other = UsageEvent(account_id="a", provider="p", model="mini", event_id="x", input_tokens=1)
+@pytest.mark.parametrize("whose", [{"account_id": "b"}, {"subscriber_id": "x"}, {"tenant_id": "t"}])
+async def test_a_whole_event_of_another_call_is_refused_and_the_call_goes_on(stand, whose):
+    said = {"account_id": "a", "provider": "p", "model": "max", "event_id": "x", "input_tokens": 1}
+    other = UsageEvent(**said | whose)
     async with stand.gateway.admit(**CALL) as call:
         with pytest.raises(InvalidEvent, match="the usage is of"):
             call.finish(other)
@@ -226,7 +228,7 @@ async def test_a_whole_event_of_another_call_is_refused_and_the_call_goes_on(sta
         ({"prompt_tokens": True}, "prompt_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": "9", "prompt_tokens": 0}, "max_tokens"),
-        ({"prompt_tokens": 1_000_000_001}, "prompt_tokens 1000000001 is above"),
+        ({"prompt_tokens": 1_000_000_001}, "prompt_tokens is above 1000000000"),
     ],
 )
 async def test_a_count_that_is_none_is_named(stand, wrong, named):
@@ -308,7 +310,8 @@ def test_a_gateway_needs_a_name_and_the_callers_word_counts_for_more(tmp_path):
 @pytest.mark.parametrize(
     ("plan", "least", "asked", "short"),
     [
-        ("strict", None, CALL, 100 * MILLION + 1),
+        ("strict", None, CALL, 12 * MILLION),
+        ("strict", None, CALL | {"prompt_tokens": 0, "max_tokens": 0}, 1001002),
         ("strict", 500, CALL, 500 * MILLION + 1),
         ("strict", 0, CALL, 12 * MILLION),
         ("strict", 500, CALL | {"prompt_tokens": 900}, 902 * MILLION),
@@ -327,7 +330,7 @@ async def test_who_is_cut_for_its_balance_hears_what_lets_the_call_pass(
     with pytest.raises(QuotaExceeded) as refused:
         async with stand.gateway.admit(**asked):
             pass
-    assert (refused.value.reason, refused.value.top_up_utok) == ("balance", short)
+    assert (refused.value.reason, refused.value.top_up_utok) == ("balance_used_up", short)
 
 
 ONLY_MINI = [{"models": ["p/mini"], "subscribers": []}]
@@ -342,7 +345,7 @@ async def test_a_call_of_a_model_that_nothing_pays_for_is_refused_and_hears_what
     with pytest.raises(QuotaExceeded) as refused:
         async with stand.gateway.admit(**CALL):
             pass
-    assert (refused.value.reason, refused.value.top_up_utok) == ("balance", 100 * MILLION + 1)
+    assert (refused.value.reason, refused.value.top_up_utok) == ("not_covered", 12 * MILLION)
     async with stand.gateway.admit(**CALL | {"model": "mini"}) as call:
         call.finish({"input_tokens": 1})
 
@@ -355,7 +358,7 @@ async def test_a_running_call_stops_when_nothing_pays_for_its_model_any_more(sta
             waiting = asyncio.create_task(call.wait_cut())
             await call.progress(output_tokens=1)
             stand.says("postpaid", covers=ONLY_MINI, version=2)
-            with pytest.raises(CutOff, match="balance"):
+            with pytest.raises(CutOff, match="not_covered"):
                 await call.progress(output_tokens=2)
             assert (await waiting).reason == "not_covered"
             await other.progress(output_tokens=2)

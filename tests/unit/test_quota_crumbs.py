@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from tests.limits import LIMITS_CATALOG
 from tests.strategies import MINUTE
 from tests.unit.test_charging_limits import MILLION, Line
-from tokenline.gateway import said
-from tokenline.quota import standing
 from tokenline.quota.balance import Balance
 from tokenline.quota.standing import crumbs_of, is_crumb
 from tokenline.quota.terms import Mode
@@ -109,8 +107,7 @@ def test_where_usage_goes_on_to_the_last_token_no_crumb_cuts(plan):
 
 
 def test_gateways_and_catalogs_count_by_what_charging_goes_by():
-    """The engine's modules bring numpy, which a gateway has not: so these stand in several places."""
-    assert said.USUAL_CALL_UTOK == standing.USUAL_CALL_UTOK
+    """The engine's modules bring numpy, which a gateway has not: so this stands in several places."""
     (most,) = (one.le for one in Plan.model_fields["longest_call_s"].metadata if hasattr(one, "le"))
     assert most * 1000 == LONGEST_CALL_MS
 

@@ -25,11 +25,14 @@ class PaperLine:
         self._waiters = []
         self.orders._task = asyncio.create_task(self.orders._follow())
 
-    async def send_and_wait(self, topic, value, *, partition, **_):
+    async def send(self, topic, value, *, partition, **_):
         stem = topic.removeprefix(self.settings.topic(""))
         self.sent.append((stem, partition, self.orders._codec.decode(value)[1]))
         for waiter in self._waiters:
             waiter.set()
+        sent = asyncio.get_running_loop().create_future()
+        sent.set_result(None)
+        return sent
 
     async def until_sent(self, count):
         async with asyncio.timeout(5):
@@ -57,7 +60,8 @@ class PaperLine:
 
 
 @pytest.fixture
-async def line():
+async def line(monkeypatch):
+    monkeypatch.setattr("tokenline.wire.orders.stop_producer", PaperLine.stop)
     line = PaperLine()
     yield line
     await line.orders._stop()

@@ -84,7 +84,8 @@ class GatewaySides:
     """Hold what one life of a gateway says it emitted, and what the warehouse shows of it.
 
     `records` counts every landed record of the life, `distinct` its different gateway_seq,
-    `highest` the greatest of them. `stated` is false when there is no control total.
+    `highest` the greatest of them. `lost` is how many its disk did not keep, at most. `stated` is
+    false when there is no control total.
     """
 
     gateway_id: str
@@ -95,6 +96,7 @@ class GatewaySides:
     records: int
     distinct: int
     highest: int
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,7 @@ class Accepted:
 
     deleted: int = 0
     quarantined: int = 0
+    gateway_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +186,9 @@ class Difference:
         )
 
 
+_DISK = "events lost by the gateway's disk, and none"
+
+
 def account_differences(accounts: Iterable[AccountSides]) -> Iterator[Difference]:
     """Yield where ledger, windows and counters of an account differ."""
     for one in accounts:
@@ -216,21 +222,30 @@ def transfer_differences(transfers: Iterable[TransferSides]) -> Iterator[Differe
         yield from _unequal("transfer", where, what, one.given_utok, one.arrived_utok)
 
 
-def gateway_differences(gateways: Iterable[GatewaySides]) -> Iterator[Difference]:
+def gateway_differences(
+    gateways: Iterable[GatewaySides], accepted: int = 0
+) -> Iterator[Difference]:
     """Yield where a gateway's own count and the landed records of its life differ.
 
     A total that lags behind what landed is no difference: the gateway died before it could publish
-    the newest. But then its numbers must still be without gaps.
+    the newest. But then its numbers must still be without gaps. What a gateway itself says its disk
+    lost is a difference of its own kind, unless exactly so many are `accepted`.
     """
-    for one in gateways:
-        if one.stated:
-            unsent = one.emitted - one.acknowledged
-            hint = f" ({unsent} not acknowledged yet)" if unsent else ""
-            where, what = (
-                f"{one.gateway_id}/{one.gateway_epoch}",
-                f"events emitted{hint} and landed",
-            )
-            yield from _unequal("gateway", where, what, max(one.emitted, one.highest), one.distinct)
+    lost: list[Difference] = []
+    for one in (one for one in gateways if one.stated):
+        where, emitted = f"{one.gateway_id}/{one.gateway_epoch}", max(one.emitted, one.highest)
+        if 0 < emitted - one.distinct <= one.lost:
+            lost += _unequal("disk", where, _DISK, emitted - one.distinct, 0)
+            continue
+        unsent = one.emitted - one.acknowledged - one.lost
+        hint = f" ({unsent} not acknowledged yet)" if unsent else ""
+        what = f"events emitted{hint} and landed"
+        yield from _unequal("gateway", where, what, emitted, one.distinct)
+    total = sum(one.left for one in lost)
+    if accepted and total != accepted:
+        what = "events lost by disks of gateways and accepted"
+        yield from _unequal("disk", "all gateways", what, total, accepted)
+    yield from lost if total != accepted else ()
 
 
 def partition_differences(partitions: Iterable[PartitionSides]) -> Iterator[Difference]:

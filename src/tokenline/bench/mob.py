@@ -17,7 +17,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded
+from tokenline.errors import CallRefused, ChargingUnavailable, CutOff
 from tokenline.gateway.call import Call
 from tokenline.gateway.gateway import Gateway
 from tokenline.settings import Settings
@@ -57,7 +57,7 @@ class Mob:
         while not self.stop.is_set():
             try:
                 await self._call()
-            except QuotaExceeded:
+            except CallRefused:
                 self.counts.refused += 1
                 await asyncio.sleep(REFUSED_S)
             except ChargingUnavailable:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
@@ -28,7 +27,7 @@ from tokenline.quota.cells import LIMITS, NO_LIMIT, AccountCells, Cell
 from tokenline.quota.entries import Cause
 from tokenline.quota.hold_rows import HoldAnswer, Outcome, Reason
 from tokenline.quota.holds import HoldOrder
-from tokenline.quota.limit_holds import limit_name
+from tokenline.quota.limit_holds import named
 from tokenline.quota.refusals import check_cycle_day
 from tokenline.quota.table import NONE
 from tokenline.quota.terms import Grant, Scope, Source, Terms, Use
@@ -138,7 +137,7 @@ def carry_out_hold(state: PartitionState, slot: int, command: Commanded) -> Hold
     orders.bring_up_to(state.books, slot, now_ms)
     order = _hold_order(state, state.books.terms(row), fields, now_ms)
     answer = orders.hold(state.books, slot, order, now_ms)
-    return replace(answer, limit_name=limit_name(state.books, answer)) if answer.limit else answer
+    return named(state.books, answer)
 
 
 def account_key_of(fields: Fields) -> str:

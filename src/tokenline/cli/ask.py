@@ -193,6 +193,9 @@ def reconcile(
     accept_quarantined: Annotated[
         int, typer.Option(min=0, help="records in the quarantine that were looked into")
     ] = 0,
+    accept_gateway_lost: Annotated[
+        int, typer.Option(min=0, help="events that disks of gateways lost (damaged outboxes)")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Prove that nothing was lost or counted twice; exits 1 on any difference.
@@ -207,7 +210,11 @@ def reconcile(
 
     settings = line_settings(data, "reader", warehouse="auditor")
     with waiting("waiting until the line is quiet and comparing", quiet=as_json):
-        accepted = Accepted(deleted=accept_deleted, quarantined=accept_quarantined)
+        accepted = Accepted(
+            deleted=accept_deleted,
+            quarantined=accept_quarantined,
+            gateway_lost=accept_gateway_lost,
+        )
         report = compare(settings, wait, accepted=accepted)
     if as_json:
         typer.echo(report.to_json())

@@ -21,7 +21,7 @@ from tokenline import Emitter, Guard
 from tokenline.clock import SystemClock
 from tokenline.demo.call import Call, draw_call
 from tokenline.demo.stories import STORIES
-from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded
+from tokenline.errors import CallRefused, ChargingUnavailable, CutOff
 from tokenline.event import Outcome, UsageEvent
 from tokenline.gateway.call import Call as Admitted
 from tokenline.gateway.gateway import Gateway as Line
@@ -115,7 +115,7 @@ class Gateway:
                     self.counts.open_calls -= 1
                 event = call.event(share, outcome, self.clock.wall_ms())
                 await admitted.finish(event)
-        except (QuotaExceeded, ChargingUnavailable):
+        except (CallRefused, ChargingUnavailable):
             self.counts.refused += 1
             return
         self.counts.emitted += 1

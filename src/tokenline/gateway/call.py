@@ -3,22 +3,32 @@
 enter ──> progress ... ──> finish(usage)      one event, charged to what was reserved
                 └─> CutOff                    the gateway cancels its stream, then finishes
 leave without finish ──> abort policy of the plan: what was reported, all, or nothing
+
+However its block is left, a call is settled, and the caller's exception stays the caller's. Who ended
+it is its outcome: the client, the line (`cut_off`), the provider, where the error is one that says so
+(`upstream_errors`), and else the gateway itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from tokenline.errors import CutOff, InvalidEvent
-from tokenline.event import Outcome, UsageEvent, bad_count
+import structlog
+
+from tokenline.counts import count_of
+from tokenline.errors import CallRefused, CutOff, InvalidEvent, TokenlineError
+from tokenline.gateway.reported import dearest_utok, event_of, filled, readable
+from tokenline.reasons import Facts, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokenline.event import Outcome, UsageEvent
+    from tokenline.gateway.admission import Asked
     from tokenline.gateway.gateway import Gateway
-    from tokenline.gateway.lease import Key, Reserved
+    from tokenline.gateway.lease import Reserved
     from tokenline.gateway.prices import Rules
     from tokenline.rating.offers import Mode
     from tokenline.wire.receipt import Receipt
@@ -26,53 +36,10 @@ if TYPE_CHECKING:
 
 # A prepaid call reserves so many tokens ahead of what it has answered.
 STEP_TOKENS = 256
-# Whose names were found good is remembered of so many: to look again costs as much as an admission.
-KNOWN_KEYS = 16_384
+# What says that the provider failed, whatever client a gateway has; see `Gateway` for more.
+UPSTREAM_ERRORS: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError)
 
-
-class Asked(NamedTuple):
-    """Hold what a gateway asked for; tokens."""
-
-    key: Key
-    prompt_tokens: int
-    max_tokens: int
-    within_s: float
-    streams: bool = True
-
-
-@lru_cache(maxsize=KNOWN_KEYS)
-def check_names(key: Key) -> None:
-    """Refuse names that no event may have: nobody could ever tell what such a call used.
-
-    Raises:
-        InvalidEvent: the text says which.
-    """
-    UsageEvent(
-        tenant_id=key.tenant,
-        account_id=key.account,
-        subscriber_id=key.subscriber,
-        provider=key.provider,
-        model=key.model,
-        event_id="-",
-    )
-
-
-def check_counts(prompt_tokens: int, max_tokens: int, most: int) -> None:
-    """Refuse what is no count, and a prompt that no event could tell of.
-
-    Raises:
-        InvalidEvent: the text says which.
-    """
-    if (
-        type(prompt_tokens) is type(max_tokens) is int
-        and 0 <= prompt_tokens <= most
-        and max_tokens >= 0
-    ):
-        return
-    for name, count in (("prompt_tokens", prompt_tokens), ("max_tokens", max_tokens)):
-        if type(count) is not int or count < 0:
-            raise bad_count(name, count)
-    raise InvalidEvent(f"prompt_tokens {prompt_tokens} is above {most}, the most of an event")
+_log = structlog.get_logger(__name__)
 
 
 class Call:
@@ -88,6 +55,8 @@ class Call:
         self._rules = rules
         self._held = held
         self._answered = 0
+        # What could be read of a report that was not kept; None while there was none.
+        self._reported: dict[str, int] | None = None
         self.finished = False
         self.clamped = False
         self.max_tokens = asked.max_tokens
@@ -118,12 +87,15 @@ class Call:
         It does nothing once the call is finished: what it reserved then nobody would ever give back.
 
         Raises:
+            InvalidEvent: it is no count; nothing of it is kept.
             CutOff: stop: the account was cut off, what is reserved does not cover so much, or the line
                 has closed the lease, because nothing was heard of it for too long.
             ChargingUnavailable: no more could be reserved in time.
         """
         if self.finished:
             return
+        if type(output_tokens) is not int or not 0 <= output_tokens <= self._gateway.most_tokens:
+            output_tokens = count_of("output_tokens", output_tokens, self._gateway.most_tokens)
         self._answered = max(self._answered, output_tokens)
         self._gateway.check_running(self._asked.key)
         if self._rules.mode != "postpaid" and self._held is not None:
@@ -141,83 +113,103 @@ class Call:
         self,
         usage: UsageEvent | Mapping[str, int],
         *,
-        outcome: Outcome = "completed",
+        outcome: Outcome | None = None,
+        provider: str | None = None,
+        model: str | None = None,
         **fields: Any,  # noqa: ANN401  the fields of `UsageEvent`
     ) -> asyncio.Future[Receipt]:
         """Settle and emit in one step; the future resolves when the broker has the event.
 
         `usage` has the token kinds by name (`input_tokens`, `output_tokens`, ...), or is a whole event
-        of the same account and model. The event is in the outbox when this returns.
+        of the same account and subscriber. Name `provider` and `model` where another ran than was
+        asked for (a fallback): what ran is charged, from what is held as far as that may pay for it.
+        The event is in the outbox when this returns.
 
         Raises:
-            InvalidEvent: the usage is not valid, or the call is finished; nothing was kept.
+            InvalidEvent: the usage is not valid, or the call is finished; nothing was kept. Who leaves
+                without mending that is settled by the abort policy, with what of it could be read.
             OutboxFull: no room; nothing was kept, call it again.
         """
         if self.finished:
             raise InvalidEvent("this call has ended: it is finished or was aborted")
-        event = self._event(usage, self._gateway.now_ms(), {"outcome": outcome, **fields})
-        receipt = self._gateway.emit(event)
-        self.finished = True
+        named = {"outcome": outcome, "provider": provider, "model": model}
+        fields |= {name: value for name, value in named.items() if value is not None}
+        told: object = usage if isinstance(usage, Mapping) else {}
+        try:
+            now_ms = self._gateway.now_ms()
+            event = event_of(self._asked.key, self.hold_id, now_ms, usage, fields)
+            told = event.record()
+            receipt = self._gateway.emit(event)
+        except (TokenlineError, OSError):
+            self._reported = readable(told, self._gateway.most_tokens)
+            raise
+        self._end()
         self._gateway.settle(self._asked.key, self._held, event)
         return receipt
 
-    def _event(
-        self, usage: UsageEvent | Mapping[str, int], now_ms: int, fields: dict[str, Any]
-    ) -> UsageEvent:
-        key = self._asked.key
-        if isinstance(usage, UsageEvent):
-            _check_same(usage, key)
-            return replace(usage, hold_id=self.hold_id, occurred_at=usage.occurred_at or now_ms)
-        kinds: dict[str, Any] = dict(usage)
-        return UsageEvent(
-            tenant_id=key.tenant,
-            account_id=key.account,
-            subscriber_id=key.subscriber,
-            provider=key.provider,
-            model=key.model,
-            hold_id=self.hold_id,
-            occurred_at=now_ms,
-            **kinds,
-            **fields,
-        )
-
     def abort(self, error: BaseException | None) -> None:
-        """End a call that nobody finished by its plan's policy; it does nothing to one that is."""
+        """End a call that nobody finished by its plan's policy; it does nothing to one that is.
+
+        Raises:
+            OutboxFull: its usage could not be kept; never where `error` is another one's to raise.
+        """
         if self.finished:
             return
-        prompt, answer = self._asked.prompt_tokens, self.max_tokens
-        if self._held is not None:
-            answer = min(answer, self._covered(self._held.amount_utok))
-        outcome = _outcome_of(error)
-        # Of a call that failed upstream before it said anything nothing was reported, nor the prompt used.
-        reported = 0 if outcome == "upstream_error" and not self._answered else prompt
-        said = {
-            "charge_reported": (reported, self._answered),
-            "charge_granted": (prompt, answer),
-        }.get(self._rules.abort, (0, 0))
-        usage = {"input_tokens": said[0], "output_tokens": said[1]}
+        outcome = self._outcome_of(error)
+        usage = self._left_of(outcome)
         try:
             self.finish(usage, outcome=outcome, usage_source="estimated")
-        finally:
-            if not self.finished:
-                self._give_up(*said)
+        except (TokenlineError, OSError, RuntimeError) as fault:
+            key = self._asked.key
+            _log.error("usage_not_kept", account=key.account, **usage, error=repr(fault))
+            self._give_up(usage)
+            if error is None:
+                raise
 
-    def _give_up(self, prompt_tokens: int, answer_tokens: int) -> None:
+    def _left_of(self, outcome: Outcome) -> dict[str, int]:
+        """Return what is charged of a call that nobody finished, by its plan's policy."""
+        prompt, answer = self._asked.prompt_tokens, self.max_tokens
+        if self._rules.abort == "charge_granted":
+            if self._held is not None:
+                answer = min(answer, self._covered(self._held.amount_utok))
+            return filled({}, prompt, answer)
+        # Of a call that failed upstream before it said anything nothing was reported, nor the prompt used.
+        if self._rules.abort == "release" or (outcome == "upstream_error" and not self._answered):
+            return filled({}, 0, 0)
+        return filled(self._reported or {}, prompt, self._answered)
+
+    def _outcome_of(self, error: BaseException | None) -> Outcome:
+        """Say whose doing the end was."""
+        if self._reported is not None:
+            return "gateway_error"
+        if error is None:
+            return "client_abort"
+        errors = list(_leaves(error))
+        if any(isinstance(one, CutOff) for one in errors):
+            return "cut_off"
+        if all(isinstance(one, asyncio.CancelledError | GeneratorExit) for one in errors):
+            return "client_abort"
+        upstream = all(isinstance(one, self._gateway.upstream_errors) for one in errors)
+        return "upstream_error" if upstream else "gateway_error"
+
+    def _give_up(self, usage: Mapping[str, int]) -> None:
         """End without an event: nobody will ever call again, so what is reserved must not stay so.
 
         What the lease has spent without an event is charged when the line closes its hold.
         """
-        self.finished = True
+        self._end()
         if self._held is not None:
-            price = self._rules.price
-            used_utok = prompt_tokens * price.prompt_utok + answer_tokens * price.answer_utok
-            used_utok = min(used_utok, self._held.amount_utok)
-            self._gateway.end(self._asked.key, self._held, used_utok)
+            used_utok = dearest_utok(usage, self._rules.price)
+            self._gateway.end(self._asked.key, self._held, min(used_utok, self._held.amount_utok))
 
-    def cut(self, reason: str) -> CutOff:
+    def _end(self) -> None:
+        self.finished = True
+        self._gateway.forget(self)
+
+    def cut(self, reason: str) -> CallRefused:
         """Return the error that stops this call."""
-        key = self._asked.key
-        return CutOff(key.account, reason, subscriber=key.subscriber)
+        key, now_ms = self._asked.key, self._gateway.now_ms()
+        return refusal(reason, key.account, Facts(subscriber=key.subscriber), now_ms, CutOff)
 
     def _check_held(self, held: Reserved) -> None:
         """Stop once the line has closed the lease: others may have what it held."""
@@ -253,15 +245,10 @@ class Call:
             raise self.cut("lease_ended")
 
 
-def _outcome_of(error: BaseException | None) -> Outcome:
-    if isinstance(error, CutOff):
-        return "cut_off"
-    if error is None or isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return "client_abort"
-    return "upstream_error"
-
-
-def _check_same(event: UsageEvent, key: Key) -> None:
-    said = (event.tenant_id, event.account_id, event.subscriber_id, event.provider, event.model)
-    if said != tuple(key):
-        raise InvalidEvent(f"the call was admitted for {'/'.join(key)}, the usage is of {said}")
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors of a group, of groups in it as well."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error

@@ -9,12 +9,7 @@ for a while. What decides how much is asked for:
     refused, but others hold some   asked again soon: what they hold comes back
     refused, and nothing is held    the calls in line are refused that need as much or more
 
-Who is served: the line in its order, calls that run before those that have not begun. A call for which
-there is too little lets smaller ones pass for the first half of the time it waits. In the second half
-none begins that stands behind it, so what comes back adds up for it; only calls that run still go
-before it, and they end. If it leaves in vain, others may pass for as long as was saved up for it, so a
-row of calls that are too large does not shut out the small ones either. That is among the calls of
-one gateway: the line knows no order among gateways, and gives to who asks when there is something.
+Who is served when there is room: see `waiting`.
 """
 
 from __future__ import annotations
@@ -22,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tokenline.errors import BadData, ChargingUnavailable, QuotaExceeded, Unavailable
+from tokenline.errors import BadData, CallRefused, ChargingUnavailable, Unavailable
 from tokenline.gateway.lease import NO_ANSWER, Granted, Key, Lease, Need, Question, Reserved
+from tokenline.gateway.said import refusal_by
+from tokenline.gateway.waiting import Waiter, Waiters
 
 if TYPE_CHECKING:
     from tokenline.gateway.keeper import Keeper
@@ -45,26 +40,10 @@ SCARCE_IDLE_S = 0.2
 UNKNOWN_VALIDITY_S = 60.0
 SLICE_MAX_UTOK = 10**17
 WAITS = frozenset(("balance_held", "limit_held"))
-SPENDABLE = frozenset(("balance_held", "balance_used_up"))
 # Who needs less may be granted it nevertheless.
-BY_AMOUNT = SPENDABLE | {"limit_reached", "limit_held"}
+BY_AMOUNT = frozenset(("balance_held", "balance_used_up", "limit_reached", "limit_held"))
 
 Ask = Callable[[Key, str, Question], Awaitable[Granted]]
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """Stand in line: what a call needs, how long it waits, and of which lease if it runs.
-
-    It is `told` once a question that counts it was answered: before that nobody knows how much it can have.
-    """
-
-    need: Need
-    done: asyncio.Future[Reserved]
-    within_s: float
-    lease: Lease | None = None
-    passed_until_s: float = 0.0
-    told: bool = False
 
 
 class Desk:
@@ -75,14 +54,13 @@ class Desk:
         self._key = key
         self._clock = keeper._clock
         self.lease = Lease("", over=True)
-        self.waiters: deque[Waiter] = deque()
+        self.waiters = Waiters()
         self._asked_for: tuple[Waiter, ...] = ()
         self._slice_utok = 0
         self._asked_s = self._clock.monotonic_s() - SOON_S
         self._used_s = self._clock.monotonic_s()
         self._retry_s = 0.0
         self._refused_utok = 0
-        self._pass_until_s = 0.0
         self._answered = False
         self._took_s = 0.0
         self._held_by: Granted | None = None
@@ -105,24 +83,14 @@ class Desk:
 
     def enter(self, waiter: Waiter) -> None:
         """Stand in line; a call that runs goes before those that have not begun."""
-        waiter.passed_until_s = self._clock.monotonic_s() + waiter.within_s / 2
-        if waiter.lease is None:
-            self.waiters.append(waiter)
-        else:
-            self.waiters.appendleft(waiter)
+        self.waiters.enter(waiter, self._clock.monotonic_s())
         self._slice_utok = self._slice_utok or FIRST_CALLS * waiter.need.full_utok
         self._serve()
         self._wake.set()
 
     def leave(self, waiter: Waiter) -> Reserved | None:
         """Leave the line; return what was given meanwhile."""
-        now_s = self._clock.monotonic_s()
-        saved = any(one is waiter and self._saves_for(one, now_s) for one in self._in_turn(now_s))
-        with contextlib.suppress(ValueError):
-            self.waiters.remove(waiter)
-        if saved:
-            saved_s = now_s - max(waiter.passed_until_s, self._pass_until_s)
-            self._pass_until_s = now_s + saved_s
+        if self.waiters.leave(waiter, self._clock.monotonic_s()):
             # What was saved is in hand: it must not wait for an answer, there may be nobody to give one.
             self._serve()
             self._wake.set()
@@ -135,7 +103,11 @@ class Desk:
         """Give what is in hand, if that is of use, to a call whose time is over before its answer came."""
         now_s, need = self._clock.monotonic_s(), waiter.need
         given = min(need.full_utok, self.lease.room_at(now_s))
-        if not self.lease.scarce or given < need.least_utok or waiter not in self._in_turn(now_s):
+        if (
+            not self.lease.scarce
+            or given < need.least_utok
+            or waiter not in self.waiters.in_turn(now_s)
+        ):
             return None
         self.waiters.remove(waiter)
         self.lease.reserve(given)
@@ -230,7 +202,7 @@ class Desk:
 
     def _question_of_waiters(self, now_s: float) -> Question | None:
         """Ask for all in line: it helps when it suffices for the smallest whose turn it is."""
-        in_turn = list(self._in_turn(now_s))
+        in_turn = list(self.waiters.in_turn(now_s))
         least = min(waiter.need.least_utok for waiter in in_turn)
         pauses = now_s < self._asked_s + self._retry_s and least >= self._refused_utok
         if pauses and not self._is_first_told(in_turn, now_s):
@@ -238,7 +210,8 @@ class Desk:
         if self.lease.over:
             self.lease = Lease(str(uuid.uuid4()))
             self._keeper.stats.sessions += 1
-        need = Need(full_utok=self.waiters[0].need.full_utok, least_utok=least)
+        first = next(iter(self.waiters))
+        need = Need(full_utok=first.need.full_utok, least_utok=least)
         more = sum(waiter.need.full_utok for waiter in self.waiters)
         if not self.lease.scarce:
             more += self._slice(now_s)
@@ -351,19 +324,10 @@ class Desk:
             if not waiter.done.done():
                 waiter.done.set_exception(error_of(waiter.need))
 
-    def _refusal(self, need: Need, reason: str, answer: Granted) -> QuotaExceeded:
-        least = int(reason == "balance_used_up")
-        short = max(least, need.least_utok - self._rest_utok) if reason in SPENDABLE else 0
-        return QuotaExceeded(
-            self._key.account,
-            answer.limit_name or reason,
-            subscriber=self._key.subscriber,
-            used=answer.limit_used,
-            held=answer.limit_held,
-            limit=answer.limit_value,
-            resets_at_ms=answer.resets_at_ms,
-            top_up_utok=short,
-        )
+    def _refusal(self, need: Need, reason: str, answer: Granted) -> CallRefused:
+        in_hand_utok = self._rest_utok + self.lease.room_at(self._clock.monotonic_s())
+        now_ms = self._clock.wall_ms()
+        return refusal_by(self._key, need, reason, answer, in_hand_utok, now_ms)
 
     def _serve(self) -> None:
         """Give to the calls in line, in their order, as far as there is room.
@@ -373,7 +337,7 @@ class Desk:
         """
         now_s = self._clock.monotonic_s()
         room, away = self.lease.room_at(now_s), self._is_away(now_s)
-        for waiter in tuple(self.waiters):
+        for waiter in self.waiters:
             need = waiter.need
             given = min(need.full_utok, room)
             clamps = self.lease.scarce and (waiter.told or away) and given >= need.least_utok
@@ -385,16 +349,5 @@ class Desk:
                 self._used_s = now_s
                 waiter.done.set_result(Reserved(self.lease, given))
                 self.waiters.remove(waiter)
-            elif self._saves_for(waiter, now_s):
+            elif self.waiters.saves_for(waiter, now_s):
                 break
-
-    def _in_turn(self, now_s: float) -> Iterator[Waiter]:
-        """Yield those in line who may be served, as far as there is room."""
-        for waiter in self.waiters:
-            yield waiter
-            if self._saves_for(waiter, now_s):
-                return
-
-    def _saves_for(self, waiter: Waiter, now_s: float) -> bool:
-        """Say whether nobody behind this one may pass it any more."""
-        return now_s >= max(waiter.passed_until_s, self._pass_until_s)

@@ -28,23 +28,26 @@ from typing import TYPE_CHECKING, Self
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import (
     BrokerUnavailable,
+    CallRefused,
     ChargingUnavailable,
-    CutOff,
-    QuotaExceeded,
     SettingsError,
+    Unavailable,
 )
-from tokenline.gateway.call import Asked, Call, check_counts, check_names
+from tokenline.gateway.admission import Admission, Asked, asked_of
+from tokenline.gateway.call import UPSTREAM_ERRORS, Call
 from tokenline.gateway.emergency import Emergency
 from tokenline.gateway.keeper import Keeper
 from tokenline.gateway.lease import Granted, Key, Lease, Need, Question, Reserved
 from tokenline.gateway.prices import Prices, Rules
-from tokenline.gateway.said import cut_off_of, granted_of, need_of, refusal_of
+from tokenline.gateway.said import cut_by, cut_off_of, granted_of, need_of, refusal_of
+from tokenline.reasons import Facts, refusal
 from tokenline.settings import Settings
 from tokenline.wire.catalogs import Catalogs
 from tokenline.wire.emitter import Emitter
 from tokenline.wire.guard import Guard
 from tokenline.wire.orders import Orders
 from tokenline.wire.registry import open_registry
+from tokenline.wire.tasks import end_tasks
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -79,6 +82,12 @@ class Gateway:
 
     `settings` default to the environment: `TOKENLINE_GATEWAY_ID` names this instance and must be
     set there or here, `TOKENLINE_GATEWAY_SOURCE` the logical producer that all instances share.
+    `upstream_errors` are what the client of your providers raises when a provider fails, beside
+    `ConnectionError` and `TimeoutError`: a call that ends so before it was answered is not charged. Any
+    other exception of a call's block is the gateway's own, and what was reported is charged.
+
+    Leaving it raises nothing, whatever is away, and takes no longer than some seconds: calls that still
+    run are settled by the abort policy, and a log line says what is left in the outbox.
 
     Raises:
         SettingsError: a setting is wrong or missing; the text names it.
@@ -86,13 +95,21 @@ class Gateway:
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, gateway_id: str = "", clock: Clock | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        gateway_id: str = "",
+        upstream_errors: tuple[type[BaseException], ...] = (),
+        clock: Clock | None = None,
     ) -> None:
         self._settings = settings or Settings.from_env()
         self._id = gateway_id or self._settings.gateway_id
         if not self._id:
             raise SettingsError("TOKENLINE_GATEWAY_ID is not set: it names this gateway's outbox")
         self._clock = clock or SystemClock()
+        self.upstream_errors = (*UPSTREAM_ERRORS, *upstream_errors)
+        self.most_tokens = self._settings.max_tokens_per_event
+        self._running: set[Call] = set()
         registry = open_registry(self._settings)
         self.emitter = Emitter(
             self._settings,
@@ -142,9 +159,9 @@ class Gateway:
         trace: TracebackType | None,
     ) -> None:
         """Give all leases back, hand over what waits in the outbox, as far as it can be done in time."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for call in list(self._running):
+            self.abort(call, Unavailable("the gateway closes"))
+        await end_tasks(self._tasks)
         await self.keeper.close(CLOSE_S)
         await self._stack.aclose()
 
@@ -171,7 +188,7 @@ class Gateway:
         max_tokens: int,
         subscriber: str = "",
         tenant: str = "default",
-        within_ms: int | None = None,
+        within_ms: float | None = None,
         streams: bool = True,
     ) -> Admission:
         """Return a context manager that gives the `Call`, or raises that it may not be.
@@ -188,21 +205,14 @@ class Gateway:
             InvalidEvent: no event may have such a name or count; the text says which.
 
         Raises, when entered:
-            QuotaExceeded: the account may not go on; it says why, and what would help.
+            CallRefused: the account may not go on; it says why, and what would help. Its children say
+                which kind it is: QuotaExceeded, UnknownAccount, UnknownModel, AccountSuspended, AccountClosed.
             ChargingUnavailable: charging does not answer, and the plan does not let calls go on.
+            OutboxFull: nobody could tell what the call used; wait or shed.
         """
         wait_ms = self._settings.admit_wait_ms if within_ms is None else within_ms
         key = Key(tenant, account, subscriber, provider, model)
-        check_names(key)
-        most = self._settings.max_tokens_per_event
-        check_counts(prompt_tokens, max_tokens, most)
-        asked = Asked(
-            key=key,
-            prompt_tokens=prompt_tokens,
-            max_tokens=min(max_tokens, most),
-            within_s=wait_ms / 1000,
-            streams=streams,
-        )
+        asked = asked_of(key, prompt_tokens, max_tokens, wait_ms, self.most_tokens, streams=streams)
         return Admission(self, asked)
 
     async def open_call(self, asked: Asked) -> Call:
@@ -210,9 +220,10 @@ class Gateway:
         began_s = self._clock.monotonic_s()
         try:
             call, waited = await self._open(asked)
-        except QuotaExceeded:
+        except CallRefused:
             self.stats.refused += 1
             raise
+        self._running.add(call)
         self.stats.admitted += 1
         self.stats.clamped += call.clamped
         if not waited:
@@ -220,6 +231,8 @@ class Gateway:
         return call
 
     async def _open(self, asked: Asked) -> tuple[Call, bool]:
+        # What cannot be reported once it is answered would be free.
+        self.emitter.check_room()
         key = asked.key
         verdict = self._verdict(key)
         if verdict.state == "cut" or (verdict.state == "unknown" and not verdict.stale):
@@ -227,7 +240,8 @@ class Gateway:
         now_ms = self._clock.wall_ms()
         rules = self._prices.rules(verdict.terms, key.provider, key.model, now_ms)
         if rules is None:
-            raise QuotaExceeded(key.account, "unknown_model", subscriber=key.subscriber)
+            facts = Facts(subscriber=key.subscriber)
+            raise refusal("unknown_model", key.account, facts, now_ms)
         if verdict.stale and rules.terms.unreachable == "stop":
             raise ChargingUnavailable(
                 f"{key.tenant}/{key.account}: charging has said nothing for {verdict.fresh_ms} ms"
@@ -240,21 +254,30 @@ class Gateway:
         if (held := self.keeper.try_reserve(key, need.full_utok)) is not None:
             return Call(self, asked, rules, held), False
         if verdict.stale:
-            return self._open_emergency(asked, rules), False
+            return await self._open_emergency(asked, rules), True
         try:
             held = await self.keeper.reserve(key, need, asked.within_s)
         except ChargingUnavailable:
             if rules.terms.unreachable != "emergency":
                 raise
-            return self._open_emergency(asked, rules), True
+            return await self._open_emergency(asked, rules), True
         return Call(self, asked, rules, held), True
+
+    def abort(self, call: Call, error: BaseException | None) -> None:
+        """Settle a call by its plan's abort policy; see `Call.abort`."""
+        self.stats.aborted += 1
+        call.abort(error)
+
+    def forget(self, call: Call) -> None:
+        """Note that a call has ended."""
+        self._running.discard(call)
 
     def check_running(self, key: Key) -> None:
         """Raise CutOff when the line has cut the account, the subscriber or the model off."""
         verdict = self._verdict(key)
         if verdict.state == "cut":
             self.stats.cut += 1
-            raise cut_off_of(key, verdict)
+            raise cut_off_of(key, verdict, self._clock.wall_ms())
 
     async def wait_cut(self, key: Key) -> Decision:
         """Return the decision that cuts the account, the subscriber or the model."""
@@ -270,18 +293,9 @@ class Gateway:
         need = Need(full_utok=full_utok, least_utok=least_utok)
         try:
             return await self.keeper.extend(asked.key, held, need, asked.within_s)
-        except QuotaExceeded as error:
+        except CallRefused as error:
             self.stats.cut += 1
-            raise CutOff(
-                error.account,
-                error.reason,
-                subscriber=error.subscriber,
-                used=error.used,
-                held=error.held,
-                limit=error.limit,
-                resets_at_ms=error.resets_at_ms,
-                top_up_utok=error.top_up_utok,
-            ) from error
+            raise cut_by(error) from error
 
     def is_held(self, held: Reserved) -> bool:
         """Say whether the line holds what a call reserved, as far as this gateway can know."""
@@ -293,11 +307,11 @@ class Gateway:
         return self.emitter.emit_nowait(event)
 
     def settle(self, key: Key, held: Reserved | None, event: UsageEvent) -> None:
-        """Turn what a call reserved into what its event costs."""
+        """Turn what a call reserved into what its event costs, by the model that ran."""
         if held is None:
             return
         used_utok = self._prices.charge_utok(
-            key.provider, key.model, event.kinds(), event.occurred_at
+            event.provider, event.model, event.kinds(), event.occurred_at
         )
         self.stats.overshoot_utok += max(0, used_utok - held.amount_utok)
         self.end(key, held, used_utok)
@@ -317,16 +331,18 @@ class Gateway:
     def _on_catalog(self) -> None:
         self._prices.changed()
 
-    def _open_emergency(self, asked: Asked, rules: Rules) -> Call:
+    async def _open_emergency(self, asked: Asked, rules: Rules) -> Call:
         """Serve from the emergency slice, as far as it goes: the whole call, it is never extended."""
         key, need = asked.key, need_of(asked, whole=True, price=rules.price)
         slice_utok = rules.terms.emergency_utok
-        if self._emergency is None or not self._emergency.take(
-            key.tenant, key.account, need.full_utok, slice_utok
-        ):
+        why = "no lease is in hand"
+        if slice_utok and self._emergency is not None:
+            whose = key.tenant, key.account
+            refused = await self._emergency.take(*whose, need.full_utok, slice_utok)
+            why = f"{why} and {refused}" if refused else ""
+        if why:
             raise ChargingUnavailable(
-                f"{key.tenant}/{key.account}: charging does not answer, no lease is in hand"
-                + (" and the emergency slice is used up" if slice_utok else "")
+                f"{key.tenant}/{key.account}: charging does not answer, {why}"
             )
         self.stats.emergency += 1
         self._emergency_calls += 1
@@ -338,7 +354,11 @@ class Gateway:
         """Make emergency slices whole when charging is back and has all that was used of them."""
         while True:
             await asyncio.sleep(MENDED_EVERY_S)
-            if self._emergency is None or not self._emergency.in_use:
+            if self._emergency is None:
+                continue
+            # What a full disk has refused.
+            self._emergency.write()
+            if not self._emergency.in_use:
                 continue
             told = not self.emitter.stats.waiting and not self._emergency_calls
             if told and 0 <= self.guard.oldest_fresh_ms <= self._settings.guard_stale_ms:
@@ -368,31 +388,6 @@ class Gateway:
             keep_utok=question.keep_utok,
         )
         return granted_of(reply)
-
-
-class Admission:
-    """Open a call and see to its end; what `Gateway.admit` returns."""
-
-    def __init__(self, gateway: Gateway, asked: Asked) -> None:
-        self._gateway = gateway
-        self._asked = asked
-        self._call: Call | None = None
-
-    async def __aenter__(self) -> Call:
-        """Admit the call; see `Gateway.admit` for what is raised."""
-        self._call = await self._gateway.open_call(self._asked)
-        return self._call
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Settle by the plan's abort policy what was not finished."""
-        if self._call is not None and not self._call.finished:
-            self._gateway.stats.aborted += 1
-            self._call.abort(error)
 
 
 # What calls reserve of when charging is out of reach: no session, no answers.

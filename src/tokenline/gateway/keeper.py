@@ -10,8 +10,10 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from tokenline.clock import Clock
-from tokenline.gateway.desk import Ask, Desk, Waiter
+from tokenline.gateway.desk import Ask, Desk
 from tokenline.gateway.lease import Key, Need, Reserved
+from tokenline.gateway.waiting import Waiter
+from tokenline.wire.tasks import end_tasks
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class Keeper:
         """Reserve `full_utok`, or of a scarce balance what there is, but no less than `least_utok`.
 
         Raises:
-            QuotaExceeded: the line refuses it, or others hold what is left and kept it all the time.
+            CallRefused: the line refuses it, or others hold what is left and kept it all the time.
             ChargingUnavailable: the line did not answer within the time.
         """
         return await self._wait(key, Waiter(need, _future(), within_s))
@@ -88,9 +90,7 @@ class Keeper:
             await asyncio.wait(settling, timeout=within_s)
         # Calls may have come meanwhile, and opened others.
         desks = list(self._desks.values())
-        for desk in desks:
-            desk.stop()
-        await asyncio.gather(*(desk.task for desk in desks), return_exceptions=True)
+        await end_tasks(desk.task for desk in desks)
         self._desks.clear()
 
     async def _wait(self, key: Key, waiter: Waiter) -> Reserved:

@@ -57,7 +57,7 @@ class Question:
 class Granted:
     """Hold what of an answer a lease needs; `reason` is "none" when it was not refused.
 
-    Where a limit refuses, `limit_name` says which, the other three how it stands.
+    Where a limit refuses, `limit_name` says which, the others how it stands.
     """
 
     reason: str
@@ -68,10 +68,12 @@ class Granted:
     late: bool
     rest_utok: int
     limit_name: str = ""
+    limit_unit: str = ""
     limit_used: int = 0
     limit_held: int = 0
     limit_value: int = -1
     resets_at_ms: int = 0
+    top_up_utok: int = 0
 
 
 NO_ANSWER = Granted(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tokenline.errors import ChargingUnavailable, CutOff, QuotaExceeded
+from tokenline.errors import CallRefused, ChargingUnavailable, CutOff
 from tokenline.gateway.call import STEP_TOKENS
 from tokenline.gateway.lease import MOST_UTOK, Granted, Need
-from tokenline.rating.exact import UTOK
+from tokenline.quota.crumbs import least_top_up
+from tokenline.reasons import Facts, refusal
 from tokenline.wire.view import NOT_COVERED
 
 if TYPE_CHECKING:
-    from tokenline.gateway.call import Asked
+    from tokenline.gateway.admission import Asked
     from tokenline.gateway.lease import Key
     from tokenline.gateway.prices import Price, Prices
     from tokenline.wire.orders import Reply
-    from tokenline.wire.plan_terms import PlanTerms
     from tokenline.wire.view import Verdict
-
-# Where a plan says no `least_call_tokens`, charging takes no more than this for too little.
-USUAL_CALL_UTOK = 100 * UTOK
 
 
 def need_of(asked: Asked, *, whole: bool, price: Price) -> Need:
@@ -44,47 +41,89 @@ def granted_of(reply: Reply) -> Granted:
         late=bool(reply["late"]),
         rest_utok=reply["rest_utok"],
         limit_name=reply["limit_name"],
+        limit_unit=reply["limit_unit"],
         limit_used=reply["limit_used"],
         limit_held=reply["limit_held"],
         limit_value=reply["limit_value"] if reply["limit_name"] or reply["limit_value"] else -1,
         resets_at_ms=reply["resets_at"],
+        top_up_utok=reply["top_up_utok"],
     )
 
 
-def refusal_of(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> QuotaExceeded:
+def refusal_of(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> CallRefused:
     """Return the error that says what the guard knows of an account that may not go on."""
     top_up_utok = 0
     if (verdict.rule or verdict.reason) == "balance":
-        # What is left does not pay for this use where it is not covered.
-        rest_utok = 0 if verdict.reason == NOT_COVERED else verdict.limit - verdict.used
-        top_up_utok = max(1, _least_rest(asked, verdict.terms, prices, now_ms) - rest_utok)
-    return QuotaExceeded(**_known(asked.key, verdict), top_up_utok=top_up_utok)
+        top_up_utok = _top_up(asked, verdict, prices, now_ms)
+    facts = _facts(asked.key, verdict, top_up_utok)
+    return refusal(_word_of(verdict), asked.key.account, facts, now_ms)
 
 
-def cut_off_of(key: Key, verdict: Verdict) -> CutOff:
+def refusal_by(
+    key: Key, need: Need, reason: str, answer: Granted, in_hand_utok: int, now_ms: int
+) -> CallRefused:
+    """Return the error of a call that the line refused, or that waited in vain.
+
+    `in_hand_utok` is what is left for it, here and there.
+    """
+    top_up_utok = 0
+    if reason == "balance_used_up":
+        # What was asked for was the smallest need in line.
+        top_up_utok = max(1, answer.top_up_utok, need.least_utok - in_hand_utok)
+    facts = Facts(
+        subscriber=key.subscriber,
+        limit_name=answer.limit_name,
+        unit=answer.limit_unit,
+        used=answer.limit_used,
+        held=answer.limit_held,
+        limit=answer.limit_value,
+        resets_at_ms=answer.resets_at_ms,
+        top_up_utok=top_up_utok,
+    )
+    return refusal(reason, key.account, facts, now_ms)
+
+
+def cut_off_of(key: Key, verdict: Verdict, now_ms: int) -> CallRefused:
     """Return the error that ends a call whose account or subscriber was cut off."""
-    return CutOff(**_known(key, verdict))
+    facts = _facts(key, verdict)
+    return refusal(_word_of(verdict), key.account, facts, now_ms, CutOff)
 
 
-def _least_rest(asked: Asked, terms: PlanTerms, prices: Prices, now_ms: int) -> int:
-    """Return how much an account must have left for a call to pass; µtok."""
-    try:
-        rules = prices.rules(terms, asked.key.provider, asked.key.model, now_ms)
-    except ChargingUnavailable:
-        return 1
-    if rules is None or rules.mode == "postpaid":
-        return 1
-    said_utok = terms.least_call_utok
-    too_little_utok = USUAL_CALL_UTOK if said_utok is None else said_utok
-    return max(too_little_utok + 1, need_of(asked, whole=False, price=rules.price).least_utok)
-
-
-def _known(key: Key, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "account": key.account,
-        "reason": verdict.rule or verdict.reason,
-        "subscriber": key.subscriber,
-        "used": verdict.used,
-        "limit": verdict.limit,
-        "resets_at_ms": verdict.resets_at_ms,
+def cut_by(error: CallRefused) -> CutOff:
+    """Return the error that ends a call that runs, for what refuses it more."""
+    facts = {
+        name: value for name, value in vars(error).items() if name not in ("account", "reason")
     }
+    return CutOff(error.account, error.reason, **facts)
+
+
+def _word_of(verdict: Verdict) -> str:
+    return verdict.reason if verdict.reason == NOT_COVERED else verdict.rule or verdict.reason
+
+
+def _top_up(asked: Asked, verdict: Verdict, prices: Prices, now_ms: int) -> int:
+    """Return the smallest top-up that lets a call pass, as of the decision; µtok."""
+    rest_utok = verdict.limit - verdict.used
+    try:
+        rules = prices.rules(verdict.terms, asked.key.provider, asked.key.model, now_ms)
+    except ChargingUnavailable:
+        rules = None
+    if rules is None or rules.mode == "postpaid":
+        return max(1, 1 - rest_utok)
+    said_utok = verdict.terms.least_call_utok
+    least_utok = need_of(asked, whole=False, price=rules.price).least_utok
+    past_crumb_utok = least_top_up(said_utok, verdict.limit, rest_utok)
+    # What is left does not pay for this use where it is not covered.
+    pays_utok = 0 if verdict.reason == NOT_COVERED else rest_utok
+    return max(1, past_crumb_utok, least_utok - pays_utok)
+
+
+def _facts(key: Key, verdict: Verdict, top_up_utok: int = 0) -> Facts:
+    return Facts(
+        subscriber=key.subscriber,
+        unit=verdict.unit,
+        used=verdict.used,
+        limit=verdict.limit,
+        resets_at_ms=verdict.resets_at_ms,
+        top_up_utok=top_up_utok,
+    )

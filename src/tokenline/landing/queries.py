@@ -242,14 +242,14 @@ def gateways(asker: Asker, topic: str, line_id: str) -> list[GatewaySides]:
     rows = asker.rows(
         """
         SELECT gateway_id, gateway_epoch, max(stated), max(emitted), max(acknowledged),
-          sum(toInt128(records)) AS records, sum(toInt128(seqs)) AS seqs, max(highest)
+          sum(toInt128(records)) AS records, sum(toInt128(seqs)) AS seqs, max(highest), max(lost)
         FROM (
           SELECT gateway_id, gateway_epoch, 1 AS stated, emitted, acknowledged,
-            0 AS records, 0 AS seqs, 0 AS highest
+            0 AS records, 0 AS seqs, 0 AS highest, lost
           FROM {db}.gateway_totals FINAL WHERE line_id IN ('', %(line)s)
           UNION ALL
           SELECT gateway_id, gateway_epoch, 0, 0, 0,
-            count(), uniqExact(gateway_seq), max(gateway_seq)
+            count(), uniqExact(gateway_seq), max(gateway_seq), 0
           FROM (
             SELECT gateway_id, gateway_epoch, gateway_seq
             FROM {db}.ledger FINAL WHERE topic = %(topic)s
@@ -271,7 +271,7 @@ def gateways(asker: Asker, topic: str, line_id: str) -> list[GatewaySides]:
         GatewaySides(
             gateway_id=row[0], gateway_epoch=row[1], stated=bool(row[2]), emitted=int(row[3]),
             acknowledged=int(row[4]), records=int(row[5]), distinct=int(row[6]),
-            highest=int(row[7]),
+            highest=int(row[7]), lost=int(row[8]),
         )
         for row in rows
     ]  # fmt: skip

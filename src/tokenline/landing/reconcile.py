@@ -243,7 +243,7 @@ def _compare(
     accounts, sums = account_totals(asker)
     differences = [
         *partition_differences(partitions),
-        *gateway_differences(lives),
+        *gateway_differences(lives, accepted.gateway_lost),
         # The sums were read a moment earlier: when they differ and no account does, rows were
         # landing in between.
         *account_differences(unequal_accounts(asker) or [sums]),

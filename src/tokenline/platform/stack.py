@@ -314,7 +314,8 @@ class Stack:
             self._worker_program,
             free_ports=self._free_ports,
         )
-        ports = {f"{role}_health_port": workers[role].port for role in self._workers}
+        first = {role: workers[role] for role in self._workers if role in workers}
+        ports = {f"{role}_health_port": worker.port for role, worker in first.items()}
         self.settings = self.settings.model_copy(update=ports)
         self._workers_began = True
         self._components |= workers

@@ -33,9 +33,9 @@ MORE_AT = 6
 MORE_PARTS, MORE_LIMITS = 0, 1  # of what there is more
 PART_COLUMNS = len(Part._fields)
 SPLIT_AT = SCALARS + ANSWERS + LIMITS_MAX + 3 * PARTS_MAX
-# Behind the split: what of the limit that an answer names was held.
-LIMIT_HELD_AT = SPLIT_AT + 2 * PARTS_MAX
-WIDTH = LIMIT_HELD_AT + 1
+# Behind the split: what of the limit that an answer names was held, and the top-up that would help.
+MORE_OF_ANSWER_AT = SPLIT_AT + 2 * PARTS_MAX
+WIDTH = MORE_OF_ANSWER_AT + 2
 
 Session = tuple[int, int]
 # When it is due, when it was opened, its session, its row.
@@ -93,8 +93,9 @@ class HoldAnswer:
     `granted_utok` is all that the session may still spend, `split` how much of it came from which
     bucket (by number) in this answer, of PARTS_MAX buckets at most. `at_ms` is the broker's time of
     the question. Where a limit is reached, `limit` is its number (a rule of the cells below zero),
-    `limit_name` what it is called; the name is not kept, the number says it. `limit_used` is without
-    `limit_held`, which others hold of it.
+    `limit_name` what it is called, `limit_unit` what it counts; neither is kept, the number says it.
+    `limit_used` is without `limit_held`, which others hold of it. `top_up_utok` is the smallest top-up
+    after which the same question is granted, 0 where none helps.
     """
 
     outcome: Outcome = Outcome.DONE
@@ -110,10 +111,12 @@ class HoldAnswer:
     at_ms: int = 0
     limit: int = 0
     limit_name: str = ""
+    limit_unit: str = ""
     limit_used: int = 0
     limit_held: int = 0
     limit_value: int = 0
     resets_at_ms: int = 0
+    top_up_utok: int = 0
     split: tuple[tuple[int, int], ...] = ()
 
 
@@ -177,7 +180,8 @@ class Hold:
         limits = [*self.limits[:LIMITS_MAX], *[NONE] * (LIMITS_MAX - len(self.limits))]
         parts = _padded(self.parts[:PARTS_MAX], 3)
         split = _padded(answer.split, 2)
-        return [*scalars, *answers, *limits, *parts, *split, answer.limit_held]
+        more = (answer.limit_held, answer.top_up_utok)
+        return [*scalars, *answers, *limits, *parts, *split, *more]
 
     @classmethod
     def of(cls, row: int, values: list[int]) -> Hold:
@@ -360,7 +364,7 @@ class Holds(Table):
 def _answer(values: list[int], split: list[int]) -> HoldAnswer:
     outcome, reason, granted, max_tokens, threshold, validity, final, late, *others = values
     version, rest, at, limit, limit_used, limit_value, resets_at_ms = others
-    *split, limit_held = split
+    split, (limit_held, top_up_utok) = split[: 2 * PARTS_MAX], split[2 * PARTS_MAX :]
     pairs = zip(split[::2], split[1::2], strict=True)
     return HoldAnswer(
         outcome=Outcome(outcome),
@@ -379,6 +383,7 @@ def _answer(values: list[int], split: list[int]) -> HoldAnswer:
         limit_held=limit_held,
         limit_value=limit_value,
         resets_at_ms=resets_at_ms,
+        top_up_utok=top_up_utok,
         split=tuple((number, amount) for number, amount in pairs if amount),
     )
 

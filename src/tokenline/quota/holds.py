@@ -42,7 +42,7 @@ from tokenline.quota.hold_rows import (
 )
 from tokenline.quota.limit_holds import Bound, bind, keep, said
 from tokenline.quota.paying import burn, claimable_utok, payers
-from tokenline.quota.standing import is_crumb
+from tokenline.quota.standing import is_crumb, top_up_past_crumb
 from tokenline.quota.terms import NEVER_MS, NOTHING, HoldExpiry, Terms, Use
 
 LEASE_SHARE = 2
@@ -225,7 +225,7 @@ def _grant(
         )[:PARTS_MAX],
     )
     if reason in (Reason.BALANCE_HELD, Reason.BALANCE_USED_UP):
-        return _with_balance(books, row, answer)
+        return _with_balance(books, row, answer, order.needed_utok - ahead - kept)
     return said(bound, answer) if reason in (Reason.LIMIT_HELD, Reason.LIMIT_REACHED) else answer
 
 
@@ -267,8 +267,12 @@ def _shortage(books: Books, row: int, use: Use, more_utok: int, now_ms: int) -> 
     return Reason.BALANCE_HELD if found >= more_utok else Reason.BALANCE_USED_UP
 
 
-def _with_balance(books: Books, row: int, answer: HoldAnswer) -> HoldAnswer:
-    """Return a refusal that says how the balance stands, as it does of a limit."""
+def _with_balance(books: Books, row: int, answer: HoldAnswer, more_utok: int) -> HoldAnswer:
+    """Return a refusal that says how the balance stands, as it does of a limit, and what would help."""
+    top_up_utok = 0
+    if answer.reason is Reason.BALANCE_USED_UP:
+        past_crumb_utok = top_up_past_crumb(books.balances.matrix[row].tolist())
+        top_up_utok = max(past_crumb_utok, more_utok - answer.rest_utok)
     total, left, held, opens_ms = (
         books.get(row, column)
         for column in (Balance.TOTAL, Balance.LEFT, Balance.HELD, Balance.OPENS_AT)
@@ -279,6 +283,7 @@ def _with_balance(books: Books, row: int, answer: HoldAnswer) -> HoldAnswer:
         limit_held=held,
         limit_value=total,
         resets_at_ms=0 if opens_ms == NEVER_MS else opens_ms,
+        top_up_utok=top_up_utok,
     )
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tokenline.quota.balance import Balance
 from tokenline.quota.books import BOUNDLESS
 from tokenline.quota.cell_limits import cell_limits
-from tokenline.quota.decided import Rule
-from tokenline.quota.hold_rows import HoldStatus
+from tokenline.quota.decided import Rule, unit_of
+from tokenline.quota.hold_rows import HoldStatus, Reason
 from tokenline.quota.limit_windows import resets_at, roll
 from tokenline.quota.limits import Limit
 from tokenline.quota.terms import NEVER_MS, Unit
@@ -116,11 +116,16 @@ def said(bound: Bound, answer: HoldAnswer) -> HoldAnswer:
     )
 
 
-def limit_name(books: Books, answer: HoldAnswer) -> str:
-    """Return what the limit that an answer names by its number is called."""
+def named(books: Books, answer: HoldAnswer) -> HoldAnswer:
+    """Return an answer that says how the limit which it names by its number is called, and its unit."""
     if answer.limit < 0:
-        return Rule(-answer.limit).name.lower()
-    return books.limits.specs[answer.limit].name if answer.limit else ""
+        rule = Rule(-answer.limit)
+        return replace(answer, limit_name=rule.name.lower(), limit_unit=unit_of(rule).name.lower())
+    if answer.limit:
+        spec = books.limits.specs[answer.limit]
+        return replace(answer, limit_name=spec.name, limit_unit=spec.unit.name.lower())
+    short = answer.reason in (Reason.BALANCE_HELD, Reason.BALANCE_USED_UP)
+    return replace(answer, limit_unit=Unit.UTOK.name.lower()) if short else answer
 
 
 def _facts(books: Books, limit: int) -> Facts:

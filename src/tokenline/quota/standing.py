@@ -9,14 +9,13 @@ import numpy.typing as npt
 
 from tokenline.quota.balance import Balance
 from tokenline.quota.books import Books
+from tokenline.quota.crumbs import CRUMB_SHARE, USUAL_CALL_UTOK, crumb_utok, least_top_up
 from tokenline.quota.terms import Mode
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
-# What is taken for the smallest call where a plan does not say it, and never more of a balance than that.
-USUAL_CALL_UTOK, CRUMB_SHARE = 100_000_000, 1000
 NOTHING_TOO_LITTLE = -1
 _RESTS_ON = (
     *(Balance.STATUS, Balance.STOPS, Balance.TOTAL, Balance.CYCLE_START),
@@ -104,10 +103,23 @@ def is_crumb(balance: list[int]) -> bool:
     """
     if balance[Balance.HELD] > 0 or not balance[Balance.STOPS]:
         return False
+    if balance[Balance.MODE] == Mode.POSTPAID:
+        return balance[Balance.LEFT] <= 0
+    return balance[Balance.LEFT] <= crumb_utok(_said_utok(balance), balance[Balance.TOTAL])
+
+
+def top_up_past_crumb(balance: list[int]) -> int:
+    """Return the smallest top-up after which one balance's columns are no crumb any more."""
+    if not is_crumb(balance):
+        return 0
+    if balance[Balance.MODE] == Mode.POSTPAID:
+        return 1 - balance[Balance.LEFT]
+    return least_top_up(_said_utok(balance), balance[Balance.TOTAL], balance[Balance.LEFT])
+
+
+def _said_utok(balance: list[int]) -> int | None:
     said = balance[Balance.LEAST_CALL]
-    usual = min(USUAL_CALL_UTOK, balance[Balance.TOTAL] // CRUMB_SHARE)
-    crumb = max(said, 0) if said else usual
-    return balance[Balance.LEFT] <= crumb * (balance[Balance.MODE] != Mode.POSTPAID)
+    return max(said, 0) if said else None
 
 
 def crumbs_of(balances: Int64s) -> Int64s:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Self
 
@@ -16,8 +15,9 @@ from tokenline.rating.book import CatalogBook
 from tokenline.rating.catalog import Catalog
 from tokenline.wire.avro import Codec
 from tokenline.wire.faults import fault_of
-from tokenline.wire.kafka import start_reader
+from tokenline.wire.kafka import start_reader, stop_consumer
 from tokenline.wire.registry import Registry, open_registry
+from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import CATALOG
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class Catalogs:
     ) -> None:
         """Stop following; what is known stays known."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
         # A task that is cancelled before its first turn has cleaned nothing up.
         await self._close()
 
@@ -91,8 +90,7 @@ class Catalogs:
     async def _close(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(KafkaError):
-                await consumer.stop()
+            await stop_consumer(consumer)
 
     async def _open(self) -> AIOKafkaConsumer:
         consumer = await start_reader(self._settings, self._partition, auto_offset_reset="earliest")
@@ -152,7 +150,7 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
                 if (said := _version_of(codec, record)) is not None:
                     found[int(str(said["version"]))] = str(said["catalog"])
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
     except KafkaError as error:
         raise await fault_of(settings, error) from error
     return [found[version] for version in sorted(found)]

@@ -17,12 +17,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from tokenline.errors import RegistryUnavailable, SettingsError, TokenlineError, Unavailable
 from tokenline.wire.faults import fault_of
-from tokenline.wire.kafka import check_partitions, client_options, partition_of
+from tokenline.wire.kafka import (
+    check_partitions,
+    client_options,
+    deliver,
+    partition_of,
+    stop_producer,
+)
 from tokenline.wire.line import Line, read_line
+from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import CONTROL, USAGE
 
 if TYPE_CHECKING:
@@ -40,8 +47,6 @@ LINGER_FROM_RECORDS = 8
 # A producer that moves nothing for so long is replaced; harmless when the broker is simply away.
 STALL_S = 60.0
 START_TIMEOUT_S = 10.0
-STOP_TIMEOUT_S = 3.0
-STOP_TRIES = 6
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 
@@ -86,6 +91,7 @@ class Delivery:
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping: set[asyncio.Task[None]] = set()
+        self._closing = False
         self.waiting = 0
         self.producers_started = 0
         self.last_error = ""
@@ -107,7 +113,8 @@ class Delivery:
             SettingsError: the broker answered, but the topic does not fit the settings.
         """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._connected.wait(), within_s)
+            async with asyncio.timeout(within_s):
+                await self._connected.wait()
         if self.fatal:
             raise self.fatal
         return self._connected.is_set()
@@ -126,8 +133,8 @@ class Delivery:
             return False
         try:
             topic = self._settings.topic(CONTROL)
-            sent = producer.send_and_wait(topic, value, key=key, partition=0)
-            await asyncio.wait_for(sent, START_TIMEOUT_S)
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await deliver(producer, topic, value, key=key, partition=0)
         except TimeoutError:
             # The broker is away; a total that arrives late is as true as ever.
             return False
@@ -138,9 +145,8 @@ class Delivery:
 
     async def stop(self) -> None:
         """End all tasks and the producer; what is not acknowledged stays with the outbox."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._closing = True
+        await end_tasks(self._tasks)
         producer, self._producer = self._producer, None
         if producer is not None:
             await stop_producer(producer)
@@ -148,7 +154,7 @@ class Delivery:
 
     async def _keep_connected(self) -> None:
         backoff_s = BACKOFF_MIN_S
-        while True:
+        while not self._closing:
             await self._wanted.wait()
             try:
                 self._producer = await self._connect()
@@ -190,14 +196,13 @@ class Delivery:
             linger_ms=0,
         )
         try:
-            await asyncio.wait_for(producer.start(), START_TIMEOUT_S)
-            await asyncio.wait_for(
-                check_partitions(producer, self._settings, self._topic), START_TIMEOUT_S
-            )
-            await asyncio.wait_for(
-                producer.partitions_for(self._settings.topic(CONTROL)), START_TIMEOUT_S
-            )
-            await asyncio.wait_for(self._meet_line(), START_TIMEOUT_S)
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await producer.start()
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await check_partitions(producer, self._settings, self._topic)
+                await producer.partitions_for(self._settings.topic(CONTROL))
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._meet_line()
         except BaseException:
             await stop_producer(producer)
             raise
@@ -211,7 +216,7 @@ class Delivery:
 
     async def _run(self, lane: _Lane) -> None:
         """Send the parcels of one partition, batch by batch, for as long as the emitter lives."""
-        while True:
+        while not self._closing:
             if not lane.queue:
                 lane.filled.clear()
                 await lane.filled.wait()
@@ -230,7 +235,8 @@ class Delivery:
         lane.last_records = len(parcels)
         try:
             sent = await producer.send_batch(batch, self._topic, partition=lane.partition)
-            metadata: RecordMetadata = await asyncio.wait_for(sent, STALL_S)
+            async with asyncio.timeout(STALL_S):
+                metadata: RecordMetadata = await sent
         except MessageSizeTooLargeError as error:
             self._too_large(lane, parcels, error)
             self._retire(producer, error)
@@ -305,23 +311,3 @@ class _Lane:
     def put_back(self, parcels: list[Parcel]) -> None:
         """Return parcels to the front, in their order."""
         self.queue.extendleft(reversed(parcels))
-
-
-async def stop_producer(producer: AIOKafkaProducer) -> None:
-    """Stop a producer within seconds, even when its broker is gone.
-
-    aiokafka's own `stop` waits for its batches, for ever when no broker answers; ours are safe in
-    the outbox. So: fail them first, then close the sockets, then the tasks (aiokafka 0.14, pinned).
-    """
-    producer._message_accumulator.fail_all(ProducerClosed())
-    with contextlib.suppress(KafkaError, TimeoutError, OSError):
-        await asyncio.wait_for(producer.client.close(), STOP_TIMEOUT_S)
-    sender = producer._sender.sender_task
-    for _ in range(STOP_TRIES):
-        if sender is None or sender.done():
-            break
-        # The first cancel makes it wait for requests in flight, the second ends those.
-        sender.cancel()
-        await asyncio.wait((sender,), timeout=STOP_TIMEOUT_S / STOP_TRIES)
-    with contextlib.suppress(KafkaError, TimeoutError, OSError):
-        await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_S)

@@ -13,12 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Self
 
 import structlog
 
 from tokenline.clock import Clock, SystemClock
-from tokenline.errors import BrokerUnavailable, InvalidEvent, OutboxFull, Unavailable
+from tokenline.counts import duration_of, shown
+from tokenline.errors import (
+    BrokerUnavailable,
+    InvalidEvent,
+    OutboxFull,
+    TokenlineError,
+    Unavailable,
+)
+from tokenline.event import UsageEvent
 from tokenline.wire.avro import Codec
 from tokenline.wire.delivery import Delivery, Parcel
 from tokenline.wire.event_writer import EventWriter
@@ -26,33 +35,27 @@ from tokenline.wire.kafka import account_key
 from tokenline.wire.outbox import Outbox
 from tokenline.wire.outbox_life import check_names
 from tokenline.wire.outbox_line import join
-from tokenline.wire.receipt import EmitterStats, Receipt
+from tokenline.wire.promises import Promise, Promises
+from tokenline.wire.receipt import EmitterStats, Receipt, stats_of
 from tokenline.wire.registry import Registry, open_registry
+from tokenline.wire.sane import check_sane, check_size
+from tokenline.wire.set_aside import SetAside
+from tokenline.wire.tasks import end_tasks
 from tokenline.wire.totals import ControlTotals
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from tokenline.event import UsageEvent
     from tokenline.settings import Settings
     from tokenline.wire.line import Line
 
-EVENT_MAX_BYTES = 128 * 1024
 ACK_FLUSH_S = 0.05
+# How often a full disk is asked whether it has room again.
+ASIDE_EVERY_S = 1.0
 TOTAL_EVERY_S = 2.0
-_DAY_MS = 86_400_000
 
 _log = structlog.get_logger(__name__)
-
-
-class _Pending(NamedTuple):
-    event_id: str
-    seq: int
-    done: asyncio.Future[Receipt]
-
-    def spooled(self, epoch: str) -> Receipt:
-        return Receipt(self.event_id, epoch, self.seq, "spooled")
 
 
 class Emitter:
@@ -83,9 +86,9 @@ class Emitter:
         outbox_max_events: int = 200_000,
         outbox_max_bytes: int = 256 * 1024 * 1024,
         fsync: bool = False,
-        deadline_ms: int = 5_000,
+        deadline_ms: float = 5_000,
         on_outage: Literal["raise", "spool"] = "raise",
-        close_ms: int = 5_000,
+        close_ms: float = 5_000,
         registry: Registry | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -100,13 +103,20 @@ class Emitter:
             "gateway_version": gateway_version,
         }
         self._outbox_dir = outbox_dir or settings.data_dir / "outbox" / gateway_id
-        self._outbox_max_events = outbox_max_events
-        self._outbox_max_bytes = outbox_max_bytes
-        self._fsync = fsync
-        self._deadline_s = deadline_ms / 1000
+        self._open_outbox = partial(
+            Outbox,
+            self._outbox_dir,
+            gateway_id,
+            max_events=outbox_max_events,
+            max_bytes=outbox_max_bytes,
+            fsync=fsync,
+        )
+        self._deadline_s = duration_of("deadline_ms", deadline_ms) / 1000
         self._on_outage = on_outage
-        self._close_s = close_ms / 1000
-        self._pending: dict[int, _Pending] = {}
+        self._close_s = duration_of("close_ms", close_ms) / 1000
+        self._promises = Promises()
+        self._aside = SetAside(self._outbox_dir, self._on_aside)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
         self._totals: ControlTotals | None = None
@@ -131,15 +141,10 @@ class Emitter:
 
     async def start(self) -> None:
         """Open the outbox, send what earlier runs left, and connect; see the class for errors."""
+        self._loop = asyncio.get_running_loop()
         # Ask a registry server now, so that no emit waits for it.
         self._codec.warm("usage_event", "gateway_total")
-        outbox = Outbox(
-            self._outbox_dir,
-            self._identity["gateway_id"],
-            max_events=self._outbox_max_events,
-            max_bytes=self._outbox_max_bytes,
-            fsync=self._fsync,
-        )
+        outbox = self._open_outbox()
         delivery = Delivery(
             self._settings,
             on_acked=self._on_acked,
@@ -152,6 +157,7 @@ class Emitter:
         self._totals = ControlTotals(
             outbox, delivery, self._codec, self._clock, source=self._identity["source"]
         )
+        self._totals.refused = self._aside.count_since(outbox.life.base)
         for parcel in outbox.take_recovered():
             delivery.submit(Parcel(*parcel))
         delivery.start()
@@ -167,7 +173,7 @@ class Emitter:
             await self._shut()
             raise
 
-    async def emit(self, event: UsageEvent, *, deadline_ms: int | None = None) -> Receipt:
+    async def emit(self, event: UsageEvent, *, deadline_ms: float | None = None) -> Receipt:
         """Return when the broker has the event, or after the deadline as `on_outage` says.
 
         Cancelling the call does not take the event back. A full outbox is waited for, within the
@@ -178,21 +184,18 @@ class Emitter:
             OutboxFull: no room within the deadline; nothing was kept.
             BrokerUnavailable: no ack within the deadline; the event is kept and will be sent.
         """
-        wait_s = self._deadline_s if deadline_ms is None else deadline_ms / 1000
+        wait_s = self._deadline_s
+        if deadline_ms is not None:
+            wait_s = duration_of("deadline_ms", deadline_ms) / 1000
         until = self._clock.monotonic_s() + wait_s
-        pending = await self._accept_within(event, until)
+        promise = await self._accept_within(event, until)
         rest_s = max(0.0, until - self._clock.monotonic_s())
-        await asyncio.wait((pending.done,), timeout=rest_s)
-        if pending.done.done():
-            return pending.done.result()
+        await asyncio.wait((promise.done,), timeout=rest_s)
+        if promise.done.done():
+            return promise.done.result()
         if self._on_outage == "spool":
-            return pending.spooled(self.gateway_epoch)
-        error = self._delivery.last_error if self._delivery else ""
-        raise BrokerUnavailable(
-            f"no ack for event {event.event_id} within {wait_s:.3f} s; it is in the outbox and "
-            f"will be sent. Last error: {error or 'none'}",
-            event_id=event.event_id,
-        )
+            return promise.spooled(self.gateway_epoch)
+        raise promise.overdue(wait_s, self._delivery.last_error if self._delivery else "")
 
     def emit_nowait(self, event: UsageEvent) -> asyncio.Future[Receipt]:
         """Keep the event on disk and return at once; the future resolves when the broker has it.
@@ -207,44 +210,66 @@ class Emitter:
         """
         return self._accept(event).done
 
-    def _accept(self, event: UsageEvent) -> _Pending:
+    def _accept(self, event: UsageEvent) -> Promise:
         outbox, delivery = self._running()
+        if not isinstance(event, UsageEvent):
+            raise InvalidEvent(f"what is emitted must be a UsageEvent, not {shown(event)}")
         key = account_key(event.tenant_id, event.account_id)
         seq = outbox.next_seq
         value = self._encode(event, seq)
         position = outbox.append(key, value)
-        done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        pending = _Pending(event.event_id, seq, done)
-        self._pending[position] = pending
-        delivery.submit(Parcel(position, key, value))
-        return pending
+        promise = self._promises.add(position, event.event_id, seq, self._loop)
+        # A loop that has ended sends nothing any more: then the next start does.
+        if not promise.done.get_loop().is_closed():
+            delivery.submit(Parcel(position, key, value))
+        return promise
 
-    async def flush(self, within_ms: int | None = None) -> bool:
+    def check_room(self) -> None:
+        """Refuse to begin what could not be reported: look before a call whether its event has room.
+
+        Raises:
+            OutboxFull: the outbox is at a bound, or its disk was full just now.
+            Unavailable: the emitter is not started or is closed.
+        """
+        outbox, _ = self._running()
+        outbox.check_room()
+        if outbox.disk_full:
+            raise OutboxFull(f"the disk under outbox {outbox.directory} is full")
+
+    async def flush(self, within_ms: float | None = None) -> bool:
         """Wait until the broker has everything; False when it has not within the time.
 
         Raises:
             SettingsError: the topic does not fit the settings; nothing will ever be sent.
         """
         outbox, _ = self._running()
-        end = math.inf if within_ms is None else self._clock.monotonic_s() + within_ms / 1000
+        end = math.inf
+        if within_ms is not None:
+            end = self._clock.monotonic_s() + duration_of("within_ms", within_ms) / 1000
         while outbox.unacked and (rest_s := end - self._clock.monotonic_s()) > 0:
             # Look up now and then: a fatal fault raises instead of being waited for.
             self._running()
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), min(rest_s, 1.0))
+                async with asyncio.timeout(min(rest_s, 1.0)):
+                    await self._idle.wait()
         return not outbox.unacked
 
     async def close(self) -> None:
-        """Flush within the closing deadline, publish the control total, free the outbox."""
-        if self._outbox is None or self._delivery is None:
+        """Flush within the closing deadline, publish the control total, free the outbox.
+
+        It raises nothing, whatever is away; a log line says what is left in the outbox.
+        """
+        if self._outbox is None or self._totals is None:
             return
-        if self._delivery.fatal is None:
-            await self.flush(within_ms=int(self._close_s * 1000))
-            if self._totals is not None:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._totals.publish(), self._close_s)
-        await self._shut()
+        try:
+            # What no retry heals was said to each call: the events are kept.
+            with contextlib.suppress(TokenlineError, TimeoutError):
+                await self.flush(within_ms=self._close_s * 1000)
+                async with asyncio.timeout(self._close_s):
+                    await self._totals.publish()
+        finally:
+            await self._shut()
 
     @property
     def gateway_epoch(self) -> str:
@@ -255,15 +280,7 @@ class Emitter:
     def stats(self) -> EmitterStats:
         """The counts of this life."""
         outbox, delivery = self._running()
-        return EmitterStats(
-            emitted=outbox.emitted,
-            acknowledged=outbox.acknowledged,
-            waiting=outbox.unacked,
-            outbox_bytes=outbox.size_bytes,
-            refused=self._totals.refused if self._totals else 0,
-            producers_started=delivery.producers_started,
-            last_error=delivery.last_error,
-        )
+        return stats_of(outbox, delivery, self._totals.refused if self._totals else 0)
 
     def _running(self) -> tuple[Outbox, Delivery]:
         if self._outbox is None or self._delivery is None:
@@ -290,7 +307,7 @@ class Emitter:
                 f"{delivery.last_error or 'no answer'}"
             )
 
-    async def _accept_within(self, event: UsageEvent, until: float) -> _Pending:
+    async def _accept_within(self, event: UsageEvent, until: float) -> Promise:
         while True:
             self._room.clear()
             try:
@@ -300,42 +317,22 @@ class Emitter:
                 if rest_s <= 0:
                     raise
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._room.wait(), rest_s)
+                    async with asyncio.timeout(rest_s):
+                        await self._room.wait()
 
     def _encode(self, event: UsageEvent, seq: int) -> bytes:
         now_ms = self._clock.wall_ms()
-        self._check_sane(event, now_ms)
+        check_sane(event, self._settings, now_ms)
         value = self._writer.write(event, seq, now_ms) if self._writer else b""
-        if len(value) > EVENT_MAX_BYTES:
-            raise InvalidEvent(
-                f"event {event.event_id} has {len(value)} bytes, at most {EVENT_MAX_BYTES}"
-            )
+        check_size(event, value)
         return value
-
-    def _check_sane(self, event: UsageEvent, now_ms: int) -> None:
-        """Refuse here what charging would refuse by the same settings."""
-        most = self._settings.max_tokens_per_event
-        if max(event.kinds()) > most:
-            raise InvalidEvent(f"event {event.event_id} has a count above {most}: {event.kinds()}")
-        if event.occurred_at:
-            ahead_ms = event.occurred_at - now_ms
-            if ahead_ms > self._settings.future_skew_s * 1000:
-                raise InvalidEvent(f"occurred_at is {ahead_ms} ms in the future")
-            if -ahead_ms > self._settings.max_age_days * _DAY_MS:
-                raise InvalidEvent(f"occurred_at is {-ahead_ms} ms in the past")
 
     def _on_acked(self, parcels: list[Parcel], partition: int, base_offset: int) -> None:
         if self._outbox is None:
             return
         self._outbox.ack([parcel.position for parcel in parcels])
         epoch = self._outbox.life.gateway_epoch
-        for index, parcel in enumerate(parcels):
-            pending = self._pending.pop(parcel.position, None)
-            if pending is not None and not pending.done.done():
-                offset = base_offset + index if base_offset >= 0 else -1
-                pending.done.set_result(
-                    Receipt(pending.event_id, epoch, pending.seq, "acknowledged", partition, offset)
-                )
+        self._promises.acknowledge(parcels, epoch, partition, base_offset)
         self._room.set()
         if not self._outbox.unacked:
             self._idle.set()
@@ -356,21 +353,24 @@ class Emitter:
         """Set aside an event that the broker will never take: its seq stays missing, visibly."""
         if self._outbox is None:
             return
-        if self._totals is not None:
-            self._totals.refused += 1
-        aside = self._outbox_dir / f"refused-{parcel.position}.avro"
-        aside.write_bytes(parcel.value)
+        aside = self._aside.path(parcel.position)
         _log.error("event_refused", file=str(aside), error=text)
-        self._outbox.ack([parcel.position])
-        pending = self._pending.pop(parcel.position, None)
-        if pending is not None and not pending.done.done():
-            pending.done.set_exception(InvalidEvent(f"{text}; it is kept in {aside}"))
-            # The caller may have dropped the future; the log line above has said it.
-            pending.done.exception()
+        self._aside.add(parcel)
+        self._promises.refuse(parcel.position, InvalidEvent(f"{text}; it is kept in {aside}"))
+
+    def _on_aside(self, position: int) -> None:
+        """Let go of an event that is in a file of its own."""
+        if self._outbox is not None and self._totals is not None:
+            self._totals.refused += 1
+            self._outbox.ack([position])
 
     async def _flush_acks(self) -> None:
+        aside_s = self._clock.monotonic_s()
         while self._outbox is not None:
             await asyncio.sleep(ACK_FLUSH_S)
+            if self._clock.monotonic_s() - aside_s >= ASIDE_EVERY_S:
+                aside_s = self._clock.monotonic_s()
+                self._aside.write()
             try:
                 self._outbox.flush_acks()
             except OSError as error:
@@ -385,16 +385,15 @@ class Emitter:
             await self._totals.publish()
 
     async def _shut(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         if self._delivery is not None:
             await self._delivery.stop()
-        outbox, self._outbox, self._delivery = self._outbox, None, None
-        if outbox is None:
+        outbox, delivery = self._outbox, self._delivery
+        self._outbox = self._delivery = None
+        if outbox is None or delivery is None:
             return
+        if outbox.unacked:
+            error = delivery.last_error or "none"
+            _log.warning("outbox_keeps", events=outbox.unacked, last_error=error)
         outbox.close()
-        for pending in self._pending.values():
-            if not pending.done.done():
-                pending.done.set_result(pending.spooled(outbox.life.gateway_epoch))
-        self._pending.clear()
+        self._promises.close(outbox.life.gateway_epoch)

@@ -12,7 +12,6 @@ its knowledge is, is part of each answer. Not thread-safe: one event loop, one g
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -25,9 +24,10 @@ from tokenline.errors import BadData, BrokerUnavailable, SettingsError, StaleVie
 from tokenline.wire.avro import Codec
 from tokenline.wire.faults import fault_of
 from tokenline.wire.guard_stats import GuardStats
-from tokenline.wire.kafka import client_options, places_in
+from tokenline.wire.kafka import client_options, places_in, stop_consumer
 from tokenline.wire.line import SameLine
 from tokenline.wire.registry import Registry, open_registry
+from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import DECISIONS
 from tokenline.wire.view import RESET, UNKNOWN, Decision, Identity, Served, Verdict, View
 
@@ -141,8 +141,7 @@ class Guard:
     async def close(self) -> None:
         """Stop following; `check` keeps answering and turns stale."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
 
     def check(
         self,
@@ -252,6 +251,7 @@ class Guard:
             fresh_ms,
             stale,
             decision.terms,
+            decision.unit,
         )
 
     def _age_ms(self, heard_ms: int, spoke_s: float | None, now_ms: int) -> int:
@@ -338,8 +338,7 @@ class Guard:
                 if not self._caught_up.is_set():
                     await self._note_progress(consumer, ends)
         finally:
-            with contextlib.suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(consumer.stop(), BACKOFF_MAX_S)
+            await stop_consumer(consumer)
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> dict[Any, int]:
         found = await consumer._client._wait_on_metadata(self._topic)  # the public call only peeks

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import ProducerClosed
 from aiokafka.partitioner import murmur2
 
 from tokenline.errors import SettingsError
 from tokenline.texts import read_text
+from tokenline.wire.tasks import drop, try_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tokenline.settings import Settings
+
+STOP_TIMEOUT_S = 3.0
+STOP_TRIES = 6
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
@@ -75,7 +81,7 @@ async def start_reader(
     try:
         await consumer.start()
     except BaseException:
-        await consumer.stop()
+        await stop_consumer(consumer)
         raise
     consumer.assign([tp])
     return consumer
@@ -94,6 +100,47 @@ async def places_in(
     return {
         tp: at if begins[tp] <= at <= ends[tp] else begins[tp] for tp, at in places.items()
     }, ends
+
+
+async def deliver(
+    producer: AIOKafkaProducer, topic: str, value: bytes, *, key: bytes, partition: int
+) -> None:
+    """Send one record and wait for its ack.
+
+    Raises:
+        KafkaError: the broker does not take it, or the producer was stopped.
+    """
+    sent = await producer.send(topic, value, key=key, partition=partition)
+    # Where nobody waits any more, nobody else reads what became of it, and asyncio would complain.
+    sent.add_done_callback(drop)
+    await sent
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer within seconds, even when its broker is gone; it raises nothing."""
+    await try_for(consumer.stop(), STOP_TIMEOUT_S)
+
+
+async def stop_producer(producer: AIOKafkaProducer) -> None:
+    """Stop a producer within seconds, even when its broker is gone.
+
+    aiokafka's own `stop` waits for its batches, for ever when no broker answers; ours are safe in
+    the outbox, or asked for again. So: fail them first, then close the sockets, then the tasks (aiokafka 0.14, pinned).
+    """
+    await try_for(_stop(producer), STOP_TIMEOUT_S * 3)
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    producer._message_accumulator.fail_all(ProducerClosed())
+    await try_for(producer.client.close(), STOP_TIMEOUT_S)
+    sender = producer._sender.sender_task
+    for _ in range(STOP_TRIES):
+        if sender is None or sender.done():
+            break
+        # The first cancel makes it wait for requests in flight, the second ends those.
+        sender.cancel()
+        await asyncio.wait((sender,), timeout=STOP_TIMEOUT_S / STOP_TRIES)
+    await try_for(producer.stop(), STOP_TIMEOUT_S)
 
 
 def account_key(tenant: str, account: str) -> bytes:

@@ -12,7 +12,6 @@ their own, and an asker needs the right to write to those that it uses.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import uuid
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tokenline.clock import Clock, SystemClock
+from tokenline.counts import duration_of
 from tokenline.errors import BadData, Unavailable
 from tokenline.names import bad_names
 from tokenline.wire.avro import Codec
@@ -30,10 +30,14 @@ from tokenline.wire.kafka import (
     account_key,
     check_partitions,
     client_options,
+    deliver,
     partition_of,
     start_reader,
+    stop_consumer,
+    stop_producer,
 )
 from tokenline.wire.registry import Registry, open_registry
+from tokenline.wire.tasks import end_tasks
 from tokenline.wire.topics import CATALOG, COMMANDS, HOLDS, REPLIES
 
 if TYPE_CHECKING:
@@ -231,6 +235,7 @@ class Orders:
     async def _ask(
         self, stem: str, key: bytes, value: bytes, name: Name, timeout_s: float, partition: int = -1
     ) -> Reply:
+        timeout_s = duration_of("timeout_s", timeout_s)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(name, []).append(answer)
         if partition < 0:
@@ -260,7 +265,7 @@ class Orders:
             raise Unavailable("orders can be sent within `async with` only")
         try:
             topic = self._settings.topic(stem)
-            await self._producer.send_and_wait(topic, value, key=key, partition=partition)
+            await deliver(self._producer, topic, value, key=key, partition=partition)
         except KafkaError as error:
             raise await fault_of(self._settings, error) from error
 
@@ -300,8 +305,7 @@ class Orders:
     async def _mute(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(KafkaError):
-                await consumer.stop()
+            await stop_consumer(consumer)
 
     def _take(self, record: Any) -> None:  # noqa: ANN401  aiokafka has no types
         """Hand an answer to all who wait for it; one that cannot be read ends nobody's waiting."""
@@ -318,13 +322,11 @@ class Orders:
     async def _stop(self) -> None:
         try:
             if self._task is not None:
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
+                await end_tasks([self._task])
             await self._mute()
             producer, self._producer = self._producer, None
             if producer is not None:
-                with contextlib.suppress(KafkaError):
-                    await producer.stop()
+                await stop_producer(producer)
         finally:
             self._tell_who_waits()
 

@@ -18,6 +18,10 @@ A process crash loses nothing, because the page cache outlives it. Power loss ma
 kernel had not written yet (seconds of events) unless `fsync` is on: then each append waits for the
 disk. Without it, the first start after a reboot begins a new life, as the old count may have lost
 its end.
+
+What the disk itself spoils (a bit, a sector, a file) costs the events it hit: they are counted as
+`lost`, and their positions are not used again. A full disk refuses events, for as long as it is full;
+what is kept is sent, and that makes room.
 """
 
 from __future__ import annotations
@@ -25,43 +29,51 @@ from __future__ import annotations
 import bisect
 import errno
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import structlog
 
-from tokenline.errors import BrokenLog, OutboxFull
+from tokenline.errors import OutboxFull, SettingsError
 from tokenline.wire.outbox_frames import (
     acks_frame,
     event_frame,
-    read_segment,
     runs_of,
     start_frame,
+    torn_frame,
 )
-from tokenline.wire.outbox_life import begin_life, boot_id, go_on, lock, read_life, sync
+from tokenline.wire.outbox_life import begin_life, boot_id, lock, read_life, sync, write_life
+from tokenline.wire.outbox_recovery import (
+    Part,
+    merged,
+    number_of,
+    recover,
+    segment_path,
+    segment_paths,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from tokenline.wire.outbox_frames import Segment
     from tokenline.wire.outbox_life import Life
+    from tokenline.wire.outbox_recovery import Recovered
 
 SEGMENT_MAX_BYTES = 4 * 1024 * 1024
-_SUFFIX = ".seg"
+# A disk that was full has room again when it takes so much.
+ROOM_BYTES = 64 * 1024
 _DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class _Part:
-    """Track one segment file: how many of its events the broker does not have yet."""
+class Ended(NamedTuple):
+    """Hold the total of a life that is over, which is still owed to the line."""
 
-    path: Path
-    first: int
-    unacked: int
-    size_bytes: int
+    epoch: str
+    emitted: int
+    lost: int
 
 
 class Outbox:
@@ -71,8 +83,9 @@ class Outbox:
     unacknowledged, `max_bytes` the disk space; beyond either, `append` raises OutboxFull.
 
     Raises:
-        SettingsError: another process owns the directory, or it belongs to another gateway.
-        BrokenLog: a segment is damaged; going on could lose usage, so a human has to look.
+        SettingsError: another process owns the directory, it belongs to another gateway, or it cannot
+            be used.
+        OutboxFull: the disk has no room for a new directory.
     """
 
     def __init__(
@@ -89,22 +102,35 @@ class Outbox:
         self._max_bytes = max_bytes
         self._segment_bytes = max(4096, min(SEGMENT_MAX_BYTES, max_bytes // 4))
         self._fsync = fsync
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._acks: list[int] = []
+        self._recovered: list[tuple[int, bytes, bytes]] = []
+        # No segment is open at first, and where a new one found no room.
         self._fd = -1
+        self._lock_fd = -1
         self.unacked = 0
         self.size_bytes = 0
         self._next = 1
-        # The life that ended at this start, as (epoch, last seq): its total is still owed.
-        self.ended: tuple[str, int] | None = None
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = lock(directory)
+        self._saved: Life | None = None
+        # Whether the disk refused what was written last.
+        self.disk_full = False
+        # The life that ended at this start: its total is still owed.
+        self.ended: Ended | None = None
         try:
-            self.life, self._recovered = self._open(gateway_id)
-            self._roll()
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = lock(directory)
+            self.life = self._open(gateway_id)
+        except OSError as error:
+            self._free()
+            if error.errno in _DISK_FULL:
+                self._refuse(error)
+            raise SettingsError(f"outbox {directory} cannot be used: {error}") from error
         except BaseException:
-            os.close(self._lock_fd)
+            self._free()
             raise
+        # What is kept is sent all the same; the next append tries again.
+        with suppress(OutboxFull):
+            self._roll()
         self._unlink_done()
 
     @property
@@ -118,9 +144,14 @@ class Outbox:
         return self.next_seq - 1
 
     @property
+    def lost(self) -> int:
+        """Of these, how many the disk did not keep, at most."""
+        return self.life.lost_events
+
+    @property
     def acknowledged(self) -> int:
         """Of these, how many the broker is known to have; events of an ended life count as owed."""
-        return max(0, self.emitted - self.unacked)
+        return max(0, self.emitted - self.unacked - self.lost)
 
     def take_recovered(self) -> list[tuple[int, bytes, bytes]]:
         """Return (position, key, value) of each unacknowledged event of earlier runs, once."""
@@ -135,8 +166,8 @@ class Outbox:
         """
         position = self._next
         frame = event_frame(position, key, value)
-        self._check_room(len(frame))
-        if self._parts[-1].size_bytes >= self._segment_bytes:
+        self.check_room(len(frame))
+        if self._fd < 0 or self._parts[-1].size_bytes >= self._segment_bytes:
             self._roll()
         self._write(frame)
         self._next = position + 1
@@ -157,164 +188,198 @@ class Outbox:
             self.unacked -= 1
 
     def flush_acks(self) -> None:
-        """Write the noted acknowledgements and remove segments that nobody needs any more."""
-        if not self._acks:
-            return
+        """Write the noted acknowledgements and remove segments that nobody needs any more.
+
+        Raises:
+            OSError: the disk fails; what is noted is kept for the next time.
+        """
+        # First what makes room: acknowledgements of what is gone are needed by nobody.
+        self._unlink_done()
         try:
-            if self._parts[-1].size_bytes >= self._segment_bytes:
+            if self.disk_full:
+                self._look_for_room()
+            if not self._acks:
+                return
+            if self._fd < 0 or self._parts[-1].size_bytes >= self._segment_bytes:
                 self._roll()
-            self._write(acks_frame(runs_of(self._acks)))
+            self._write(acks_frame(runs_of(self._acks), self._next))
         except OutboxFull:
-            # Unwritten acks cost a re-send after a crash, no more; removing segments makes room.
-            _log.warning("outbox_acks_not_written", directory=str(self.directory))
+            # Unwritten acks cost a re-send after a crash, no more.
+            return
         self._acks.clear()
         self._unlink_done()
 
     def begin_anew(self) -> None:
-        """Begin a new life; what waits is still of the old one, whose total is owed to nobody here."""
-        self.life = begin_life(self.directory, self.life.gateway_id, base=self._next - 1)
+        """Begin a new life; what waits is still of the old one, whose total is owed to nobody here.
+
+        Raises:
+            OSError: the disk does not take the note; the life goes on.
+        """
+        fresh = begin_life(self.life.gateway_id, base=self._next - 1)
+        write_life(self.directory, fresh)
+        self.life = self._saved = fresh
         self.ended = None
 
     def close(self) -> None:
         """Write what is noted and give the directory free; what is unacknowledged stays."""
-        if self._fd < 0:
+        if self._lock_fd < 0:
             return
         try:
             self.flush_acks()
+        except OSError as error:
+            _log.warning("outbox_acks_not_written", error=repr(error))
         finally:
-            os.close(self._fd)
-            self._fd = -1
-            os.close(self._lock_fd)
+            self._free()
 
-    def _check_room(self, frame_bytes: int) -> None:
+    def check_room(self, more_bytes: int = 0) -> None:
+        """Refuse what goes beyond a bound.
+
+        Raises:
+            OutboxFull: the text says which bound.
+        """
         held = f"outbox {self.directory} is full: it holds"
         if self.unacked >= self._max_events:
             raise OutboxFull(f"{held} {self.unacked} unacknowledged events")
-        if self.size_bytes + frame_bytes > self._max_bytes:
+        if self.size_bytes + more_bytes > self._max_bytes:
             self._unlink_done()
-        if self.size_bytes + frame_bytes > self._max_bytes:
+        if self.size_bytes + more_bytes > self._max_bytes:
             raise OutboxFull(f"{held} {self.size_bytes} of {self._max_bytes} bytes")
+
+    def _free(self) -> None:
+        for fd in (self._fd, self._lock_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._lock_fd = -1
+
+    def _look_for_room(self) -> None:
+        """Write what a killed process would leave of a long frame, and take it back.
+
+        Raises:
+            OutboxFull: there is no room for so much yet.
+        """
+        if self._fd < 0:
+            self._roll()
+        try:
+            _write_whole(self._fd, torn_frame(ROOM_BYTES), self._parts[-1].size_bytes, fsync=False)
+            os.ftruncate(self._fd, self._parts[-1].size_bytes)
+        except OSError as error:
+            self._refuse(error)
+        self.disk_full = False
 
     def _write(self, frame: bytes) -> None:
         part = self._parts[-1]
-        if not _written(self._fd, frame, part.size_bytes):
-            raise self._disk_full()
+        try:
+            _write_whole(self._fd, frame, part.size_bytes, fsync=self._fsync)
+        except _HalfWrittenError as error:
+            # What follows goes into another segment: there it is found whatever stands here.
+            os.close(self._fd)
+            self._fd = -1
+            self._refuse(error.cause)
+        except OSError as error:
+            self._refuse(error)
         part.size_bytes += len(frame)
         self.size_bytes += len(frame)
-        if self._fsync:
-            os.fsync(self._fd)
 
-    def _disk_full(self) -> OutboxFull:
-        return OutboxFull(f"the disk under outbox {self.directory} is full")
+    def _refuse(self, error: OSError) -> NoReturn:
+        if error.errno not in _DISK_FULL:
+            raise error
+        self.disk_full = True
+        raise OutboxFull(f"the disk under outbox {self.directory} is full") from error
 
     def _roll(self) -> None:
         """Open the next segment; the one before is sealed by that."""
-        number = int(self._parts[-1].path.stem) + 1 if self._parts else 1
-        path = self.directory / f"{number:08d}{_SUFFIX}"
+        self._save_life()
+        number = number_of(self._parts[-1].path) + 1 if self._parts else 1
+        path = segment_path(self.directory, number, self._next)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        try:
-            fd = os.open(path, flags, 0o600)
-        except OSError as error:
-            if error.errno not in _DISK_FULL:
-                raise
-            raise self._disk_full() from error
         frame = start_frame(self._next)
-        if not _written(fd, frame, 0):
-            os.close(fd)
-            path.unlink()
-            raise self._disk_full()
+        try:
+            # Left by a start that found no room.
+            path.unlink(missing_ok=True)
+            fd = os.open(path, flags, 0o600)
+            try:
+                _write_whole(fd, frame, 0, fsync=self._fsync)
+            except OSError:
+                os.close(fd)
+                path.unlink()
+                raise
+        except OSError as error:
+            self._refuse(error)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
-        self._parts.append(_Part(path, self._next, 0, len(frame)))
+        self._parts.append(Part(path, self._next, 0, len(frame)))
         self.size_bytes += len(frame)
         if self._fsync:
-            os.fsync(fd)
             sync(self.directory)
 
+    def _save_life(self) -> None:
+        """Write the life if it is new or another: before any event of it, and before damage is removed."""
+        if self._saved == self.life:
+            return
+        try:
+            write_life(self.directory, self.life)
+        except OSError as error:
+            self._refuse(error)
+        self._saved = self.life
+
     def _unlink_done(self) -> None:
-        while len(self._parts) > 1 and not self._parts[0].unacked:
-            part = self._parts.pop(0)
-            part.path.unlink(missing_ok=True)
-            self.size_bytes -= part.size_bytes
+        while len(self._parts) > 1 and not self._parts[0].unacked and self._saved == self.life:
+            self._parts[0].path.unlink(missing_ok=True)
+            self.size_bytes -= self._parts.pop(0).size_bytes
 
-    def _open(self, gateway_id: str) -> tuple[Life, list[tuple[int, bytes, bytes]]]:
-        life = read_life(self.directory, gateway_id)
-        if life is None:
-            if self._segment_paths():
-                raise BrokenLog(f"{self.directory} has segments but no life.json")
-            return begin_life(self.directory, gateway_id, base=0), []
-        doubtful = life.boot != boot_id() and not self._fsync
-        recovered = self._recover(doubtful=doubtful)
-        if not self._parts:
-            return begin_life(self.directory, gateway_id, base=0), []
-        # Nothing is in doubt when nothing was ever written in this life.
-        if not doubtful or self._next - 1 == life.base:
-            return go_on(self.directory, life), recovered
-        self.ended = life.gateway_epoch, self._next - 1 - life.base
-        return begin_life(self.directory, gateway_id, base=self._next - 1), recovered
+    def _open(self, gateway_id: str) -> Life:
+        """Read what earlier runs left; return their life, which goes on, or another."""
+        life = self._saved = read_life(self.directory, gateway_id)
+        doubtful = life is not None and life.boot != boot_id() and not self._fsync
+        found = recover(segment_paths(self.directory), doubtful=doubtful)
+        self._take(found)
+        if life is None or not self._parts:
+            return begin_life(gateway_id, base=self._next - 1)
+        life = replace(life, lost=merged(life.lost, found.lost))
+        # Nothing is in doubt where nothing was ever written in this life.
+        if doubtful and self._next - 1 > life.base:
+            self.ended = Ended(life.gateway_epoch, self._next - 1 - life.base, life.lost_events)
+            return begin_life(gateway_id, base=self._next - 1)
+        self._next = max(self._next, life.base + 1)
+        return replace(life, boot=boot_id())
 
-    def _recover(self, *, doubtful: bool) -> list[tuple[int, bytes, bytes]]:
-        """Read all segments, cut torn tails, and return what the broker may not have."""
-        unacked: dict[int, tuple[bytes, bytes]] = {}
-        paths = self._segment_paths()
-        for path in paths:
-            segment = self._read(path, newest=path == paths[-1], doubtful=doubtful)
-            if segment is None:
-                continue
-            unacked.update((position, (key, value)) for position, key, value in segment.events)
-            for first, count in segment.acked:
-                for position in range(first, first + count):
-                    unacked.pop(position, None)
-            self._parts.append(_Part(path, segment.first, 0, segment.good_bytes))
-            self.size_bytes += segment.good_bytes
-            self._next = segment.following
-        self._count(unacked)
-        return [(position, *unacked[position]) for position in sorted(unacked)]
-
-    def _read(self, path: Path, *, newest: bool, doubtful: bool) -> Segment | None:
-        data = path.read_bytes()
-        segment = read_segment(data)
-        if segment is None:
-            if not newest and not doubtful:
-                raise self._damaged(path, 0)
-            path.unlink()
-            return None
-        if self._parts and segment.first != self._next and not doubtful:
-            raise self._damaged(self._parts[-1].path, self._parts[-1].size_bytes)
-        if segment.good_bytes < len(data):
-            # Only the last write of a killed process can be torn, and only if it was the newest.
-            if not doubtful and not (newest and segment.torn):
-                raise self._damaged(path, segment.good_bytes)
-            cut = len(data) - segment.good_bytes
-            _log.warning("outbox_tail_cut", path=str(path), cut_bytes=cut)
-            os.truncate(path, segment.good_bytes)
-        return segment
-
-    def _damaged(self, path: Path, at: int) -> BrokenLog:
-        return BrokenLog(
-            f"{path} is damaged at byte {at}. Move {self.directory} away for a look and start "
-            "the gateway again: it begins a new life, and the control totals show what is missing"
-        )
-
-    def _count(self, unacked: dict[int, tuple[bytes, bytes]]) -> None:
-        starts = [part.first for part in self._parts]
-        for position in unacked:
-            self._parts[bisect.bisect_right(starts, position) - 1].unacked += 1
-        self.unacked = len(unacked)
-
-    def _segment_paths(self) -> list[Path]:
-        return sorted(self.directory.glob(f"*{_SUFFIX}"))
+    def _take(self, found: Recovered) -> None:
+        self._parts, self._next = found.parts, found.following
+        self.size_bytes = sum(part.size_bytes for part in found.parts)
+        starts = [part.first for part in found.parts]
+        for position in found.unacked:
+            found.parts[bisect.bisect_right(starts, position) - 1].unacked += 1
+        self.unacked = len(found.unacked)
+        self._recovered = [(at, *found.unacked[at]) for at in sorted(found.unacked)]
+        if found.lost:
+            count = sum(count for _, count in found.lost)
+            _log.error("outbox_events_lost", directory=str(self.directory), at_most=count)
 
 
-def _written(fd: int, frame: bytes, at: int) -> bool:
-    """Write all of the frame or, when the disk is full, nothing."""
+class _HalfWrittenError(OSError):
+    """Report a frame that is in the file, whole or in part, though it should not be."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(*cause.args)
+        self.cause = cause
+
+
+def _write_whole(fd: int, frame: bytes, at: int, *, fsync: bool) -> None:
+    """Write all of the frame or, when the disk does not take it, nothing."""
     try:
-        written = os.write(fd, frame)
+        _write_all(fd, frame)
+        if fsync:
+            os.fsync(fd)
     except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        written = 0
-    if written != len(frame):
-        os.ftruncate(fd, at)
-    return written == len(frame)
+        try:
+            os.ftruncate(fd, at)
+        except OSError:
+            raise _HalfWrittenError(error) from error
+        raise
+
+
+def _write_all(fd: int, frame: bytes) -> None:
+    if os.write(fd, frame) != len(frame):
+        # The rest found no room: the next write would have been told so.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

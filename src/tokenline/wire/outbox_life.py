@@ -2,7 +2,8 @@
 
 A life is one epoch: a name for an unbroken count of events, 1, 2, 3 … It goes on across process
 crashes. It ends when the count cannot be trusted any more: the directory was deleted, or the
-machine was started anew and appends did not wait for the disk, so the newest may be gone.
+machine was started anew and appends did not wait for the disk, so the newest may be gone. Where the
+file that names it is damaged, nobody knows its count: another begins.
 """
 
 from __future__ import annotations
@@ -10,25 +11,40 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+import zlib
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tokenline.errors import BrokenLog, InvalidEvent, SettingsError
+import structlog
+
+from tokenline.errors import InvalidEvent, SettingsError
 from tokenline.event import new_event_id
 from tokenline.names import why_bad
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FILE = "life.json"
 
+_log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """Name one epoch; its seq of the event at outbox position p is p - base."""
+    """Name one epoch; its seq of the event at outbox position p is p - base.
+
+    `lost` are runs of positions (first, count) whose events the disk did not keep; none is used again.
+    """
 
     gateway_id: str
     gateway_epoch: str
     base: int
     boot: str
+    lost: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def lost_events(self) -> int:
+        """How many events of this life the disk did not keep, at most."""
+        return sum(count for first, count in self.lost if first > self.base)
 
 
 def check_names(source: str, gateway_id: str, gateway_version: str) -> None:
@@ -46,19 +62,23 @@ def check_names(source: str, gateway_id: str, gateway_version: str) -> None:
 
 
 def read_life(directory: Path, gateway_id: str) -> Life | None:
-    """Return the life that the directory holds, None when there is none yet.
+    """Return the life that the directory holds, None when there is none or its file is damaged.
+
+    A damaged file is set aside, and said in a log line.
 
     Raises:
         SettingsError: it is another gateway's.
-        BrokenLog: the file is damaged.
     """
     path = directory / _FILE
     try:
-        life = Life(**json.loads(path.read_text(encoding="utf-8")))
+        life = _life_of(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise BrokenLog(f"{path} cannot be read: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        _log.error("outbox_life_damaged", file=str(aside), error=str(error))
+        return None
     if life.gateway_id != gateway_id:
         raise SettingsError(
             f"outbox {directory} belongs to gateway {life.gateway_id!r}, not {gateway_id!r}; "
@@ -67,21 +87,23 @@ def read_life(directory: Path, gateway_id: str) -> Life | None:
     return life
 
 
-def begin_life(directory: Path, gateway_id: str, base: int) -> Life:
-    """Write and return a new life whose first event is at position `base` + 1."""
-    life = Life(gateway_id=gateway_id, gateway_epoch=new_event_id(), base=base, boot=boot_id())
-    _write(directory, life)
-    return life
+def begin_life(gateway_id: str, base: int) -> Life:
+    """Return a new life whose first event is at position `base` + 1."""
+    return Life(gateway_id=gateway_id, gateway_epoch=new_event_id(), base=base, boot=boot_id())
 
 
-def go_on(directory: Path, life: Life) -> Life:
-    """Note that the life goes on under the present start of the machine."""
-    here = boot_id()
-    if life.boot == here:
-        return life
-    life = replace(life, boot=here)
-    _write(directory, life)
-    return life
+def write_life(directory: Path, life: Life) -> None:
+    """Put a life in the place of the one that the directory holds, whole or not at all.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    fresh = directory / f"{_FILE}.new"
+    said = asdict(life) | {"check": _check_of(life)}
+    fresh.write_text(json.dumps(said), encoding="utf-8")
+    sync(fresh)
+    fresh.replace(directory / _FILE)
+    sync(directory)
 
 
 def boot_id() -> str:
@@ -107,8 +129,10 @@ def lock(directory: Path) -> int:
         raise SettingsError(
             f"outbox {directory} is in use by process {holder}; each emitter needs its own"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    # Only said to who comes second: a full disk may keep it from being written.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
 
 
@@ -121,9 +145,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(directory: Path, life: Life) -> None:
-    fresh = directory / f"{_FILE}.new"
-    fresh.write_text(json.dumps(asdict(life)), encoding="utf-8")
-    sync(fresh)
-    fresh.replace(directory / _FILE)
-    sync(directory)
+def _life_of(data: bytes) -> Life:
+    said = json.loads(data.decode())
+    check = said.pop("check")
+    life = Life(**said | {"lost": tuple((first, count) for first, count in said["lost"])})
+    if check != _check_of(life):
+        raise ValueError("its checksum is wrong")
+    return life
+
+
+def _check_of(life: Life) -> int:
+    return zlib.crc32(json.dumps(asdict(life)).encode())

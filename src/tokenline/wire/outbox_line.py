@@ -30,7 +30,7 @@ def join(outbox: Outbox, line: Line) -> bool:
 
     Raises:
         ForeignLine: events wait in it for another line.
-        OSError: the disk does not take the note.
+        OSError: the disk does not take the note that it serves another line now.
     """
     known = _read(outbox.directory)
     if known == line.line_id:
@@ -49,7 +49,13 @@ def join(outbox: Outbox, line: Line) -> bool:
             "outbox_serves_another_line", directory=str(outbox.directory), before=known,
             now=line.line_id,
         )  # fmt: skip
-    _write(outbox.directory, line.line_id)
+    try:
+        _write(outbox.directory, line.line_id)
+    except OSError as error:
+        if known:
+            raise
+        # What is kept is sent all the same, and that makes room: the next connection notes it.
+        _log.warning("outbox_line_not_noted", directory=str(outbox.directory), error=repr(error))
     return bool(known)
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from tokenline.wire.delivery import Delivery
+    from tokenline.wire.outbox import Outbox
 
 
 class Receipt(NamedTuple):
@@ -19,12 +23,30 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmitterStats:
-    """Count one life of an emitter; `waiting` and `outbox_bytes` are of this moment."""
+    """Count one life of an emitter; `waiting` and `outbox_bytes` are of this moment.
+
+    `lost` is how many events the disk did not keep, at most: a damaged outbox.
+    """
 
     emitted: int
     acknowledged: int
+    lost: int
     waiting: int
     outbox_bytes: int
     refused: int
     producers_started: int
     last_error: str
+
+
+def stats_of(outbox: Outbox, delivery: Delivery, refused: int) -> EmitterStats:
+    """Return the counts of the life that an outbox is in."""
+    return EmitterStats(
+        emitted=outbox.emitted,
+        acknowledged=outbox.acknowledged,
+        lost=outbox.lost,
+        waiting=outbox.unacked,
+        outbox_bytes=outbox.size_bytes,
+        refused=refused,
+        producers_started=delivery.producers_started,
+        last_error=delivery.last_error,
+    )

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class ControlTotals:
-    """Publish emitted and acknowledged of a life whenever they changed; newest wins by key.
+    """Publish what a life emitted, what of it was acknowledged and lost, whenever that changed.
+
+    The newest wins by key.
 
     A crash leaves the last published total behind the truth; the next start on the same outbox goes
     on counting in the same life and publishes the right one.
@@ -28,7 +30,7 @@ class ControlTotals:
         self._codec = codec
         self._clock = clock
         self._source = source
-        self._sent = (-1, -1)
+        self._sent = (-1, -1, -1)
         self.refused = 0
         # The line that the life counts for; known once a broker answered.
         self.line_id = ""
@@ -36,14 +38,15 @@ class ControlTotals:
     async def publish(self) -> None:
         """Publish what changed, if a broker is there; also, once, of a life that a reboot ended."""
         if self._outbox.ended is not None:
-            epoch, emitted = self._outbox.ended
-            if await self._send(epoch, emitted, emitted):
+            epoch, emitted, lost = self._outbox.ended
+            if await self._send(epoch, emitted, emitted - lost, lost):
                 self._outbox.ended = None
-        counts = self._outbox.emitted, self._outbox.acknowledged - self.refused
+        outbox = self._outbox
+        counts = outbox.emitted, outbox.acknowledged - self.refused, outbox.lost
         if counts != self._sent and await self._send(self._outbox.life.gateway_epoch, *counts):
             self._sent = counts
 
-    async def _send(self, epoch: str, emitted: int, acknowledged: int) -> bool:
+    async def _send(self, epoch: str, emitted: int, acknowledged: int, lost: int) -> bool:
         gateway_id = self._outbox.life.gateway_id
         total = {
             "gateway_id": gateway_id,
@@ -51,6 +54,7 @@ class ControlTotals:
             "source": self._source,
             "emitted": emitted,
             "acknowledged": acknowledged,
+            "lost": lost,
             "as_of": self._clock.wall_ms(),
             "line_id": self.line_id,
         }

@@ -74,6 +74,7 @@ class Decision(NamedTuple):
     partition: int
     terms: PlanTerms = NO_PLAN
     models: frozenset[str] = frozenset()
+    unit: str = ""
     covers: tuple[Cover, ...] = ()
 
     def of(self, served: Served, now_ms: int) -> Decision:
@@ -94,7 +95,8 @@ class Decision(NamedTuple):
 class Verdict(NamedTuple):
     """Answer one check: whether to go on, why, and how old the knowledge is.
 
-    `fresh_ms` is how far the view of this account lies behind now; -1 when nothing was heard.
+    `used` and `limit` count in `unit`. `fresh_ms` is how far the view of this account lies behind
+    now; -1 when nothing was heard.
     """
 
     allowed: bool
@@ -108,6 +110,7 @@ class Verdict(NamedTuple):
     fresh_ms: int
     stale: bool
     terms: PlanTerms = NO_PLAN
+    unit: str = ""
 
     @property
     def plan(self) -> str:
@@ -337,6 +340,7 @@ def _decision_of(partition: int, record: Mapping[str, object]) -> Decision:
         partition=partition,
         terms=plan_terms(record),
         models=_names(record["models"]),
+        unit=_shared(record.get("unit", "")),
         covers=_covers_of(record.get("covers", [])),
     )
 
