@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from tokenline.clock import SystemClock
 from tokenline.landing import migrate
 from tokenline.landing.clickhouse import ClickHouseStore
 from tokenline.landing.queries import Asker, landed_by_partition, quota
@@ -89,7 +90,7 @@ class Line:
             "partition": partition,
             "lo_offset": lo,
             "hi_offset": hi,
-            "as_of": NOON_MS,
+            "as_of": SystemClock().wall_ms(),  # no record is newer than its range
             "epoch": 1,
             "rejected_offsets": rejected,
             "late_offsets": [at for at in within(self.late) if at not in rejected],
