@@ -159,3 +159,28 @@ def test_a_hold_that_comes_under_other_limits_lets_go_of_those_before():
     assert line.limit("week_utok:minis")[1] == 10 * MILLION
     line.hold(session="1", model="max", prompt_tokens=10, seq=1, action="update")
     assert line.limit("week_utok:minis")[1] == 0
+
+
+@pytest.mark.parametrize("status", ["open", "suspended"])
+def test_a_hold_that_is_refused_anyhow_makes_no_rows_of_its_subscriber(status):
+    """Forty thousand invented subscribers and a model that nobody has made forty thousand rows."""
+    line = line_of()
+    if status == "suspended":
+        line.order(kind="suspend")
+    books = line.state.books
+    before = len(books.subscribers), len(books.limits)
+    for number in range(3):
+        model = {"model": "nobody's"} if status == "open" else {}
+        answer = line.hold(**asked(str(number), 5, subscriber_id=f"new {number}") | model)
+        wanted = "UNKNOWN_MODEL" if status == "open" else "SUSPENDED"
+        assert answer.reason.name == wanted
+    assert (len(books.subscribers), len(books.limits)) == before
+
+
+def test_a_session_whose_model_has_no_price_any_more_goes_on_holding_its_limits():
+    line = line_of(cap=30)
+    line.hold(**asked("1", 20))
+    line.now += MINUTE
+    fields = asked("1", 20) | {"model": "nobody's", "reported_utok": 5 * MILLION}
+    assert line.hold(**fields, seq=1, action="update").reason.name == "UNKNOWN_MODEL"
+    assert line.limit(CAP, "kid") == (0, 20 * MILLION, 30 * MILLION)

@@ -40,7 +40,7 @@ from tokenline.quota.hold_rows import (
     Reason,
     Session,
 )
-from tokenline.quota.limit_holds import bind, keep, said
+from tokenline.quota.limit_holds import Bound, bind, keep, said
 from tokenline.quota.paying import Payer, burn_now, claimable_utok, payers
 from tokenline.quota.standing import is_crumb, top_up_past_crumb
 from tokenline.quota.terms import NEVER_MS, NOTHING, HoldExpiry, Terms, Use
@@ -182,8 +182,11 @@ def _grant(
     # Usage may be here before its gateway reports it: what is asked for counts from the report.
     ahead = max(hold.reported_utok, hold.used_utok) - order.reported_utok
     kept = max(0, min(order.keep_utok - ahead, hold.held_utok - owed))
-    bound = bind(books, row, hold, order, order.needed_utok - ahead, now_ms)
     reason = _barred(books, row, order)
+    bound = Bound()
+    # Refused anyhow, what holds nothing needs no limits: a subscriber nobody knows would get rows.
+    if not reason or hold.parts or hold.owed_utok:
+        bound = bind(books, row, hold, order, order.needed_utok - ahead, now_ms)
     if not reason and bound.reached is not None:
         reason = Reason.LIMIT_HELD if bound.waits else Reason.LIMIT_REACHED
     if not reason and order.needed_utok > ahead and is_crumb(books.balances.matrix[row].tolist()):
