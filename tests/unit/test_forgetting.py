@@ -6,7 +6,8 @@ import pytest
 
 from tests.strategies import DAY
 from tests.unit.test_limit_holds import CAP, MILLION, asked, line_of
-from tokenline.quota.subscribers import Subscribers, Told
+from tokenline.quota import limits as limits_of_accounts
+from tokenline.quota.subscribers import OTHERS, Subscribers, Told
 from tokenline.quota.table import NONE
 
 LONG = "a subscriber with a name that is so long that it needs more than one row"
@@ -82,3 +83,39 @@ def test_what_was_given_back_is_found_by_nobody_after_a_recovery(named):
     assert again.find(0, named) == NONE
     assert told_again._by_subscriber == {}
     assert again.row(0, "mum") == 0
+
+
+def test_an_account_has_so_many_subscribers_and_the_further_ones_count_together():
+    line = a_day_line()
+    line.state.books.subscribers.most = 3
+    for number in range(40):
+        line.use(subscriber=f"kid {number}", tokens=5)
+    assert len(line.state.books.subscribers._by_name) == 4
+    assert line.limit("subscriber_day_tokens", "kid 2")[0] == 5
+    assert line.limit("subscriber_day_tokens", OTHERS)[0] == 37 * 5
+    assert line.hold(subscriber="kid 99", **asked("1", 5)).limit_name == "subscriber_day_tokens"
+
+
+def test_room_that_idle_subscribers_leave_is_given_to_new_ones():
+    line = a_day_line()
+    line.state.books.subscribers.most = 3
+    for number in range(5):
+        line.use(subscriber=f"kid {number}", tokens=5)
+    days_later(line)
+    line.use(subscriber="kid 4", tokens=5)
+    assert line.limit("subscriber_day_tokens", "kid 4")[0] == 5
+
+
+def test_what_is_remembered_of_uses_is_bounded_and_does_not_tell_models_limits_by_subscriber(
+    monkeypatch,
+):
+    monkeypatch.setattr(limits_of_accounts, "MATCHES_MAX", 10)
+    line = a_day_line()
+    for number in range(40):
+        line.use(subscriber=f"kid {number}", tokens=1)
+    assert len(line.state.books.limits._matching[0].rows) <= 10
+
+    line = line_of({"tokens": 60, "per": "day", "group": "minis"}, cap=None)
+    for number in range(40):
+        line.use(subscriber=f"kid {number}", tokens=1)
+    assert len(line.state.books.limits._matching[0].rows) == 1

@@ -54,6 +54,8 @@ class Limit(IntEnum):
 
 
 WIDTH = Limit.RANK + 1
+# Which rows a use counts into is remembered of so many uses of an account.
+MATCHES_MAX = 100_000
 NOTHING_COUNTED = (0,) * (WIDTH - Limit.START)
 
 
@@ -74,12 +76,18 @@ class _Matching:
     limits: tuple[_InForce, ...]
     by_model: bool
     by_subscriber: bool
-    rows: dict[Use | str, tuple[int, ...]] = field(default_factory=dict)
+    rows: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict)
 
-    def key(self, use: Use) -> Use | str:
-        if self.by_model:
-            return use
-        return use.subscriber if self.by_subscriber else ""
+    def key(self, use: Use) -> tuple[str, ...]:
+        if self.by_subscriber:
+            return use if self.by_model else (use.subscriber,)
+        return (use.provider, use.model) if self.by_model else ()
+
+    def remember(self, key: tuple[str, ...], rows: tuple[int, ...]) -> None:
+        # Subscribers that are counted as others are without number.
+        if len(self.rows) >= MATCHES_MAX:
+            self.rows.clear()
+        self.rows[key] = rows
 
 
 class Limits(Table):
@@ -141,7 +149,8 @@ class Limits(Table):
         if found is None:
             # A cap of the account's own may be of a limit that its plan has as well.
             rows = (*self._find(known.limits, owner, use), self._cap_row(owner, use.subscriber))
-            found = known.rows[key] = tuple(row for row in dict.fromkeys(rows) if row != NONE)
+            found = tuple(row for row in dict.fromkeys(rows) if row != NONE)
+            known.remember(key, found)
         return found
 
     def _matching_of(self, owner: int) -> _Matching:
@@ -330,7 +339,7 @@ class Limits(Table):
         return row if row in self._capped[owner] else NONE
 
     def _own_row(self, pattern: _InForce, owner: int, name: str) -> int:
-        subscriber = self.subscribers.row(owner, name)
+        subscriber = self.subscribers.row_within(owner, name)
         found = self._own.get((pattern.code, subscriber))
         if found is None:
             found = self._add_row(owner, pattern.code, subscriber, pattern.ceiling)

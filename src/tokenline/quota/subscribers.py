@@ -6,6 +6,7 @@ goes on in rows behind. An account without limits of subscribers has none here.
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,10 @@ Int64s = npt.NDArray[np.int64]
 WORDS = 6
 WORD_BYTES = 8
 GOES_ON = -2  # as an owner: the rest of a name
+# An account with more subscribers at once than this counts the further ones together, as OTHERS:
+# made-up ids may not fill the memory of everybody. `forgetting` makes room again.
+SUBSCRIBERS_MAX = 50_000
+OTHERS = "(others)"
 
 
 class Subscriber(IntEnum):
@@ -58,11 +63,13 @@ WIDTH = Subscriber.TEXT + WORDS
 
 
 class Subscribers(Table):
-    """Hold the rows and find them by account and name."""
+    """Hold the rows and find them by account and name; an account has `most`, and OTHERS."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = SUBSCRIBERS_MAX) -> None:
         super().__init__(WIDTH)
+        self.most = most
         self._by_name: dict[tuple[int, str], int] = {}
+        self._counts: Counter[int] = Counter()
 
     def find(self, owner: int, name: str) -> int:
         """Return the row of a subscriber, NONE for one never seen."""
@@ -73,7 +80,13 @@ class Subscribers(Table):
         found = self._by_name.get((owner, name))
         if found is None:
             found = self._by_name[owner, name] = self._add_name(owner, name.encode())
+            self._counts[owner] += 1
         return found
+
+    def row_within(self, owner: int, name: str) -> int:
+        """Return the row of a subscriber, the row of OTHERS where its account has too many for a new one."""
+        full = self._counts[owner] >= self.most and (owner, name) not in self._by_name
+        return self.row(owner, OTHERS if full else name)
 
     def name(self, row: int) -> str:
         """Return what a subscriber is called."""
@@ -86,11 +99,15 @@ class Subscribers(Table):
     def index(self) -> None:
         """Find everything again when the rows were filled from a journal."""
         for row in np.flatnonzero(self.matrix[:, OWNER] >= 0).tolist():
-            self._by_name[int(self._matrix[row, OWNER]), self.name(row)] = row
+            owner = int(self._matrix[row, OWNER])
+            self._by_name[owner, self.name(row)] = row
+            self._counts[owner] += 1
 
     def forget(self, row: int) -> None:
         """Give the rows of a subscriber back."""
-        del self._by_name[self.owner(row), self.name(row)]
+        owner = self.owner(row)
+        del self._by_name[owner, self.name(row)]
+        self._counts[owner] -= 1
         while row != NONE:
             following = self.get(row, Subscriber.NEXT)
             self.free(row)
