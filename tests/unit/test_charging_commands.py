@@ -395,8 +395,8 @@ def test_what_a_pack_decides_is_refused_beside_it_and_not_passed_over(state, bes
 @pytest.mark.parametrize(
     ("zone", "days", "ends"),
     [
-        ("Asia/Shanghai", 1, "2026-11-02T00:00:00+08:00"),
-        ("Asia/Shanghai", 31, "2026-12-02T00:00:00+08:00"),
+        ("Asia/Shanghai", 1, "2026-11-01T00:00:00+08:00"),
+        ("Asia/Shanghai", 31, "2026-12-01T00:00:00+08:00"),
         ("America/New_York", 1, "2026-11-01T00:00:00-04:00"),
         # Its second day has 25 hours.
         ("America/New_York", 2, "2026-11-02T00:00:00-05:00"),

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from tests.paper_orders import PaperOrders, run_command
-from tokenline.cli import account_order
+from tokenline.cli import account, account_order
 from tokenline.errors import Unavailable
 from tokenline.quota.books import MOST_UTOK
 from tokenline.wire import orders
