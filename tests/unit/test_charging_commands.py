@@ -395,11 +395,10 @@ def test_what_a_pack_decides_is_refused_beside_it_and_not_passed_over(state, bes
 @pytest.mark.parametrize(
     ("zone", "days", "ends"),
     [
-        ("Asia/Shanghai", 1, "2026-11-01T00:00:00+08:00"),
-        ("Asia/Shanghai", 31, "2026-12-01T00:00:00+08:00"),
-        ("America/New_York", 1, "2026-11-01T00:00:00-04:00"),
-        # Its second day has 25 hours.
-        ("America/New_York", 2, "2026-11-02T00:00:00-05:00"),
+        ("Asia/Shanghai", 1, "2026-11-02T00:00:00+08:00"),
+        ("Asia/Shanghai", 30, "2026-12-01T00:00:00+08:00"),
+        # It has 25 hours.
+        ("America/New_York", 1, "2026-11-02T00:00:00-05:00"),
     ],
 )
 def test_a_grant_of_days_ends_with_a_local_day_of_its_account(state, zone, days, ends):
@@ -411,6 +410,15 @@ def test_a_grant_of_days_ends_with_a_local_day_of_its_account(state, zone, days,
     last = state.books.chain(state.books.row(state.cells.slot("t/a")))[-1]
     want = datetime.fromisoformat(ends).timestamp() * 1000
     assert state.books.buckets.get(last, Bucket.VALID_TO) == want
+
+
+def test_a_pack_of_a_day_is_for_a_whole_day_whenever_it_is_bought(state):
+    almost_midnight = int(datetime.fromisoformat("2026-10-31T23:50:00+08:00").timestamp()) * 1000
+    opened(state)
+    ask(state, order(2, almost_midnight, kind="grant", pack="coupon"))
+    chain = list(state.books.chain(state.books.row(state.cells.slot("t/a"))))
+    ends_ms = [state.books.buckets.get(bucket, Bucket.VALID_TO) for bucket in chain]
+    assert almost_midnight + 10 * 60_000 + DAY in ends_ms
 
 
 @pytest.mark.parametrize(

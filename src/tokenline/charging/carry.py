@@ -256,7 +256,8 @@ def _grant(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tup
     """Add what is named: a pack of the catalog, or an amount with its own terms."""
     _check_scope(fields)
     zone = state.cells.zones[state.cells.matrix.item(slot, +Cell.ZONE)]
-    granted = pack_of(state, fields, now_ms) if fields["pack"] else amount_of(fields, zone, now_ms)
+    grants = pack_of if fields["pack"] else amount_of
+    granted = grants(state, fields, zone, now_ms)
     return orders.grant(state.books, slot, granted, now_ms), granted.amount_utok
 
 

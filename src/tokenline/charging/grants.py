@@ -14,7 +14,6 @@ from tokenline.quota.terms import Grant, Scope, Source
 if TYPE_CHECKING:
     from tokenline.charging.partition import PartitionState
 
-DAY_MS = 86_400_000
 MOST_DAYS = 365_000
 # What a pack decides, and what an order says that says nothing of it.
 _PACK_SAYS: dict[str, object] = {
@@ -33,7 +32,7 @@ _SOURCES = {
 }
 
 
-def amount_of(fields: Mapping[str, Any], zone: str, now_ms: int) -> Grant:
+def amount_of(_: PartitionState, fields: Mapping[str, Any], zone: str, now_ms: int) -> Grant:
     """Return the bucket that an order names by an amount; its days end with a day of `zone`.
 
     Raises:
@@ -54,8 +53,8 @@ def amount_of(fields: Mapping[str, Any], zone: str, now_ms: int) -> Grant:
     return grant_of({**fields, "valid_to": days_end(zone, now_ms, days)}, source)
 
 
-def pack_of(state: PartitionState, fields: Mapping[str, Any], now_ms: int) -> Grant:
-    """Return the bucket of a pack; an order that names one says only whom it is for.
+def pack_of(state: PartitionState, fields: Mapping[str, Any], zone: str, now_ms: int) -> Grant:
+    """Return the bucket of a pack, whose days end with a day of `zone`; the order says only for whom it is.
 
     Raises:
         Declined: there is no such pack, or the order says what the pack decides.
@@ -79,7 +78,7 @@ def pack_of(state: PartitionState, fields: Mapping[str, Any], now_ms: int) -> Gr
         amount_utok=pack.allowance_utok,
         source=_SOURCES[pack.source],
         priority=pack.priority,
-        valid_to_ms=now_ms + pack.valid_days * DAY_MS,
+        valid_to_ms=days_end(zone, now_ms, pack.valid_days),
         scope=Scope(
             models=catalog.models_in(pack.groups), subscribers=tuple(fields["subscribers"])
         ),

@@ -68,7 +68,7 @@ def grant(
         typer.Option(
             min=0,
             max=MOST_DAYS,
-            help="days it is valid, today the first; ends with the last in the account's zone; 0: for ever",
+            help="whole days it is valid after today, to the end of the last in the account's zone; 0: for ever",
         ),
     ] = None,
     priority: Annotated[
