@@ -643,9 +643,12 @@ class Account:
         bucket.total = said["amount_utok"]
         bucket.models, bucket.subscribers = tuple(said["models"]), tuple(said["subscribers"])
         if said.get("valid_days"):
-            after = day_of(now, self.zone) + timedelta(days=said["valid_days"])
-            bucket.until = begin_of(after, self.zone)
+            bucket.until = self.days_end(said["valid_days"], now)
         return self.add(bucket, "grant", now).number
+
+    def days_end(self, days: int, now: int) -> int:
+        """Return the end of the last of so many days, the first of which is tomorrow."""
+        return begin_of(day_of(now, self.zone) + timedelta(days=days + 1), self.zone)
 
     def grant_pack(self, name: str, now: int) -> int:
         self.must_live(now)
@@ -654,7 +657,7 @@ class Account:
             raise No("unknown_pack")
         pack = catalog["packs"][name]
         models = [m for group in pack.get("groups", ()) for m in catalog["groups"][group]]
-        until, priority = now + pack["valid_days"] * DAY, pack.get("priority", 100)
+        until, priority = self.days_end(pack["valid_days"], now), pack.get("priority", 100)
         source = pack.get("source", "pack")
         bucket = Bucket(0, source, priority, 0, until, pack["tokens"] * MILLION, tuple(models))
         return self.add(bucket, "grant", now).number

@@ -201,6 +201,7 @@ class Walk:
             "source": self.draw.choice(["top_up", "gift", "free"]),
             "valid_from": starts,
             "valid_to": ends,
+            "valid_days": 0 if ends else self.draw.choice([0, 0, 1, 9]),
             "models": self.draw.choice([[], [], ["p/max"], ["q/*", "p/mini"]]),
             "subscribers": self.draw.choice([[], [], ["ann"]]),
         }

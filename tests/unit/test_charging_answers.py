@@ -35,6 +35,11 @@ def ask(line, appended_ms=NOON, **fields):
         TOP_UP | {"subscribers": ["kid"]},
         TOP_UP | {"transferable": 1},
         TOP_UP | {"priority": 7},
+        TOP_UP | {"valid_to": NOON + DAY},
+        TOP_UP | {"valid_from": NOON},
+        TOP_UP | {"valid_days": 3},
+        TOP_UP | {"time_zone": "UTC"},
+        {"kind": "change_plan", "plan": "family", "when": "now"},
         {"kind": "grant", "pack": "own", "subscribers": ["kid"]},
         {"kind": "change_plan", "plan": "family"},
         {"kind": "change_cycle", "cycle_day": 5},
@@ -54,16 +59,35 @@ def test_another_order_under_a_known_id_is_refused_and_changes_nothing(line, oth
 
 
 def test_the_same_order_said_again_later_is_the_same_order(line):
-    """Who repeats `--days 31` names another end of it; who asks, when, from where: that is no order."""
-    first = ask(line, **TOP_UP, valid_to=NOON + 31 * DAY, reply_to="me", issued_at=NOON)
-    said = {"valid_to": NOON + 32 * DAY, "valid_from": 1, "reply_to": "you", "issued_at": NOON + 9}
-    assert ask(line, NOON + DAY, **TOP_UP, **said, time_zone="UTC") == first
+    """Who repeats `--days 31` says 31 days again; who asks and when is no part of what is asked."""
+    said = TOP_UP | {"valid_days": 31}
+    first = ask(line, **said, reply_to="me", issued_at=NOON)
+    assert ask(line, NOON + DAY, **said, reply_to="you", issued_at=NOON + 9) == first
 
 
-def test_a_refused_order_keeps_its_id_too(line):
+def test_a_change_of_plan_under_a_known_id_says_the_same_when(line):
+    change = {"kind": "change_plan", "plan": "family", "command_id": "x", "when": "next_cycle"}
+    assert ask(line, **change).outcome.name == "DONE"
+    assert ask(line, **change | {"when": "now"}).reason.name == "COMMAND_ID_REUSED"
+
+
+def test_a_refusal_is_not_remembered_when_its_cause_is_gone(line):
+    ask(line, kind="suspend", command_id="s")
+    wanted = {"kind": "transfer", "to_account": "b", "amount_utok": 1, "command_id": "x"}
+    assert ask(line, **wanted).reason.name == "SUSPENDED"
+    ask(line, kind="resume", command_id="r")
+    ask(line, kind="grant", amount_utok=5, transferable=1, command_id="g")
+    assert ask(line, **wanted).outcome.name == "DONE"
+    moved = line.state.books.chain(line.state.books.row(0))
+    assert ask(line, **wanted).outcome.name == "DONE"
+    assert line.state.books.chain(line.state.books.row(0)) == moved
+
+
+def test_an_order_that_was_refused_may_be_mended_under_its_id(line):
     wrong = {"kind": "change_plan", "plan": "unheard-of", "command_id": "x"}
     assert ask(line, **wrong).reason.name == "UNKNOWN_PLAN"
-    assert ask(line, **wrong | {"plan": "family"}).reason.name == "COMMAND_ID_REUSED"
+    assert ask(line, **wrong | {"plan": "family"}).outcome.name == "DONE"
+    assert ask(line, **wrong).reason.name == "COMMAND_ID_REUSED"
 
 
 def test_what_was_asked_is_known_after_a_restart(line):

@@ -14,8 +14,6 @@ from tokenline.quota.books import MOST_UTOK
 from tokenline.wire import orders
 
 MILLION = 1_000_000
-NOON = 1_793_448_000_000
-DAY = 86_400_000
 
 
 @pytest.fixture
@@ -23,7 +21,6 @@ def line(monkeypatch):
     line = PaperOrders()
     monkeypatch.setattr(orders, "Orders", line)
     monkeypatch.setattr(account_order, "line_settings", lambda data: data)
-    monkeypatch.setattr(account.SystemClock, "wall_ms", lambda _: NOON)
     return line
 
 
@@ -38,13 +35,13 @@ OPTIONS = [
     ("open acme --plan p --cycle-day 31", {"cycle_day": 31}),
     ("open acme --plan p", {"time_zone": "Asia/Shanghai"}),
     ("open acme --plan p --time-zone Asia/Tokyo", {"time_zone": "Asia/Tokyo"}),
-    ("grant acme 5", {"kind": "grant", "amount_utok": 5 * MILLION, "pack": "", "valid_to": 0}),
+    ("grant acme 5", {"kind": "grant", "amount_utok": 5 * MILLION, "pack": "", "valid_days": 0}),
     ("grant acme 5", {"source": "top_up", "priority": 100, "transferable": 0}),
     ("grant acme 5", {"models": [], "subscribers": []}),
     ("grant acme --pack coupon", {"pack": "coupon", "amount_utok": 0}),
     ("grant acme 5 --source gift", {"source": "gift"}),
-    ("grant acme 5 --days 3", {"valid_to": NOON + 3 * DAY}),
-    ("grant acme 5 --days 0", {"valid_to": 0}),
+    ("grant acme 5 --days 3", {"valid_days": 3}),
+    ("grant acme 5 --days 0", {"valid_days": 0}),
     ("grant acme 5 --priority 0", {"priority": 0}),
     ("grant acme 5 --transferable", {"transferable": 1}),
     ("grant acme 5 --subscriber kim --subscriber lee", {"subscribers": ["kim", "lee"]}),
@@ -185,7 +182,6 @@ def test_who_gets_no_answer_is_told_how_to_ask_again(line, run, fails):
     ("reason", "detail", "told"),
     [
         ("bad_amount", "only 5 left", "bad amount: only 5 left"),
-        ("bad_amount", "", "bad amount: which rule was broken is told once"),
         (
             "unknown_plan",
             "",

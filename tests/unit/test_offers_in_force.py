@@ -146,6 +146,10 @@ def plain():
     return Line("plain")
 
 
+# The end of the local day on which these packs are bought.
+MIDNIGHT = NOON + HOUR // 2
+
+
 def bucket(number, source, tokens, ends_ms, **fields):
     usual = {"priority": 100, "used_utok": 0, "held_utok": 0, "claimed_utok": 0}
     usual |= {"models": [], "subscribers": [], "transferable": 0}
@@ -156,16 +160,18 @@ def bucket(number, source, tokens, ends_ms, **fields):
 @pytest.mark.parametrize(
     ("pack", "asked", "found"),
     [
-        ("pack", [], bucket(2, "pack", 20, NOON + DAY)),
+        ("pack", [], bucket(2, "pack", 20, MIDNIGHT + DAY)),
         (
             "gift",
             [],
-            bucket(2, "gift", 30, NOON + 7 * DAY, priority=3, models=["p/mini"], transferable=1),
+            bucket(
+                2, "gift", 30, MIDNIGHT + 7 * DAY, priority=3, models=["p/mini"], transferable=1
+            ),
         ),
         (
             "free",
             ["kid", "mum"],
-            bucket(2, "free", 40, NOON + 3660 * DAY, priority=0, subscribers=["kid", "mum"]),
+            bucket(2, "free", 40, MIDNIGHT + 3660 * DAY, priority=0, subscribers=["kid", "mum"]),
         ),
     ],
 )
@@ -178,7 +184,7 @@ def test_a_pack_is_the_bucket_that_the_catalog_says(plain, pack, asked, found):
 def test_a_pack_pays_until_its_days_are_over_and_not_a_moment_longer(plain):
     plain.order(kind="grant", pack="pack")
     plain.use(100)  # the plan's own
-    ends_ms = NOON + DAY
+    ends_ms = MIDNIGHT + DAY
     plain.now = ends_ms + 5000
     # By then November has an allowance; the pack, of equal priority, ends earlier and burns first.
     plain.use(3, at_ms=ends_ms - 1)
@@ -196,7 +202,7 @@ def test_only_a_pack_that_is_transferable_can_be_given_away(plain):
     assert more.replies[0].answer.reason.name == "BAD_AMOUNT"
     all_of_it = plain.order(**asked, amount_utok=30 * MILLION)
     assert [one.fields["amount_utok"] for one in all_of_it.sent] == [30 * MILLION]
-    assert all_of_it.sent[0].fields["valid_to"] == NOON + 7 * DAY
+    assert all_of_it.sent[0].fields["valid_to"] == MIDNIGHT + 7 * DAY
 
 
 @pytest.mark.parametrize("source", ["top_up", "gift", "free", "pack", "refund"])

@@ -3,8 +3,8 @@
 Refusing is an answer. Only an order that cannot be read as one (no such kind, no such zone, an
 amount that is no amount) is bad data, and becomes a dead letter.
 
-An answer is remembered by its command id, so asking twice does once; that an account is unknown is
-not remembered, there is nothing to remember it by: the same order may be carried out once it is open.
+What was done is remembered by its command id, so asking twice does once. A refusal is not: the same
+order is judged again, and may be carried out when the cause is gone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokenline.charging.balances import session_of
+from tokenline.charging.grants import amount_of, pack_of
 from tokenline.charging.show import shown_text
-from tokenline.charging.terms import grant_of
 from tokenline.charging.transfers import ARRIVING, arrive, send
 from tokenline.errors import BadData, Declined
 from tokenline.metering.calendar import moment_text, zone_of
@@ -30,7 +30,7 @@ from tokenline.quota.holds import HoldOrder
 from tokenline.quota.limit_holds import named
 from tokenline.quota.refusals import check_cycle_day
 from tokenline.quota.table import NONE
-from tokenline.quota.terms import Grant, Scope, Source, Terms, Use
+from tokenline.quota.terms import Terms, Use
 from tokenline.quota.zones import move_to
 from tokenline.rating.tariff import dearest
 
@@ -38,14 +38,12 @@ if TYPE_CHECKING:
     from tokenline.charging.partition import PartitionState
     from tokenline.charging.step import Commanded
 
-DAY_MS = 86_400_000
 Fields = Mapping[str, Any]
 # Scopes are kept while a bucket has them, and all of them are in one record of the journal.
 SCOPE_NAMES_MAX, SCOPE_CHARS_MAX = 1000, 16_000
-# What an order asks: its id, who asks, when, and moments aside.
-_TELLING = (
-    *("kind", "plan", "cycle_day", "pack", "amount_utok", "source", "bucket", "priority"),
-    *("models", "subscribers", "transferable", "to_account", "uncap"),
+# Who asks, and when, is no part of what is asked.
+_UNASKED = frozenset(
+    ("tenant_id", "account_id", "command_id", "reply_to", "reply_partition", "issued_at")
 )
 DETAIL_CHARS_MAX = 500
 _ENDS = ("settle", "release")
@@ -81,7 +79,9 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
     answer = state.books.answers.find(slot, name)
     if answer is None:
         answer = _answer(state, slot, fields, now_ms)
-        state.books.answers.remember(slot, name, answer, digest)
+        # A refusal changed nothing, and its cause may be gone when it is asked again.
+        if answer.outcome is Outcome.DONE:
+            state.books.answers.remember(slot, name, answer, digest)
     elif not state.books.answers.answers(slot, name, digest):
         detail = "another order was carried out under this command_id; give this one its own"
         answer = _refusal(Declined(Reason.COMMAND_ID_REUSED, detail), now_ms)
@@ -91,10 +91,9 @@ def carry_out_order(state: PartitionState, command: Commanded) -> tuple[int, Ord
 def _digest(fields: Fields) -> int:
     """Return what tells an order from another under its command id; never 0.
 
-    Moments are left out: who repeats an order of so many days says them anew. So are fields that say
-    nothing, as those of later versions of the schema do.
+    All that is asked counts. Fields that say nothing are left out, as those of later schemas do.
     """
-    said = [(name, fields[name]) for name in _TELLING if fields[name]]
+    said = sorted((name, one) for name, one in fields.items() if one and name not in _UNASKED)
     return session_of(json.dumps(said, ensure_ascii=False))[0] or 1
 
 
@@ -256,7 +255,9 @@ def _change_cycle(state: PartitionState, slot: int, fields: Fields, now_ms: int)
 def _grant(state: PartitionState, slot: int, fields: Fields, now_ms: int) -> tuple[int, int]:
     """Add what is named: a pack of the catalog, or an amount with its own terms."""
     _check_scope(fields)
-    granted = _pack(state, fields, now_ms) if fields["pack"] else grant_of(fields, _source(fields))
+    zone = state.cells.zones[state.cells.matrix.item(slot, +Cell.ZONE)]
+    grants = pack_of if fields["pack"] else amount_of
+    granted = grants(state, fields, zone, now_ms)
     return orders.grant(state.books, slot, granted, now_ms), granted.amount_utok
 
 
@@ -302,42 +303,6 @@ _KINDS: dict[str, Callable[[PartitionState, int, Fields, int], tuple[int, int]]]
     "cap": _cap,
     "transfer": send,
 }
-_SOURCES = {
-    one.name.lower(): one
-    for one in (Source.TOP_UP, Source.GIFT, Source.FREE, Source.PACK, Source.REFUND)
-}
-
-
-def _pack(state: PartitionState, fields: Fields, now_ms: int) -> Grant:
-    catalog = state.catalogs.at(now_ms)
-    name = str(fields["pack"])
-    pack = None if catalog is None else catalog.packs.get(name)
-    if catalog is None or pack is None:
-        raise Declined(Reason.UNKNOWN_PACK, f"no catalog in force has a pack {name!r}")
-    if not pack.shared and not any(fields["subscribers"]):
-        # A scope that names nobody is everybody's.
-        detail = f"pack {name} is not shared: name the subscribers that it is for"
-        raise Declined(Reason.BAD_AMOUNT, detail)
-    if pack.shared and fields["subscribers"]:
-        # It would pay for everybody, and whoever named some would think it does not.
-        raise Declined(Reason.BAD_AMOUNT, f"pack {name} is shared: name no subscribers for it")
-    return Grant(
-        amount_utok=pack.allowance_utok,
-        source=_SOURCES[pack.source],
-        priority=pack.priority,
-        valid_to_ms=now_ms + pack.valid_days * DAY_MS,
-        scope=Scope(
-            models=catalog.models_in(pack.groups), subscribers=tuple(fields["subscribers"])
-        ),
-        transferable=pack.transferable,
-    )
-
-
-def _source(fields: Fields) -> Source:
-    source = _SOURCES.get(str(fields["source"]))
-    if source is None:
-        raise BadData(f"a grant cannot be of source {fields['source']!r}: {', '.join(_SOURCES)}")
-    return source
 
 
 def _hold_order(state: PartitionState, terms: Terms, fields: Fields, now_ms: int) -> HoldOrder:

@@ -8,14 +8,12 @@ import typer
 
 from tokenline.cli.account_order import ask, check_done, order
 from tokenline.cli.common import DataDir, Json, Misuse, print_json
-from tokenline.clock import SystemClock
 
 app = typer.Typer(
     help="Open an account on a plan, top it up, change it, look at it.", no_args_is_help=True
 )
 
 MILLION = 1_000_000
-DAY_MS = 86_400_000
 MOST_TOKENS = 1_000_000_000_000  # that an account may hold
 MOST_DAYS = 365_000
 MOST_PRIORITY = 1_000_000
@@ -67,7 +65,11 @@ def grant(
     ] = None,
     days: Annotated[
         int | None,
-        typer.Option(min=0, max=MOST_DAYS, help="days it is valid; 0 or not said: for ever"),
+        typer.Option(
+            min=0,
+            max=MOST_DAYS,
+            help="whole days it is valid after today, to the end of the last in the account's zone; 0: for ever",
+        ),
     ] = None,
     priority: Annotated[
         int | None,
@@ -114,7 +116,7 @@ def grant(
         "models": _checked_models(models or []),
         "subscribers": _checked_subscribers(subscriber or []),
         "transferable": int(transferable),
-        "valid_to": SystemClock().wall_ms() + days * DAY_MS if days else 0,
+        "valid_days": days or 0,
     }
     order(account, tenant, command_id, fields, data=data, as_json=as_json)
 

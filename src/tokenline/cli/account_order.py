@@ -93,8 +93,6 @@ def check_done(reply: dict[str, Any], kind: str) -> None:
     text = f"{kind} of {tenant}/{account} is refused: {reason.replace('_', ' ')}"
     if reply["detail"]:
         text += f": {reply['detail']}"
-    elif reason == "bad_amount":
-        text += ": which rule was broken is told once, with the figures, and not remembered"
     if reason == "unknown_account" and "/" in account:
         text += " (the account of another tenant is named by --tenant)"
     elif reason in _HELP:

@@ -32,8 +32,8 @@ GRANTED = """
 SELECT sum(toInt128(amount_utok)) AS utok FROM v_balance_changes
 WHERE kind = 'grant' AND startsWith(command_id, 'top-up-')
 """
-# Who asks, when and where: that is of the question, and all the rest of the answer, but for the words
-# that come with a refusal: they are for people and not remembered.
+# Who asks, when and where: that is of the question, and all the rest of the answer, but for the words:
+# they are for people and not remembered.
 OF_THE_QUESTION = {"reply_to", "as_of", "cause_offset", "detail"}
 
 
@@ -63,7 +63,7 @@ class Payments:
         asyncio.run(self._pay(number))
 
     def result(self) -> dict[str, Any]:
-        """Send every order once more, wait until nothing is held, and return what a report says of it.
+        """Send every order that was done once more, wait until nothing is held, and return what a report says of it.
 
         `answered_otherwise` counts second answers that differ; `overshoot_tokens` is what accounts used
         beyond what they had, `held_tokens` what is held still, after twice the validity of any hold.
@@ -81,7 +81,8 @@ class Payments:
         otherwise = [
             order.command_id
             for order, said in self._answers.values()
-            if _said(await self._answer(order)) != _said(said)
+            # A refused one is judged again, and may be carried out by now.
+            if said["outcome"] == "done" and _said(await self._answer(order)) != _said(said)
         ]
         stands = {account: await self._quiet(account) for account in STORIES}
         return {

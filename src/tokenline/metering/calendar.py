@@ -124,6 +124,13 @@ def days_of(zone_name: str, start_ms: int, end_ms: int) -> int:
     return (end - start).days
 
 
+def days_end(zone_name: str, moment_ms: int, days: int) -> int:
+    """Return when the last of so many local days ends; the rest of the moment's own day comes on top."""
+    local = datetime.fromtimestamp(moment_ms // 1000, zone_of(zone_name))
+    day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    return _ms(day + timedelta(days=days + 1))
+
+
 def day_of_month(zone_name: str, moment_ms: int) -> int:
     """Return the day of the month, 1 to 31, on which a moment falls."""
     return datetime.fromtimestamp(moment_ms // 1000, zone_of(zone_name)).day
