@@ -153,8 +153,8 @@ def test_a_cluster_gets_replicated_engines():
 
     assert (
         "ReplicatedReplacingMergeTree("
-        "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}', rank)"
-        in texts["0002_ledger"]
+        "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}', version)"
+        in texts["0004_windows"]
     )
     assert "'{replica}')" in texts["0009_seals"]
     assert "books.ledger ON CLUSTER 'main'" in texts["0002_ledger"]
