@@ -23,6 +23,7 @@ import structlog
 from streams.credentials import faust_credentials
 from streams.health import HealthServer
 from streams.line_app import LineApp
+from streams.memory import keep_giving_back
 from streams.records import hand_over_raw_records
 from streams.servers import kafka
 from tokenline.clock import SystemClock
@@ -68,6 +69,7 @@ def build_app(role: Role, settings: Settings) -> LineApp:
         register = partial(notify, companion=partial(_patient_app, settings))
     worker = register(app, settings, end_process)
     app.wait_for(kafka(settings, worker.TOPICS), *worker.servers())
+    app.keep_running(keep_giving_back)
     _serve_health(app, role, settings, worker)
     return app
 

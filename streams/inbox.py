@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streams.records import inflated_bytes_of
 from tokenline.wire.topics import COMMANDS, HOLDS
 
 INBOX_ORDERS = 64  # deliveries, often of one order each
+INBOX_ORDER_BYTES = 4 << 20
 
 
 def nothing() -> None:
@@ -32,6 +34,11 @@ class Delivery:
     through: int = -1
     deleted_to: int = 0
 
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes the records' values have, as far as the reader counted them."""
+        return inflated_bytes_of(self.records)
+
 
 class Inbox:
     """Hold what waits for one partition; nobody who brings something waits.
@@ -47,11 +54,14 @@ class Inbox:
         self._orders: dict[str, asyncio.Queue[Delivery]] = {
             stem: asyncio.Queue() for stem in (COMMANDS, HOLDS)
         }
+        self._order_bytes = dict.fromkeys(self._orders, 0)
         self._arrived = asyncio.Event()
 
     def put(self, delivery: Delivery) -> None:
         """Take a delivery in."""
         self._orders.get(delivery.stem, self._usage).put_nowait(delivery)
+        if delivery.stem in self._order_bytes:
+            self._order_bytes[delivery.stem] += delivery.size_bytes
         self._arrived.set()
 
     async def get(self) -> Delivery:
@@ -59,14 +69,14 @@ class Inbox:
         while self.empty():
             self._arrived.clear()
             await self._arrived.wait()
-        found = self._next().get_nowait()
+        found = self._taken_from(self._next())
         found.taken()
         return found
 
     def all_orders(self, first: Delivery) -> Delivery:
         """Return `first` and all that waits of its topic as one delivery."""
         queue = self._orders[first.stem]
-        waiting = [first, *(queue.get_nowait() for _ in range(queue.qsize()))]
+        waiting = [first, *(self._taken_from(queue) for _ in range(queue.qsize()))]
         records = [record for one in waiting for record in one.records]
         return Delivery(first.stem, records, waiting[-1].done)
 
@@ -76,7 +86,16 @@ class Inbox:
 
     def crowded(self, stem: str) -> bool:
         """Say whether so many orders or holds wait that no more of them should be read."""
-        return self._orders[stem].qsize() >= INBOX_ORDERS
+        return (
+            self._orders[stem].qsize() >= INBOX_ORDERS
+            or self._order_bytes[stem] >= INBOX_ORDER_BYTES
+        )
+
+    def _taken_from(self, queue: asyncio.Queue[Delivery]) -> Delivery:
+        found = queue.get_nowait()
+        if found.stem in self._order_bytes:
+            self._order_bytes[found.stem] -= found.size_bytes
+        return found
 
     def _next(self) -> asyncio.Queue[Delivery]:
         for stem, waiting in self._orders.items():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.records import Damaged, OfTransaction
+from streams.records import ODD, Damaged, OfTransaction, Unreadable
 from streams.stretch import KEY, OFFSET, TIMESTAMP, VALUE, Stretch
 from tokenline.charging.step import Commanded, Refused, UsageChunk
 from tokenline.errors import BadData, UnknownSchema
@@ -36,14 +36,10 @@ OF_TRANSACTION = (
 def decode_usage(columns: ColumnCodec, stretch: Stretch) -> UsageChunk:
     """Decode a stretch of usage; what cannot be used is refused, not raised."""
     records = stretch.records
-    in_transaction: list[Refused] = []
+    odd: list[Refused] = []
     if not stretch.plain:
-        in_transaction = [
-            _refused(record, "transactional_record", OF_TRANSACTION)
-            for record in records
-            if type(record) is OfTransaction
-        ]
-        records = [one for one in records if type(one) not in (OfTransaction, Damaged)]
+        odd = [_refused_odd(one) for one in records if type(one) in (OfTransaction, Unreadable)]
+        records = [one for one in records if type(one) not in ODD]
     decoded = columns.decode("usage_event", list(map(VALUE, records)))
     kept = records if len(decoded.kept) == len(records) else [records[i] for i in decoded.kept]
     absent, deleted = stretch.gaps()
@@ -56,7 +52,7 @@ def decode_usage(columns: ColumnCodec, stretch: Stretch) -> UsageChunk:
         appended_ms=np.fromiter(map(TIMESTAMP, kept), np.int64, len(kept)),
         refused=[
             *(_refused(records[bad.position], bad.reason, bad.detail) for bad in decoded.failures),
-            *in_transaction,
+            *odd,
         ],
         absent=absent,
         deleted=deleted,
@@ -118,10 +114,12 @@ def _one(codec: Codec, record: Any, stem: str) -> Commanded | Refused:
     if type(record) is Damaged:
         detail = f"a batch of offsets {record.first} to {record.offset} has a wrong checksum"
         return _refused(record, "undecodable", detail)
+    if type(record) is Unreadable:
+        return _refused_odd(record)
     found = _decoded(codec, record, stem)
     if type(record) is OfTransaction:
         # Whoever asked gets an answer, if it can be read who did.
-        refused = _refused(record, "transactional_record", OF_TRANSACTION)
+        refused = _refused_odd(record)
         return replace(refused, command=found if isinstance(found, Commanded) else None)
     return _with_its_key(record, found) if isinstance(found, Commanded) else found
 
@@ -157,6 +155,13 @@ def _with_its_key(record: Any, command: Commanded) -> Commanded | Refused:
         return command
     refused = _refused(record, "key_mismatch", f"the key of this {name} is not {key}")
     return replace(refused, command=command)
+
+
+def _refused_odd(record: OfTransaction | Unreadable) -> Refused:
+    if isinstance(record, OfTransaction):
+        return _refused(record, "transactional_record", OF_TRANSACTION)
+    what = f"the records of offsets {record.first} to {record.offset} cannot be read: {record.why}"
+    return _refused(record, "unreadable_batch", what)
 
 
 def _refused(record: Any, reason: str, detail: str) -> Refused:

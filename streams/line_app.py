@@ -105,6 +105,10 @@ class LineApp(faust.App):
         """Call `start` before any server is waited for, and `stop` at the very end."""
         self._first.append(_Part(start, stop))
 
+    def keep_running(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run `loop` beside the agents; an error in it ends the process."""
+        self._loops.append(loop)
+
     def wait_for(self, *servers: Server) -> None:
         """Wait for these before anything else begins; one that is away ends nothing."""
         self._wait = ServerWait(servers, self.sleep)

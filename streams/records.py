@@ -8,20 +8,32 @@ A batch says whether it belongs to a transaction; its records do not. Nobody her
 becomes of a transaction: one that is left open would hold everybody behind it for as long as the
 producer likes. So its records are handed over marked, and whoever reads a topic that takes no
 transactions refuses them, committed or not.
+
+What a batch holds is bounded when it is opened (see `tokenline.wire.inflate`), and what one poll takes
+is bounded in bytes: a fetch of 4 MiB may hold a thousand batches that become 16 MiB each.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
-from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+
+from tokenline.wire.inflate import bound_inflation, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 log = structlog.get_logger(__name__)
+
+# What the batches may become that one poll opens of a partition, before the one that goes beyond it: as much
+# as a step may hold. What is not compressed is bounded by the fetch.
+POLL_MAX_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,30 @@ class Damaged:
     value: None = None
 
 
-ODD = frozenset({OfTransaction, Damaged})
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stand for records that nobody can take out of their batch, `first` to `offset`; `why` says it."""
+
+    first: int
+    offset: int
+    timestamp: int
+    why: str
+    key: None = None
+    value: None = None
+
+
+class Taken(list[Any]):
+    """Be the records that one poll took of a partition; what it opened became so many bytes."""
+
+    inflated_bytes = 0
+
+
+def inflated_bytes_of(records: Sequence[Any]) -> int:
+    """Return how many bytes batches became for these records to be taken; 0 where they were not polled."""
+    return records.inflated_bytes if isinstance(records, Taken) else 0
+
+
+ODD = frozenset({OfTransaction, Damaged, Unreadable})
 
 
 def is_plain(records: Sequence[Any]) -> bool:
@@ -56,23 +91,51 @@ def is_plain(records: Sequence[Any]) -> bool:
 
 def hand_over_raw_records() -> None:
     """Let aiokafka's consumers of this process yield the parser's own records (aiokafka 0.14, pinned)."""
+    bound_inflation()
     PartitionRecords._unpack_records = unpacked
+    PartitionRecords.room_bytes = math.inf  # for who takes one by one
+    FetchResult.getall = taken
+
+
+def taken(fetched: Any, max_records: int | None = None) -> Taken:
+    """Return what a poll takes of one partition's fetch; the rest is for the next poll."""
+    found = Taken()
+    if not fetched.check_assignment(fetched._topic_partition) or not fetched.has_more():
+        return found
+    records, most = fetched._partition_records, max_records or sys.maxsize
+    records.room_bytes = POLL_MAX_BYTES
+    found.extend(islice(records._records_iterator, most))
+    found.inflated_bytes = POLL_MAX_BYTES - records.room_bytes
+    fetched._update_position()
+    if len(found) < most:
+        # There are no more batches, or no more room.
+        records._records_iterator = records._unpack_records()
+        fetched._partition_records = records if records._records.has_next() else None
+    return found
 
 
 def unpacked(fetched: Any) -> Iterator[Any]:
-    """Yield the records of one partition's fetch, and keep the position behind each."""
+    """Yield the records of one partition's fetch, and keep the position behind each.
+
+    Ends before a batch for which the poll has no room.
+    """
     batches = fetched._records
-    while batches.has_next():
+    while batches.has_next() and fetched.room_bytes > 0:
         batch = batches.next_batch()
         if fetched._check_crcs and not batch.validate_crc():
             yield from _damaged(fetched, batch)
         elif not batch.is_control_batch:
             marked, due = batch.is_transactional, fetched.next_fetch_offset
-            for record in batch:
-                # A batch that is asked for from its middle comes whole.
-                if record.offset >= due:
-                    fetched.next_fetch_offset = record.offset + 1
-                    yield _marked(record) if marked else record
+            try:
+                found = opened(batch)
+                fetched.room_bytes -= found.inflated_bytes
+                for record in found.records:
+                    # A batch that is asked for from its middle comes whole.
+                    if record.offset >= due:
+                        fetched.next_fetch_offset = record.offset + 1
+                        yield _marked(record) if marked else record
+            except Exception as error:  # noqa: BLE001  bytes that are wrong raise whatever the parser trips over
+                yield _unreadable(fetched, batch, error)
         # Behind a batch, and not behind its last record: compaction or a marker may be in between.
         fetched.next_fetch_offset = batch.next_offset
 
@@ -93,3 +156,10 @@ def _damaged(fetched: Any, batch: Any) -> Iterator[Damaged]:
     )
     fetched.next_fetch_offset = batch.next_offset
     yield Damaged(batch.base_offset, last, batch.max_timestamp)
+
+
+def _unreadable(fetched: Any, batch: Any, error: Exception) -> Unreadable:
+    """Give one record for what is left of a batch: it would be asked for, and opened, for ever."""
+    first, last = max(batch.base_offset, fetched.next_fetch_offset), batch.next_offset - 1
+    fetched.next_fetch_offset = batch.next_offset
+    return Unreadable(first, last, batch.max_timestamp, f"{type(error).__name__}: {error}")

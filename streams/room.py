@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 # Micro-batches that may wait for a partition.
 BATCHES_MAX = 4
-# Records that may wait in the whole process; beyond it a partition has room for one micro-batch.
+# Records that may wait in the whole process; beyond it a partition has room for one micro-batch. A large
+# one counts as many: with these 50 MB.
 RECORDS_MAX = 200_000
+RECORD_BYTES = 256
 
 
 class Room:
@@ -25,28 +27,29 @@ class Room:
 
     def __init__(self) -> None:
         self._given: dict[TP, dict[int, int]] = {}
-        self._records = 0
+        self._weight = 0
         self._changed = asyncio.Event()
 
-    def give(self, tp: TP, last_offset: int, records: int) -> None:
+    def give(self, tp: TP, last_offset: int, records: int, size_bytes: int = 0) -> None:
         """Note a micro-batch that is handed on; its last offset is its name."""
-        self._given.setdefault(tp, {})[last_offset] = records
-        self._records += records
+        weight = max(records, size_bytes // RECORD_BYTES)
+        self._given.setdefault(tp, {})[last_offset] = weight
+        self._weight += weight
 
     def take(self, tp: TP, last_offset: int) -> None:
         """Note that work on a micro-batch begins, or that it is dropped; twice is once."""
-        self._records -= self._given.get(tp, {}).pop(last_offset, 0)
+        self._weight -= self._given.get(tp, {}).pop(last_offset, 0)
         self._changed.set()
 
     def clear(self) -> None:
         """Forget all: the group dealt the partitions out again, and what waited is nobody's."""
         self._given.clear()
-        self._records = 0
+        self._weight = 0
         self._changed.set()
 
     def among(self, partitions: Iterable[TP]) -> set[TP]:
         """Return those that have room."""
-        most = BATCHES_MAX if self._records < RECORDS_MAX else 1
+        most = BATCHES_MAX if self._weight < RECORDS_MAX else 1
         return {tp for tp in partitions if len(self._given.get(tp, ())) < most}
 
     async def wait(self, timeout_s: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.records import Damaged, is_plain
+from streams.records import Damaged, Unreadable, is_plain
 from tokenline.metering.spans import NO_SPANS, Spans, between, clipped, span, spans_of
 
 # Fields of a record, taken by C code: there are ten thousand in a stretch.
@@ -50,7 +50,7 @@ class Stretch:
         records = self.records
         if len(records) == self.hi - self.lo + 1 and self.plain:
             return NO_SPANS, NO_SPANS
-        edges = [edge for one in records for edge in (first_of(one), one.offset)]
+        edges = [edge for one in records for edge in (_from(one), one.offset)]
         places = spans_of(edges)
         gone = span(self.lo, min(self.deleted_to, *edges[:1], self.hi + 1) - 1)
         lost = places[[type(one) is Damaged for one in records]]
@@ -95,8 +95,13 @@ def runs_of(
 
 def first_of(record: Any) -> int:
     """Return the first offset that a record stands for."""
-    offset: int = record.first if type(record) is Damaged else record.offset
+    offset: int = record.first if type(record) in (Damaged, Unreadable) else record.offset
     return offset
+
+
+def _from(record: Any) -> int:
+    """Return the first offset of which a record says what becomes: of what is unreadable, the last."""
+    return first_of(record) if type(record) is Damaged else int(record.offset)
 
 
 def _bytes_of(records: Sequence[Any]) -> int:

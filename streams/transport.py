@@ -17,6 +17,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
+from streams.records import inflated_bytes_of
 from streams.room import Room
 from tokenline.clock import SystemClock
 
@@ -100,7 +101,7 @@ class MicroBatchConsumer(driver.Consumer):
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
             if batch and (active is None or tp in active or tp in self._buffered_partitions):
-                self._room.give(tp, batch[-1].offset, len(batch))
+                self._room.give(tp, batch[-1].offset, len(batch), inflated_bytes_of(batch))
                 yield tp, self._micro_batch(tp, batch, generation)
 
     def taken(self, message: ConsumerMessage) -> None:

@@ -113,7 +113,7 @@ class PaperReader:
     async def has(self, offset):
         return offset < RECORDS
 
-    async def read(self, lo, hi):
+    async def read(self, lo, hi, _unused=()):
         offsets = np.arange(lo, hi + 1, dtype=np.int64)
         return Run(offsets=offsets, appended_ms=offsets, values=self.values[lo : hi + 1])
 

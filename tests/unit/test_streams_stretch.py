@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.intake import decode_commands, decode_usage
-from streams.records import Damaged, OfTransaction, unpacked
+from streams.records import Damaged, OfTransaction, Unreadable, unpacked
 from streams.stretch import Stretch, parts_of
 from tests.strategies import BOUNDS, NOON
 from tests.strategies import event as event_of
@@ -40,7 +40,9 @@ def named(spans):
     return {offset for first, last in spans.tolist() for offset in range(first, last + 1)}
 
 
-KINDS = st.sampled_from(["plain", "plain", "transaction", "damaged", "none", "none", "junk"])
+KINDS = st.sampled_from(
+    ["plain", "plain", "transaction", "damaged", "none", "none", "junk", "unreadable"]
+)
 
 
 @st.composite
@@ -58,6 +60,8 @@ def stretches(draw):
             records.append(OfTransaction(offset, at, b"t/nobody", PLAIN))
         elif kind == "damaged":
             records.append(Damaged(offset, offset, at))
+        elif kind == "unreadable":
+            records.append(Unreadable(offset, offset, at, "too large"))
     hi = 4 + len(kinds)
     stretch = Stretch(lo=5, hi=hi, records=records, deleted_to=deleted_to, deleted_until_ms=7)
     return kinds, stretch
@@ -202,3 +206,18 @@ def test_a_command_whose_key_is_not_its_accounts_is_refused(name, key):
 
     assert (commands, refused.reason) == ([], "key_mismatch")
     assert refused.command.fields["account_id"] == "a"
+
+
+def test_of_a_batch_that_is_unreadable_the_last_offset_is_refused_and_the_others_are_absent():
+    records = [Raw(0), Unreadable(1, 4, NOON, "too large"), Raw(5)]
+    chunk = decode_usage(COLUMNS, Stretch(lo=0, hi=5, records=records))
+    (refused,) = chunk.refused
+    assert (refused.offset, refused.reason) == (4, "unreadable_batch")
+    assert refused.detail == "the records of offsets 1 to 4 cannot be read: too large"
+    assert chunk.absent.tolist() == [[1, 3]]
+    assert chunk.offsets.tolist() == [0, 5]
+
+
+def test_an_order_in_a_batch_that_is_unreadable_is_a_dead_letter():
+    commands, refused = decode_commands(COLUMNS, CODEC, [Unreadable(1, 4, NOON, "too large")])
+    assert (commands, [one.reason for one in refused]) == ([], ["unreadable_batch"])

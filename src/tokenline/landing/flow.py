@@ -31,7 +31,7 @@ from tokenline.wire.topics import CHARGED, USAGE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tokenline.landing.reader import Bounds
+    from tokenline.landing.reader import Bounds, Run
     from tokenline.landing.seal import Seal
 
 # Micro-batches that may wait for one partition or table; behind them the consumer waits.
@@ -265,7 +265,7 @@ class UsageFlow(Flow):
     async def _flush(self, filling: Filling[Event]) -> None:
         batch = filling.take()
         if batch.rows:
-            run = await self._reader.read(batch.lo, batch.hi) if batch.has_records else NO_RUN
+            run = await self._read(batch) if batch.has_records else NO_RUN
             async with self._tools.turns:
                 seal = await until_answered(
                     self._tools,
@@ -276,6 +276,9 @@ class UsageFlow(Flow):
         for event in batch.acks:
             event.ack()
         self._tools.step("ack")
+
+    async def _read(self, batch: Batch[Event]) -> Run:
+        return await self._reader.read(batch.lo, batch.hi, batch.verdicts.rejected)
 
     def _note(self, batch: Batch[Event], seal: Seal) -> None:
         progress = self._tools.progress

@@ -4,6 +4,9 @@ A range of 100,000 offsets is read at once and nobody looks at single records, s
 broker for fetches through aiokafka's own client and opens whole record batches: a third of the time
 that `AIOKafkaConsumer` takes, which makes an object and a dozen of Python calls for each record.
 
+A fetch of 8 MiB may become any amount of memory, so its batches are opened one by one, no further than
+a range needs, each within bounds (see `wire.inflate`), and only values that the ledger takes are kept.
+
 What Kafka no longer has is not waited for, and no state of the topic is an error: a range comes back
 with the records of it that there are.
 """
@@ -25,6 +28,8 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 
 from tokenline.errors import BrokerUnavailable
+from tokenline.landing.verdicts import NO_OFFSETS
+from tokenline.wire.inflate import opened
 from tokenline.wire.kafka import client_options
 
 if TYPE_CHECKING:
@@ -42,7 +47,10 @@ _log = structlog.get_logger("tokenline.landing")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Hold records of one partition in offset order; an offset without a record is not here."""
+    """Hold records of one partition in offset order; an offset without a record is not here.
+
+    A value that nobody asked for may be None.
+    """
 
     offsets: Int64s
     appended_ms: Int64s
@@ -77,6 +85,7 @@ class UsageReader:
         self._client: AIOKafkaClient | None = None
         self._fetching: asyncio.Task[_Fetched] | None = None
         self._fetch_lo = -1
+        self._closed: deque[Any] = deque()  # batches that were fetched and not opened yet
         self._ready: deque[Run] = deque()
         self._ready_lo = self._ready_hi = -1
         self._highwater = 0
@@ -135,19 +144,33 @@ class UsageReader:
         """
         return offset < self._highwater or offset < (await self.bounds()).end
 
-    async def read(self, lo: int, hi: int) -> Run:
+    async def read(self, lo: int, hi: int, unused: Int64s = NO_OFFSETS) -> Run:
         """Return what records there are from `lo` to `hi`; wait for as long as the broker needs.
 
-        `hi` must be an offset that the topic `has`.
+        `hi` must be an offset that the topic `has`. `unused` are offsets whose values nobody asks for.
         """
         if lo != self._ready_lo:
             await self._seek(lo)
         while self._ready_hi < hi:
-            fetched = await self._next_batches()
-            self._ready.extend(await asyncio.to_thread(opened, fetched.batches))
-            self._ready_hi = fetched.next_lo - 1
+            if not self._closed:
+                await self._fetch_more()
+            await asyncio.to_thread(self._open, hi, unused)
         self._ready_lo = hi + 1
         return _taken(self._ready, lo, hi)
+
+    async def _fetch_more(self) -> None:
+        fetched = await self._next_batches()
+        self._closed.extend(fetched.batches)
+        if not self._closed:
+            self._ready_hi = fetched.next_lo - 1
+
+    def _open(self, hi: int, unused: Int64s) -> None:
+        """Open what was fetched, up to the batch that `hi` is in."""
+        while self._closed and self._ready_hi < hi:
+            batch = self._closed.popleft()
+            if not batch.is_control_batch:
+                self._ready.append(_opened(batch, unused))
+            self._ready_hi = batch.next_offset - 1
 
     def lag(self) -> int:
         """Return how many offsets lie behind the last one that was read, as of the last fetch."""
@@ -162,6 +185,7 @@ class UsageReader:
 
     async def _seek(self, lo: int) -> None:
         await self._cancel_fetch()
+        self._closed.clear()
         self._ready.clear()
         self._fetch_lo = self._ready_lo = lo
         self._ready_hi = lo - 1
@@ -227,12 +251,8 @@ class UsageReader:
         return [batch for batch in _batches(rest[-1]) if batch.next_offset > lo]
 
 
-def opened(batches: Sequence[Any]) -> list[Run]:
-    """Return the records of each batch; control batches hold none, and damaged ones none that are believed."""
-    return [_opened(batch) for batch in batches if not batch.is_control_batch]
-
-
-def _opened(batch: Any) -> Run:  # noqa: ANN401  # aiokafka ships no types
+def _opened(batch: Any, unused: Int64s) -> Run:  # noqa: ANN401  # aiokafka ships no types
+    """Return the records of a batch; one that is damaged or unreadable has none that are believed."""
     if not batch.validate_crc():
         _log.error(
             "a record batch has a wrong checksum: the broker's disk has damaged it",
@@ -240,7 +260,12 @@ def _opened(batch: Any) -> Run:  # noqa: ANN401  # aiokafka ships no types
             last=batch.next_offset - 1,
         )
         return NO_RUN
-    records = list(batch)
+    records: list[Any] = []
+    try:
+        records.extend(opened(batch).records)
+    except Exception as error:  # noqa: BLE001  bytes that are wrong raise whatever the parser trips over
+        # Charging has made a dead letter of what lies behind those that were read.
+        _log.warning("a batch is unreadable", offset=batch.base_offset, error=str(error)[:300])
     rows = len(records)
     if batch.next_offset - batch.base_offset == rows:
         offsets = np.arange(batch.base_offset, batch.next_offset, dtype=np.int64)
@@ -250,7 +275,10 @@ def _opened(batch: Any) -> Run:  # noqa: ANN401  # aiokafka ships no types
         appended_ms = np.full(rows, batch.max_timestamp, np.int64)
     else:
         appended_ms = np.fromiter((one.timestamp for one in records), np.int64, rows)
-    return Run(offsets=offsets, appended_ms=appended_ms, values=[one.value for one in records])
+    values = [one.value for one in records]
+    for at in np.flatnonzero(np.isin(offsets, unused)).tolist() if len(unused) else ():
+        values[at] = None
+    return Run(offsets=offsets, appended_ms=appended_ms, values=values)
 
 
 def _batches(data: bytes) -> list[Any]:

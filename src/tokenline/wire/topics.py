@@ -92,18 +92,22 @@ class Topic:
         return settings.partitions if self.keyed else 1
 
 
+# What anybody may write to; also Kafka's own default, which an operator may have raised.
+_FOREIGN_MAX = {"max.message.bytes": str(1024 * 1024 + 12)}
+
+
 def _kept(days: int) -> dict[str, str]:
     return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
 
 
 TOPICS = (
     # Usage and its judgements are kept together: landing may be away for days and loses nothing.
-    Topic(stem=USAGE, configs=_kept(14)),
+    Topic(stem=USAGE, configs=_kept(14) | _FOREIGN_MAX),
     Topic(stem=CHARGED, configs=_kept(14)),
     # The last word on each account is in `state`; a month of commands is for people.
-    Topic(stem=COMMANDS, configs=_kept(30)),
+    Topic(stem=COMMANDS, configs=_kept(30) | _FOREIGN_MAX),
     # Whoever charges a partition again needs them beside its usage.
-    Topic(stem=HOLDS, configs=_kept(14)),
+    Topic(stem=HOLDS, configs=_kept(14) | _FOREIGN_MAX),
     Topic(stem=WINDOWS, configs=_kept(14)),
     Topic(stem=BALANCES, configs=_kept(14)),
     # A letter holds its record in base64, and the largest record a topic takes is 1 MiB.
@@ -115,7 +119,7 @@ TOPICS = (
     ),
     # One chunk is one record batch, all or nothing; that batch may be large.
     Topic(stem=STATE, configs=_COMPACT | {"max.message.bytes": str(STATE_MAX_BYTES)}),
-    Topic(stem=CONTROL, keyed=False, configs=_COMPACT),
+    Topic(stem=CONTROL, keyed=False, configs=_COMPACT | _FOREIGN_MAX),
     # Who asked waits for seconds; an answer can be asked for again.
     Topic(stem=REPLIES, configs=_kept(1)),
     Topic(stem=CATALOG, keyed=False, configs=_COMPACT),
