@@ -17,7 +17,7 @@ from streams.records import OfTransaction
 from tests.paper_teller import PaperTeller
 from tokenline.clock import FrozenClock, SystemClock
 from tokenline.landing import flow as flows
-from tokenline.landing.flow import TableFlow, UsageFlow
+from tokenline.landing.flow import GATHER_MAX_BYTES, TableFlow, UsageFlow
 from tokenline.landing.memory import MemoryStore
 from tokenline.landing.progress import LandingProgress
 from tokenline.landing.reader import Bounds, Run
@@ -288,8 +288,9 @@ async def test_what_lands_nowhere_is_done_at_once_unless_something_waits_before_
         return len(events)
 
     loop = asyncio.get_running_loop()
-    flow = TableFlow(tools, "decisions", insert, lambda value: value != "heartbeat")
-    first, decision, behind = Told("heartbeat"), Told("heartbeat", "cut"), Told("heartbeat")
+    flow = TableFlow(tools, "decisions", insert, lambda record: record.value != b"heartbeat")
+    beat, cut = (SimpleNamespace(value=value) for value in (b"heartbeat", b"cut"))
+    first, decision, behind = Told(beat), Told(beat, cut), Told(beat)
     flow.offer(first)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -301,6 +302,31 @@ async def test_what_lands_nowhere_is_done_at_once_unless_something_waits_before_
     await asyncio.wait_for(written.wait(), 5)
     await asyncio.sleep(0.05)
     assert (inserted, behind.said) == ([[decision, behind]], ["taken", "acked"])
+    await flow.stop()
+
+
+async def test_an_insert_of_large_rows_waits_for_no_more_of_them():
+    """200 dead letters of 1.4 MB were one insert."""
+    tools = SimpleNamespace(
+        settings=Settings(landing_max_wait_ms=60_000),
+        clock=SystemClock(),
+        progress=LandingProgress(),
+        fatal=pytest.fail,
+    )
+    inserted, twice, loop = [], asyncio.Event(), asyncio.get_running_loop()
+
+    def insert(events):
+        inserted.append(len(events))
+        if len(inserted) == 2:
+            loop.call_soon_threadsafe(twice.set)
+        return 0
+
+    flow = TableFlow(tools, "dead_letters", insert)
+    large = SimpleNamespace(value=bytes(GATHER_MAX_BYTES // 2))
+    for _ in range(5):
+        flow.offer(Told(large))
+    await asyncio.wait_for(twice.wait(), 10)
+    assert inserted == [2, 2]
     await flow.stop()
 
 

@@ -40,6 +40,8 @@ WAITING_MAX = 16
 END_WAIT_S = 10.0
 END_ASK_S = 0.5
 ASTRAY_TELL_S = 30.0
+# Rows of one insert, as they came: a dead letter may have 1.4 MB, and an insert holds each several times.
+GATHER_MAX_BYTES = 32 << 20
 
 _log = structlog.get_logger("tokenline.landing")
 
@@ -339,11 +341,13 @@ class TableFlow(Flow):
         """Return the micro-batches of one insert; small ones wait for company."""
         events = [await self._first()]
         until_s = self._tools.clock.monotonic_s() + max_wait_s
-        while sum(len(event.value) for event in events) < max_rows:
+        rows, size_bytes = len(events[0].value), _bytes_of(events[0])
+        while rows < max_rows and size_bytes < GATHER_MAX_BYTES:
             event = await self._next(until_s - self._tools.clock.monotonic_s())
             if event is None:
                 break
             events.append(event)
+            rows, size_bytes = rows + len(event.value), size_bytes + _bytes_of(event)
         return events
 
     async def _first(self) -> Event:
@@ -354,3 +358,7 @@ class TableFlow(Flow):
                 return event
             if event is not None:
                 event.ack()
+
+
+def _bytes_of(event: Event) -> int:
+    return sum(len(record.value or b"") for record in event.value)
