@@ -27,7 +27,7 @@ from streams.memory import keep_giving_back
 from streams.records import hand_over_raw_records
 from streams.servers import kafka
 from tokenline.clock import SystemClock
-from tokenline.errors import FencedOut, PoisonedInput, SettingsError, TokenlineError
+from tokenline.errors import FencedOut, SettingsError, TokenlineError
 from tokenline.masking import mask_logs, without_secrets
 from tokenline.platform.stdio import never_fail
 from tokenline.settings import Settings
@@ -41,10 +41,8 @@ ROLES: tuple[Role, ...] = ("charging", "landing", "notify")
 EXIT_SETTINGS = 2
 EXIT_FATAL = 70  # EX_SOFTWARE
 EXIT_FENCED = 75  # EX_TEMPFAIL: start again, another worker took the partition
-EXIT_POISONED = 65  # EX_DATAERR: starting again will not help
 EXIT_CODES = {
     FencedOut: EXIT_FENCED,
-    PoisonedInput: EXIT_POISONED,
     SettingsError: EXIT_SETTINGS,
 }
 

@@ -34,7 +34,7 @@ from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovered, Recovery
 from tokenline.charging.step import Flush, Step, UsageChunk
-from tokenline.errors import FencedOut, PoisonedInput
+from tokenline.errors import FencedOut
 from tokenline.metering.home import Home
 from tokenline.wire.topics import COMMANDS, HOLDS, USAGE
 
@@ -57,7 +57,12 @@ class PartitionLine:
         self.partition = partition
         self.log = JournalLog(worker.settings, worker.journal, partition)
         self.outputs = Outputs(
-            worker.settings, worker.codec, worker.columns, worker.producer, partition
+            worker.settings,
+            worker.codec,
+            worker.columns,
+            worker.producer,
+            partition,
+            worker.metrics.grouped_bad.inc,
         )
         self.inbox = Inbox()
         self._commits: asyncio.Queue[Commit | Callable[[], Any]] = asyncio.Queue(STEPS_IN_FLIGHT)
@@ -80,7 +85,6 @@ class PartitionLine:
         self._folding = asyncio.Lock()
         self._flushes: asyncio.Queue[Flush] = asyncio.Queue()
         self._held = False
-        self._unreadable_in_a_row = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -271,7 +275,6 @@ class PartitionLine:
 
     def _usage_steps(self, stretch: Stretch, decoded: UsageChunk | None = None) -> Iterator[Step]:
         chunk = decoded or decode_usage(self._worker.columns, stretch)
-        self._stop_when_poisoned(chunk)
         for part in by_minute(chunk):
             yield fold_usage(self.state, part)
 
@@ -307,19 +310,6 @@ class PartitionLine:
         nobody = await self._gatherer.nothing_before(end, self.state.next_offsets[USAGE])
         if nobody is not None:
             self.inbox.put(nobody)
-
-    def _stop_when_poisoned(self, chunk: UsageChunk) -> None:
-        if not chunk.refused:
-            self._unreadable_in_a_row = 0
-            return
-        rows = chunk.refused_in_a_row()
-        rows[0] += self._unreadable_in_a_row
-        self._unreadable_in_a_row = rows[-1]
-        if max(rows) >= self._worker.settings.max_bad_in_a_row:
-            raise PoisonedInput(
-                f"{max(rows)} records in a row of partition {self.partition} cannot be decoded "
-                f"(last: {chunk.refused[-1].detail}); code or schema is bad. TOKENLINE_MAX_BAD_IN_A_ROW is the bound"
-            )
 
     # Publishing
 

@@ -33,6 +33,9 @@ class ChargingMetrics:
         self.dead_letters = Counter(
             names.DEAD_LETTERS, "records refused", ["reason"], registry=self.registry
         )
+        self.grouped_bad = Counter(
+            names.GROUPED_BAD, "bad records that share dead letters", registry=self.registry
+        )
         self.decisions = Counter(
             names.DECISIONS, "decisions published", ["state"], registry=self.registry
         )

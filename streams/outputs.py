@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-from hashlib import sha256
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
 
-from streams.replies import MOST_DETAIL_CHARS, refusals_of, replies_of
+from streams.letters import Letters, Note, nobody
+from streams.replies import refusals_of, replies_of
 from streams.totals import (
     changes_of,
     encode_totals,
@@ -26,7 +25,6 @@ from tokenline.wire.kafka import account_key, client_options, partition_of
 from tokenline.wire.topics import (
     CHARGED,
     COMMANDS,
-    DEAD_LETTERS,
     DECISIONS,
     REPLIES,
     decision_key,
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tokenline.charging.partition import PartitionState
-    from tokenline.charging.step import Charges, Flush, Refused, Sent, Step
+    from tokenline.charging.step import Charges, Flush, Sent, Step
     from tokenline.quota.decided import Decided
     from tokenline.settings import Settings
     from tokenline.wire.avro import Codec
@@ -46,10 +44,6 @@ if TYPE_CHECKING:
 RawRecord = Any
 
 ELSEWHERE = (REPLIES, COMMANDS)  # not our partition: that of the key
-# Of a record that cannot be used, which may have any key and, unpacked, any size. Its letter has it
-# whole, in base64, unless that would be more than the topic takes.
-MOST_KEY_BYTES = 1024
-MOST_VALUE_BYTES = 1 << 20
 
 
 def output_producer(settings: Settings) -> AIOKafkaProducer:
@@ -76,12 +70,14 @@ class Outputs:
         columns: ColumnCodec,
         producer: AIOKafkaProducer,
         partition: int,
+        note_grouped: Note = nobody,
     ) -> None:
         self._settings = settings
         self._codec = codec
         self._columns = columns
         self._producer = producer
         self._partition = partition
+        self._letters = Letters(settings, codec, partition, note_grouped)
         self._clock = SystemClock()
 
     def messages(
@@ -94,10 +90,7 @@ class Outputs:
             for decided in step.decisions
             for message in self._decision(state, step, decided)
         ]
-        found += [
-            self._dead_letter(step.cause[0], refused, raw[refused.offset])
-            for refused in step.refused
-        ]
+        found += self._letters.of(step.cause[0], step.refused, raw) if step.refused else []
         found += changes_of(self._codec, state, step, self._partition)
         found += window_changes_of(self._codec, state, step, self._partition)
         found += replies_of(self._codec, step.replies)
@@ -236,31 +229,6 @@ class Outputs:
         fields = {**sent.fields, "issued_at": self._clock.wall_ms()}
         key = account_key(fields["tenant_id"], fields["account_id"])
         return Message(COMMANDS, key, self._codec.encode("account_order", fields))
-
-    def _dead_letter(self, stem: str, refused: Refused, record: RawRecord) -> Message:
-        whole_key, value = record.key or b"", record.value or b""
-        key, detail = whole_key[:MOST_KEY_BYTES], refused.detail[:MOST_DETAIL_CHARS]
-        if len(value) > MOST_VALUE_BYTES:
-            value, told = (
-                value[:MOST_VALUE_BYTES],
-                f"of {len(value)} bytes, sha256 {sha256(value).hexdigest()}",
-            )
-            detail = f"{detail}; the beginning {told}"
-        fields = {
-            "topic": self._settings.topic(stem),
-            "partition": self._partition,
-            "offset": refused.offset,
-            "reason": refused.reason,
-            "detail": detail,
-            "appended_at": refused.appended_ms,
-            "key_base64": base64.b64encode(whole_key[: MOST_VALUE_BYTES // 4]).decode(),
-            "value_base64": base64.b64encode(value).decode(),
-            **{
-                name: said[:MOST_KEY_BYTES] if isinstance(said, str) else said
-                for name, said in refused.identity.items()
-            },
-        }
-        return Message(DEAD_LETTERS, key, self._codec.encode("dead_letter", fields))
 
     def _charged(self, state: PartitionState, step: Step) -> Message:
         judged = step.judged

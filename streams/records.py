@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -81,6 +82,37 @@ def inflated_bytes_of(records: Sequence[Any]) -> int:
     return records.inflated_bytes if isinstance(records, Taken) else 0
 
 
+class Producers:
+    """Know which producer sent which offset of late; a batch says it, and its records do not.
+
+    A producer that is idempotent has an id; others have -1. What was read long ago is forgotten.
+    """
+
+    CHANGES_MAX = 100_000
+
+    def __init__(self) -> None:
+        self._changes: dict[tuple[str, int], tuple[list[int], list[int]]] = {}
+
+    def note(self, topic: str, partition: int, first: int, producer_id: int) -> None:
+        """Note who sent the batch that begins at an offset."""
+        firsts, ids = self._changes.setdefault((topic, partition), ([], []))
+        if ids and (ids[-1] == producer_id or first <= firsts[-1]):
+            return
+        firsts.append(first)
+        ids.append(producer_id)
+        if len(firsts) > self.CHANGES_MAX:
+            half = self.CHANGES_MAX // 2
+            self._changes[topic, partition] = firsts[half:], ids[half:]
+
+    def of(self, topic: str, partition: int, offset: int) -> int:
+        """Return the id of the producer of an offset; -1 when it has none or nobody knows."""
+        firsts, ids = self._changes.get((topic, partition), ((), ()))
+        at = bisect_right(firsts, offset) - 1
+        return ids[at] if at >= 0 else -1
+
+
+# Of all consumers of this process.
+PRODUCERS = Producers()
 ODD = frozenset({OfTransaction, Damaged, Unreadable})
 
 
@@ -125,6 +157,8 @@ def unpacked(fetched: Any) -> Iterator[Any]:
         if fetched._check_crcs and not batch.validate_crc():
             yield from _damaged(fetched, batch)
         elif not batch.is_control_batch:
+            tp = fetched._tp
+            PRODUCERS.note(tp.topic, tp.partition, batch.base_offset, batch.producer_id)
             marked, due = batch.is_transactional, fetched.next_fetch_offset
             try:
                 found = opened(batch)

@@ -1,5 +1,7 @@
 -- Each record the line could not use, with its raw bytes (base64, as on the wire) and the reason,
---   so that it can be looked at and sent again.
+--   so that it can be looked at and sent again. Beyond the operator's rate of a group
+--   (TOKENLINE_BAD_RECORDS_PER_MINUTE) a row is of many: `records` of them, at the runs of `offsets`
+--   (first, last, first, last), with no bytes; those are in Kafka for as long as its retention says.
 --
 -- ORDER BY (tenant_id, topic, partition, offset): the record is the identity. tenant_id is empty
 --   where it could not be read.
@@ -21,7 +23,11 @@ CREATE TABLE IF NOT EXISTS {database}.dead_letters{on_cluster} (
   gateway_seq Int64,
   appended_at DateTime64(3, 'UTC'),
   key_base64 String CODEC(ZSTD(3)),
-  value_base64 String CODEC(ZSTD(3))
+  value_base64 String CODEC(ZSTD(3)),
+  records UInt64 DEFAULT 1,
+  grouped_by String,
+  offsets Array(UInt64) CODEC(ZSTD(3)),
+  gateway_seqs Array(Int64) CODEC(ZSTD(3))
 )
 ENGINE = {engine ReplacingMergeTree()}
 PARTITION BY toYYYYMM(appended_at)

@@ -8,8 +8,7 @@ TokenlineError
 │   ├── InvalidEvent       an event breaks its contract          -> refused at `emit`, nothing was sent
 │   ├── Undecodable        bytes are not what their schema says  -> dead letter
 │   ├── InvalidSignature   a webhook is not what its sender signed -> refused by the receiver
-│   ├── UnknownSchema      the registry has no such schema id    -> dead letter
-│   └── PoisonedInput      N bad records in a row                -> the worker stops: code or schema is bad
+│   └── UnknownSchema      the registry has no such schema id    -> dead letter
 ├── BackPressure           slow down and try again               -> the caller waits or sheds
 │   └── OutboxFull         the gateway's spool is at its bound
 ├── CallRefused            a call may not be made               -> the gateway refuses it, says why and what helps
@@ -76,10 +75,6 @@ class InvalidSignature(BadData):
 
 class UnknownSchema(BadData):
     """Refuse a schema id the registry does not know."""
-
-
-class PoisonedInput(BadData):
-    """Stop the worker: this many bad records in a row mean that code or schema is bad."""
 
 
 class BackPressure(TokenlineError):

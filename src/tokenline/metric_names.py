@@ -8,6 +8,8 @@ EVENTS = "tokenline_events_total"
 TOKENS = "tokenline_tokens_total"
 # counter, records by reason: look at v_dead_letters, mend the gateway, send the events again.
 DEAD_LETTERS = "tokenline_dead_letters_total"
+# counter, bad records beyond TOKENLINE_BAD_RECORDS_PER_MINUTE: `grouped_by` of v_dead_letters names who sends them.
+GROUPED_BAD = "tokenline_grouped_bad_records_total"
 # counter, accounts whose unpaid usage passed 10^17 utok: look at v_balances below bucket 1 and at what sends it.
 UNPAID_ALARMS = "tokenline_unpaid_alarms_total"
 # counter, decisions by state: many `cut` at once usually means a wrong accounts file.

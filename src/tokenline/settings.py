@@ -94,8 +94,11 @@ class Settings(BaseModel):
         le=10**18,  # so that what is unpaid, at most 10^18 above all buckets, stays an int64
         description="an event that costs more than so many utok is refused",
     )
-    max_bad_in_a_row: int = Field(
-        1000, ge=1, description="so many bad records in a row stop the worker"
+    bad_records_per_minute: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="so many bad records of a sender and partition have a dead letter each; others share",
     )
     # A step is one batch of the journal; see `streams.intake`.
     max_chunk_records: int = Field(10_000, ge=1, le=15_000, description="records folded at once")

@@ -214,22 +214,37 @@ def check(books):
 
 
 def check_dead(books, said):
-    """Every rejected record is in the dead letters with its own bytes, and nothing else is.
+    """Every rejected record is in the dead letters, alone with its own bytes, and nothing else is.
 
     Raises:
         Unflushed: letters are missing.
     """
     letters = [letter for letter in books.dead if letter["topic"].endswith(".usage")]
     rejected = {at for at, verdict in said.items() if verdict == "rejected"}
-    found = {(letter["partition"], letter["offset"]) for letter in letters}
+    found = {(letter["partition"], at) for letter in letters for at in offsets_of(letter)}
     assert found <= rejected, f"letters of what was not rejected: {few(found - rejected)}"
     for letter in letters:
         at = letter["partition"], letter["offset"]
+        if letter["records"] > 1 or letter["offsets"]:
+            assert letter["value_base64"] == letter["key_base64"] == ""
+            continue
         for part, bytes_sent in (("value", books.usage[at].value), ("key", books.usage[at].key)):
             kept = base64.b64decode(letter[f"{part}_base64"])
             assert kept == (bytes_sent or b""), f"{at}: the letter's {part} is not the record's"
     if missing := rejected - found:
         raise Unflushed(f"rejected without a letter: {few(missing)}")
+
+
+def offsets_of(letter):
+    """Return the offsets that a letter is of."""
+    runs = letter["offsets"] or [letter["offset"]] * 2
+    offsets = [
+        at
+        for first, last in zip(runs[::2], runs[1::2], strict=True)
+        for at in range(first, last + 1)
+    ]
+    assert len(offsets) == letter["records"]
+    return offsets
 
 
 def few(found):

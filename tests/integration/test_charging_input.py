@@ -12,7 +12,6 @@ from charging_helpers import (
     Line,
     account_name,
     command,
-    ended,
     frame,
     line_settings,
     usage,
@@ -149,23 +148,21 @@ async def health_of(worker):
 PAGES = ("/healthz", "/readyz", "/metrics")
 
 
-async def test_too_many_unreadable_in_a_row_end_the_worker_with_one_error(settings, tmp_path):
-    strict = settings.model_copy(update={"max_bad_in_a_row": 20})
+async def test_no_number_of_unreadable_records_ends_the_worker(settings, tmp_path):
+    """A thousand of them in a row ended it, and the stack with it, until somebody raised a setting."""
+    strict = settings.model_copy(update={"bad_records_per_minute": 20})
     async with Line(strict, tmp_path) as line:
         await line.apply(command(account_name(0)))
         worker = await line.started()
-        key = key_of(usage(account_name(0)))
-        await line.send_raw([(key, b"rubbish")] * 100)
-        assert await ended(worker) == 65
-        log = worker.log.read_text()
-        assert log.count("worker ends") == 1
-        assert "records in a row" in log
-        assert "TOKENLINE_MAX_BAD_IN_A_ROW" in log
-        patient = strict.model_copy(update={"max_bad_in_a_row": 1000})
-        await line.started(settings=patient)
         await line.known(account_name(0))
+        key = key_of(usage(account_name(0)))
+        await line.send_raw([(key, b"rubbish")] * 1500)
         await line.send([usage(account_name(0), input_tokens=1)])
         await line.settled()
+        letters = line.books.dead
+        assert sum(letter["records"] for letter in letters) == 1500
+        assert sum(1 for letter in letters if letter["records"] == 1) <= 40  # one or two minutes
+        assert "too many bad records" in worker.log.read_text()
 
 
 async def test_a_stalled_line_is_unhealthy_and_a_quiet_one_is_not(settings, tmp_path):

@@ -1,14 +1,12 @@
-"""A line tells totals in order, stops at poison, and lets nobody wait before it."""
+"""A line tells totals in order, and lets nobody wait before it."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
-import pytest
 from aiokafka import TopicPartition
 
 from streams import charging
@@ -21,7 +19,6 @@ from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
 from tokenline.charging.journal import HEADS_KEPT, OUT_KEPT
 from tokenline.clock import FrozenClock
-from tokenline.errors import PoisonedInput
 from tokenline.settings import Settings
 
 
@@ -85,38 +82,6 @@ async def test_a_closed_minute_goes_out_before_the_open_one_even_if_it_came_as_t
 
     minute = NOON // MINUTE * MINUTE
     assert line.outputs.published == [(minute, True), (minute + MINUTE, False)]
-
-
-def chunk(first, *lengths):
-    """Return a chunk of bad and good records in turn, so many each, from offset `first` on."""
-    goods = [turn % 2 == 1 for turn, length in enumerate(lengths) for _ in range(length)]
-    records = [record(first + number) for number in range(len(goods))]
-    return chunk_of(
-        [
-            one if good else replace(one, event=None)
-            for one, good in zip(records, goods, strict=True)
-        ]
-    )
-
-
-def test_bad_records_in_a_row_are_counted_wherever_a_good_one_stands():
-    """One good record used to hide all bad ones of its fetch."""
-    line, _ = quiet_line()
-    most = line._worker.settings.max_bad_in_a_row
-
-    line._stop_when_poisoned(chunk(0, most - 1, 1, most - 1))
-    line._stop_when_poisoned(chunk(2 * most, 0, 1, 1))
-    line._stop_when_poisoned(chunk(3 * most, most - 2, 1))
-    line._stop_when_poisoned(chunk(4 * most, most - 1))
-    line._stop_when_poisoned(chunk(5 * most, 0, 1))
-    for poison in (chunk(6 * most, most), chunk(6 * most, 0, 1, most, 1)):
-        line._unreadable_in_a_row = 0
-        with pytest.raises(PoisonedInput, match=f"{most} records in a row"):
-            line._stop_when_poisoned(poison)
-
-    line._unreadable_in_a_row = most - 1
-    with pytest.raises(PoisonedInput):
-        line._stop_when_poisoned(chunk(6 * most, 1, 1))
 
 
 def test_what_comes_for_a_line_that_is_busy_waits_in_its_inbox_and_what_is_not_ours_is_dropped():

@@ -187,13 +187,11 @@ def test_a_command_of_a_transaction_that_nobody_can_read_is_refused_for_the_tran
     assert (refused.reason, refused.command) == ("transactional_record", None)
 
 
-def test_usage_of_a_transaction_is_refused_and_does_not_count_as_unreadable():
-    """A thousand of them in a row would have ended the worker."""
+def test_usage_of_a_transaction_is_refused_and_what_lies_behind_it_is_not():
     records = [OfTransaction(at, NOON, b"t/nobody", PLAIN) for at in range(3)]
     chunk = decode_usage(COLUMNS, Stretch(lo=0, hi=3, records=[*records, Raw(3)]))
 
     assert [one.reason for one in chunk.refused] == ["transactional_record"] * 3
-    assert chunk.refused_in_a_row() == [0, 0]
     assert chunk.offsets.tolist() == [3]
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
-# What nobody can read says nothing of who sent it: code or schema may be bad.
-UNREADABLE = frozenset({"undecodable", "unknown_schema"})
 NO_BURNS: Int64s = np.zeros((0, 3), np.int64)
 NO_SLOTS: Int64s = np.zeros(0, np.int64)
 NO_NAMES: UInt64s = np.zeros((0, 2), np.uint64)
@@ -53,14 +51,6 @@ class UsageChunk:
     absent: Spans = field(default_factory=lambda: NO_SPANS)
     deleted: Spans = field(default_factory=lambda: NO_SPANS)
     deleted_until_ms: int = 0
-
-    def refused_in_a_row(self) -> list[int]:
-        """Return how many unreadable records stand before each decoded event and, last, behind them all."""
-        unreadable = [one.offset for one in self.refused if one.reason in UNREADABLE]
-        refused = np.array(unreadable, np.int64)
-        before = np.searchsorted(self.offsets, refused)
-        rows: list[int] = np.bincount(before, minlength=len(self.offsets) + 1).tolist()
-        return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -257,7 +257,10 @@ def gateways(asker: Asker, topic: str, line_id: str) -> list[GatewaySides]:
             SELECT gateway_id, gateway_epoch, gateway_seq
             FROM {db}.duplicates FINAL WHERE topic = %(topic)s
             UNION ALL
-            SELECT gateway_id, gateway_epoch, gateway_seq
+            SELECT gateway_id, gateway_epoch,
+              arrayJoin(if(empty(gateway_seqs), [gateway_seq], arrayFlatten(arrayMap(
+                at -> range(gateway_seqs[at], gateway_seqs[at + 1] + 1),
+                range(1, length(gateway_seqs), 2))))) AS gateway_seq
             FROM {db}.dead_letters FINAL WHERE topic = %(topic)s
           )
           WHERE gateway_id != '' AND gateway_seq > 0
@@ -291,7 +294,7 @@ def landed_by_partition(asker: Asker, topic: str) -> dict[int, Landed]:
           SELECT partition, 0, 0, count(), 0, 0
           FROM {db}.duplicates FINAL WHERE topic = %(topic)s GROUP BY partition
           UNION ALL
-          SELECT partition, 0, 0, 0, count(), 0
+          SELECT partition, 0, 0, 0, sum(records), 0
           FROM {db}.dead_letters FINAL WHERE topic = %(topic)s GROUP BY partition
         )
         GROUP BY partition

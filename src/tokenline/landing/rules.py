@@ -70,7 +70,9 @@ RULES: dict[Table, Rules] = {
         month="as_of",
     ),
     "dead_letters": Rules(
-        place="partition", unsigned=frozenset(("partition", "offset")), month="appended_at"
+        place="partition",
+        unsigned=frozenset(("partition", "offset", "records")),
+        month="appended_at",
     ),
     "gateway_totals": Rules(unsigned=frozenset(("emitted", "acknowledged", "lost"))),
 }

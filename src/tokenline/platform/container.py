@@ -14,8 +14,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
-# A setting is wrong; code or schema is bad.
-FINAL = frozenset((2, 65))
+# A setting is wrong.
+FINAL = frozenset((2,))
 PROGRAM = (sys.executable, "-m", "tokenline.platform.worker")
 
 
