@@ -9,6 +9,7 @@ import pytest
 
 from streams.catchup import Waiting, by_turns
 from streams.line import PartitionLine
+from streams.metrics import ChargingMetrics
 from tests.orders import CATALOG, catalog_version, hold_order, order
 from tests.strategies import BOUNDS, HOUR, MINUTE, NOON, chunk_of, record
 from tokenline.charging.commands import fold_commands
@@ -114,7 +115,7 @@ class SlowLine(PartitionLine):
         self.now_ms, self.folded = NOON, []
         worker = SimpleNamespace(
             settings=Settings(), journal=None, codec=None, columns=None, producer=None,
-            bounds=BOUNDS, clock=self, metrics=None,
+            bounds=BOUNDS, clock=self, metrics=ChargingMetrics(),
         )  # fmt: skip
         super().__init__(worker, 0)
         self.topics = {COMMANDS: [], HOLDS: [], USAGE: []}

@@ -294,7 +294,7 @@ def landed_by_partition(asker: Asker, topic: str) -> dict[int, Landed]:
           SELECT partition, 0, 0, count(), 0, 0
           FROM {db}.duplicates FINAL WHERE topic = %(topic)s GROUP BY partition
           UNION ALL
-          SELECT partition, 0, 0, 0, sum(records), 0
+          SELECT partition, 0, 0, 0, sum(toInt128(records)), 0
           FROM {db}.dead_letters FINAL WHERE topic = %(topic)s GROUP BY partition
         )
         GROUP BY partition
