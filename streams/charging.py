@@ -34,7 +34,7 @@ from tokenline.metering.judge import Bounds
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.line import Line, read_line
-from tokenline.wire.registry import open_registry
+from tokenline.wire.registry import known_only, open_registry
 from tokenline.wire.topics import (
     BALANCES,
     CHARGED,
@@ -79,7 +79,9 @@ class ChargingWorker:
     lines: dict[int, PartitionLine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.registry = registry = open_registry(self.settings)
+        self._asking = open_registry(self.settings)
+        # Nobody waits behind a record whose schema a server does not answer for.
+        self.registry = registry = known_only(self._asking)
         self.codec, self.columns = Codec(registry), ColumnCodec(registry)
         settings = self.settings
         self.bounds = Bounds(
@@ -212,7 +214,7 @@ class ChargingWorker:
         ]
 
     async def _meet_line(self) -> None:
-        self.line = await read_line(self.settings, registry=self.registry)
+        self.line = await read_line(self.settings, registry=self._asking)
 
     def astray(self) -> list[str]:
         """Return why partitions wait whose positions cannot be right."""

@@ -27,7 +27,7 @@ from streams.outputs import Outputs
 from streams.positions import Standing
 from streams.reread import read_waiting
 from streams.state import JournalLog
-from streams.stretch import Stretch, parts_of
+from streams.stretch import VALUE, Stretch, parts_of
 from streams.ticks import Ticker
 from tokenline.charging.commands import fold_commands
 from tokenline.charging.fold import by_minute, fold_usage
@@ -219,6 +219,8 @@ class PartitionLine:
         due = self.state.next_offsets[delivery.stem]
         stretch = await self._gatherer.stretch(delivery, due)
         most = self._worker.settings.max_chunk_records
+        if stretch is not None:
+            await self._worker.codec.meet(map(VALUE, stretch.records))
         for part in parts_of(stretch, most) if stretch is not None else ():
             if delivery.stem == USAGE:
                 steps = self._usage_steps(part, await self._decoded_beside(part))

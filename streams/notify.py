@@ -23,7 +23,7 @@ from streams.servers import Server
 from streams.topics import raw_topic
 from streams.webhooks import Deliveries, Job, Letter
 from tokenline.clock import SystemClock
-from tokenline.errors import BadData, BrokerUnavailable, SettingsError
+from tokenline.errors import BadData, BrokerUnavailable, RegistryUnavailable, SettingsError
 from tokenline.notify.endpoints import Endpoint, read_webhooks
 from tokenline.notify.notification import Notification, notification_of
 from tokenline.settings import variable
@@ -63,6 +63,9 @@ def endpoints_of(settings: Settings) -> list[tuple[Endpoint, tuple[Secret, ...]]
         raise SettingsError(f"{variable('webhooks_file')}: {error}") from error
 
 
+REGISTRY_RETRY_S = 1.0
+
+
 class EndpointFollower:
     """Follow the decisions for one endpoint."""
 
@@ -84,7 +87,7 @@ class EndpointFollower:
                 self._taken.clear()
                 self._generation = message.generation_id
             if message.generation_id == self._generation:
-                jobs = list(self._jobs(event.value, message.partition))
+                jobs = await self._read(event.value, message.partition)
                 await self.deliveries.offer(event, message.partition, jobs)
                 self._taken[message.tp] = message.offset + 1
             self.app.taken(message)
@@ -110,6 +113,16 @@ class EndpointFollower:
                 name = f"{self.deliveries.endpoint.name}/{tp.topic}/{tp.partition}"
                 found[name] = (position[0], 0 if self.deliveries.full else position[1])
         return found
+
+    async def _read(self, records: Sequence[Any], partition: int) -> list[Job]:
+        """Return what a micro-batch tells; a registry that is away says nothing of it, and is waited for."""
+        while True:
+            await self._codec.meet(record.value for record in records)
+            try:
+                return list(self._jobs(records, partition))
+            except RegistryUnavailable as error:
+                _log.warning("decisions wait for the schema registry", error=str(error))
+                await asyncio.sleep(REGISTRY_RETRY_S)
 
     def _jobs(self, records: Sequence[Any], partition: int) -> Iterator[Job]:
         for record in records:

@@ -13,10 +13,18 @@ from tokenline.charging.fold import fold_usage
 from tokenline.charging.journal import JournalWriter
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.step import Commanded
+from tokenline.wire.avro import Codec
+from tokenline.wire.columns import ColumnCodec
+from tokenline.wire.registry import FileRegistry
 
 if TYPE_CHECKING:
     from streams.charging import ChargingWorker
 
+# What charging writes: their ids must be at hand before the first record, or be waited for.
+WRITTEN = (
+    *("quota_decision", "charging_heartbeat", "account_window", "balance_change", "charged_range"),
+    *("dead_letter", "order_reply", "account_order", "clock_tick"),
+)
 MINUTE_MS = 60_000
 NOW_MS = 1_790_000_000_000
 
@@ -26,16 +34,19 @@ def warm_up(worker: ChargingWorker) -> None:
 
     The first minute flushed cost 1.4 s of a worker's loop, the first chunk as much.
     """
-    state = PartitionState(worker.bounds)
+    for name in WRITTEN:
+        worker.registry.newest_id(name)
+    state, files = PartitionState(worker.bounds), FileRegistry()
+    codec, columns = Codec(files), ColumnCodec(files)
     limits = dict.fromkeys(("minute_tokens", "hour_tokens", "day_tokens", "minute_requests"), -1)
     limits |= {"month_tokens": 1, "hour_requests": -1, "day_requests": -1}
     fields = {"tenant_id": "t", "account_id": "a", "time_zone": "Asia/Shanghai", **limits}
     fold_commands(state, [Commanded(offset=0, appended_ms=NOW_MS, fields=fields)], 0)
     writer = JournalWriter(1, MINUTE_MS)
     for offset in range(2):
-        record = _record(worker, offset, NOW_MS + offset * MINUTE_MS)
+        record = _record(codec, offset, NOW_MS + offset * MINUTE_MS)
         step = fold_usage(
-            state, decode_usage(worker.columns, Stretch(lo=offset, hi=offset, records=[record]))
+            state, decode_usage(columns, Stretch(lo=offset, hi=offset, records=[record]))
         )
         writer.records(state, step, [])
         if step.flush is not None:
@@ -43,7 +54,7 @@ def warm_up(worker: ChargingWorker) -> None:
             list(encode_totals(worker.columns, rows))
 
 
-def _record(worker: ChargingWorker, offset: int, now_ms: int) -> SimpleNamespace:
+def _record(codec: Codec, offset: int, now_ms: int) -> SimpleNamespace:
     event = {
         "source": "warm-up",
         "event_id": str(offset),
@@ -55,5 +66,5 @@ def _record(worker: ChargingWorker, offset: int, now_ms: int) -> SimpleNamespace
         "occurred_at": now_ms,
         "input_tokens": 1,
     }
-    value = worker.codec.encode("usage_event", event)
+    value = codec.encode("usage_event", event)
     return SimpleNamespace(offset=offset, timestamp=now_ms, key=b"t/a", value=value)

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.intake import decode_commands, decode_usage
-from streams.records import Damaged, OfTransaction, Unreadable, unpacked
+from streams.records import (
+    Damaged,
+    OfTransaction,
+    Unreadable,
+    hand_over_raw_records,
+    unpacked,
+)
 from streams.stretch import Stretch, parts_of
 from tests.strategies import BOUNDS, NOON
 from tests.strategies import event as event_of
@@ -137,6 +143,7 @@ def batch_of(first, values, *, transactional=False, compression=0):
 
 def read(data, at=0):
     tp = TopicPartition("usage", 0)
+    hand_over_raw_records()
     fetched = PartitionRecords(tp, MemoryRecords(data), [], at, None, None, True, 0)
     return list(unpacked(fetched)), fetched.next_fetch_offset
 

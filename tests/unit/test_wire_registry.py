@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.registry_stand import running
 from tokenline.clock import FrozenClock
 from tokenline.errors import RegistryUnavailable, SettingsError, UnknownSchema
 from tokenline.settings import Settings
-from tokenline.wire.avro import Codec
+from tokenline.wire.avro import Codec, header_of
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.registry import (
+    ASKED_PER_S,
+    AWAY_FOR_S,
     ConfluentRegistry,
     FileRegistry,
+    KnownSchemas,
+    _client,
+    known_only,
     open_registry,
     schemas_dir,
     split_stem,
@@ -81,68 +84,25 @@ def test_stems_are_split_at_their_version():
     assert split_stem("usage_event.v12") == ("usage_event", 12)
 
 
-class _Server(ThreadingHTTPServer):
-    """Speak the two calls of the Confluent registry API that are used; count them."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.subjects, self.schemas, self.calls, self.users = {}, {}, [], set()
-        self.failing = 0
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        subject = self.path.split("/")[2]
-        self.server.subjects[subject] = body
-        schema_id = 100 + len(self.server.schemas)
-        self.server.schemas[schema_id] = body["schema"]
-        self.answer(200, {"id": schema_id})
-
-    def do_GET(self):
-        schema_id = int(self.path.split("?")[0].rsplit("/", 1)[1])
-        if schema_id in self.server.schemas:
-            self.answer(200, {"schema": self.server.schemas[schema_id]})
-        else:
-            self.answer(404, {"error_code": 40403, "message": "Schema not found"})
-
-    def answer(self, status, body):
-        self.server.calls.append((self.command, self.path))
-        if header := self.headers.get("Authorization"):
-            self.server.users.add(base64.b64decode(header.split()[1]).decode())
-        if self.server.failing:
-            status, body = self.server.failing, {"error_code": 50001, "message": "no"}
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        """Keep the test output quiet."""
-
-
 @pytest.fixture
 def server():
-    with _Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with running() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
-def settings(server):
+def settings(server, tmp_path):
     return Settings(
+        data_dir=tmp_path / "one",
         schema_registry_url=server.url,
         schema_registry_username="u",
         schema_registry_password="p",
     )
+
+
+def elsewhere(settings, name="two"):
+    """Return the settings of a process that has nothing kept."""
+    return settings.model_copy(update={"data_dir": settings.data_dir.parent / name})
 
 
 def test_a_server_gets_our_newest_schemas_under_the_names_of_their_topics(server, settings):
@@ -166,12 +126,12 @@ def test_a_server_gets_our_newest_schemas_under_the_names_of_their_topics(server
 def test_another_process_reads_the_frames_by_asking_the_server_once(server, settings):
     frame = Codec(ConfluentRegistry(settings)).encode("usage_event", EVENT)
     server.calls.clear()
-    reader = Codec(ConfluentRegistry(settings))
+    reader = Codec(ConfluentRegistry(elsewhere(settings)))
     for _ in range(3):
         name, record = reader.decode(frame)
 
     assert (name, record["account_id"], record["outcome"]) == ("usage_event", "a", "completed")
-    assert [command for command, _ in server.calls] == ["GET", "POST"]
+    assert [command for command, _ in server.calls] == ["GET"]
 
 
 def test_an_unknown_id_is_asked_for_once_in_a_while(server, settings):
@@ -211,7 +171,122 @@ def test_a_server_that_refuses_our_schema_stops_the_start(server, settings):
         ConfluentRegistry(settings).newest_id("usage_event")
 
 
-def test_a_server_that_is_away_is_named():
-    away = Settings(schema_registry_url="http://127.0.0.1:1")
+def test_a_server_that_is_away_is_named(tmp_path):
+    away = Settings(schema_registry_url="http://127.0.0.1:1", data_dir=tmp_path)
     with pytest.raises(RegistryUnavailable, match=r"http://127\.0\.0\.1:1 did not answer"):
         ConfluentRegistry(away).newest_id("usage_event")
+
+
+def test_what_is_kept_does_while_the_server_is_away(settings):
+    """A worker could not start, nor read what it had read for months."""
+    with running() as server:
+        at = settings.model_copy(update={"schema_registry_url": server.url})
+        frame = Codec(ConfluentRegistry(at)).encode("usage_event", EVENT)
+    again = ConfluentRegistry(at)
+    again.ask()
+    assert Codec(again).decode(frame)[1]["account_id"] == "a"
+    assert Codec(again).encode("usage_event", EVENT)[:5] == frame[:5]
+    with pytest.raises(RegistryUnavailable):
+        again.newest_id("quota_decision")
+
+
+def test_the_registered_id_is_asked_for_again_while_the_server_answers(server, settings):
+    """A registry that was made again has given our schemas other ids."""
+    assert ConfluentRegistry(settings).newest_id("usage_event") == 100
+    server.schemas[100] = server.schemas[101] = "{}"
+    assert ConfluentRegistry(settings).newest_id("usage_event") == 102
+
+
+def test_a_kept_id_of_another_text_is_not_used(settings):
+    with running() as server:
+        at = settings.model_copy(update={"schema_registry_url": server.url})
+        registry = ConfluentRegistry(at)
+        registry._own_id("tokenline.usage-value", '{"name": "tokenline.usage_event", "fields": []}')
+    with pytest.raises(RegistryUnavailable):
+        ConfluentRegistry(at).newest_id("usage_event")
+
+
+def test_what_another_server_said_is_not_used(server, settings):
+    frame = Codec(ConfluentRegistry(settings)).encode("usage_event", EVENT)
+    with running() as other:
+        at = settings.model_copy(update={"schema_registry_url": other.url})
+        with pytest.raises(UnknownSchema):
+            Codec(ConfluentRegistry(at)).decode(frame)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": 1}', '{"url": "URL", "texts": 3}'])
+def test_a_file_of_kept_schemas_that_is_damaged_is_as_none(server, settings, text):
+    settings.data_dir.mkdir()
+    (settings.data_dir / "registry.json").write_text(text.replace("URL", server.url))
+    frame = Codec(ConfluentRegistry(settings)).encode("usage_event", EVENT)
+    assert Codec(ConfluentRegistry(settings)).decode(frame)[0] == "usage_event"
+
+
+def test_a_folder_that_takes_no_file_costs_only_a_question(server, settings):
+    settings.data_dir.write_text("a file")
+    frame = Codec(ConfluentRegistry(settings)).encode("usage_event", EVENT)
+    assert Codec(ConfluentRegistry(settings)).decode(frame)[0] == "usage_event"
+    assert [command for command, _ in server.calls] == ["POST", "GET"]
+
+
+def test_a_stream_of_random_ids_is_no_stream_of_requests(server, settings):
+    clock = FrozenClock()
+    codec = ColumnCodec(ConfluentRegistry(settings, clock=clock))
+    decoded = codec.decode("usage_event", [header_of(number) + b"x" for number in range(500)])
+    assert len(decoded.failures) == 500
+    assert {one.reason for one in decoded.failures} == {"unknown_schema"}
+    assert len(server.calls) == ASKED_PER_S
+    clock.advance_ms(1000)
+    codec.decode("usage_event", [header_of(900) + b"x"])
+    assert len(server.calls) == ASKED_PER_S + 1
+
+
+def test_a_server_that_does_not_answer_is_left_alone_for_a_while(tmp_path):
+    clock, asked = FrozenClock(), []
+    with running() as server:
+        at = Settings(schema_registry_url=server.url, data_dir=tmp_path)
+        registry = ConfluentRegistry(at, clock=clock)
+        server.failing = 503
+        for number in range(5):
+            with pytest.raises(RegistryUnavailable):
+                registry.text(number)
+            asked.append(len(server.calls))
+        assert asked == [1] * 5
+        server.failing = 0
+        clock.advance_ms(int(AWAY_FOR_S * 1000) + 1)
+        with pytest.raises(UnknownSchema):
+            registry.text(7)
+
+
+def test_who_may_not_wait_asks_beside_and_reads_what_is_known(server, settings):
+    frame = Codec(ConfluentRegistry(settings)).encode("usage_event", EVENT)
+    registry = known_only(ConfluentRegistry(elsewhere(settings)))
+    assert isinstance(registry, KnownSchemas)
+    codec, columns = Codec(registry), ColumnCodec(registry)
+    server.calls.clear()
+    with pytest.raises(UnknownSchema, match="schema id 100 is not known yet"):
+        codec.decode(frame)
+    assert columns.decode("usage_event", [frame]).failures[0].reason == "unknown_schema"
+    assert server.calls == []
+    registry.look_up(registry.unmet([frame, None, b"\0", header_of(7) + b"x"]))
+    assert codec.decode(frame)[0] == "usage_event"
+    assert columns.decode("usage_event", [frame]).kept.tolist() == [0]
+    with pytest.raises(UnknownSchema, match="schema id 7 is not in the registry"):
+        codec.decode(header_of(7) + b"x")
+    assert [command for command, _ in server.calls] == ["GET", "GET"]
+
+
+def test_an_id_of_a_server_that_is_away_is_unknown_and_says_why(settings):
+    registry = known_only(ConfluentRegistry(settings))
+    registry._registry._client = _client(
+        settings.model_copy(update={"schema_registry_url": "http://127.0.0.1:1"})
+    )
+    registry.look_up([7])
+    with pytest.raises(UnknownSchema, match="did not answer"):
+        registry.text(7)
+
+
+def test_files_need_no_question():
+    registry = FileRegistry()
+    assert known_only(registry) is registry
+    assert registry.unmet([header_of(9999)]) == set()

@@ -10,6 +10,7 @@ longer than ten bytes and negative enum positions. What counts is what `columns`
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import struct
@@ -20,7 +21,7 @@ import fastavro
 from tokenline.errors import BadData, Undecodable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tokenline.wire.registry import Registry
 
@@ -64,12 +65,18 @@ class Codec:
             raise BadData(f"this is not a {name}: {error}") from error
         return out.getvalue()
 
+    async def meet(self, frames: Iterable[bytes | None]) -> None:
+        """Let the registry be asked for the schemas of frames, beside the event loop, before they are decoded."""
+        if unmet := self._registry.unmet(frames):
+            await asyncio.to_thread(self._registry.look_up, unmet)
+
     def decode(self, frame: bytes) -> tuple[str, dict[str, object]]:
         """Return (name, record) with all fields of the newest schema.
 
         Raises:
             UnknownSchema: the registry does not know the id.
             Undecodable: not a frame, or not a datum of the schema it names.
+            RegistryUnavailable: the registry did not answer, which says nothing of the bytes.
         """
         schema_id = frame_id(frame)
         name, writer, reader = self._readers.get(schema_id) or self._open_reader(schema_id)
@@ -102,10 +109,10 @@ class Codec:
 
     def _open_reader(self, schema_id: int) -> tuple[str, Any, Any]:
         name = self._registry.name(schema_id)
-        writer = parse(self._registry.text(schema_id))
-        newest = self._registry.newest_id(name)
+        text, newest = self._registry.text(schema_id), self._registry.newest_text(name)
+        writer = parse(text)
         # The same schema twice would only cost resolution time.
-        reader = None if newest == schema_id else parse(self._registry.text(newest))
+        reader = None if same_schema(text, newest) else parse(newest)
         self._readers[schema_id] = name, writer, reader
         return self._readers[schema_id]
 
@@ -134,6 +141,11 @@ def frame_id(frame: bytes | None) -> int:
 def parse(text: str) -> Any:  # noqa: ANN401  fastavro's parsed schema has no type of its own
     """Return fastavro's parsed schema, without logical types: a timestamp stays an int."""
     return fastavro.parse_schema(without_logical_types(json.loads(text)))
+
+
+def same_schema(one: str, other: str) -> bool:
+    """Say whether two texts are one schema; a registry may have written it with other white space."""
+    return one == other or bool(json.loads(one) == json.loads(other))
 
 
 def without_logical_types(schema: Any) -> Any:  # noqa: ANN401  Avro JSON is any JSON

@@ -111,7 +111,9 @@ class Catalogs:
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         found = await consumer.getmany(self._partition, timeout_ms=POLL_MS)
-        for record in found.get(self._partition, []):
+        records = found.get(self._partition, [])
+        await self._codec.meet(record.value for record in records)
+        for record in records:
             self._take(record)
 
     def _take(self, record: ConsumerRecord) -> None:
@@ -147,6 +149,7 @@ async def read_catalogs(settings: Settings, *, registry: Registry | None = None)
         consumer = await start_reader(settings, tp, auto_offset_reset="earliest")
         try:
             async for record in _records_to_end(consumer, tp):
+                await codec.meet([record.value])
                 if (said := _version_of(codec, record)) is not None:
                     found[int(str(said["version"]))] = str(said["catalog"])
         finally:

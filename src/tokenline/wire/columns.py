@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyruhvro
 
-from tokenline.errors import BadData, Undecodable, UnknownSchema
-from tokenline.wire.avro import HEADER_BYTES, Codec, frame_id, header_of
+from tokenline.errors import BadData, RegistryUnavailable, Undecodable, UnknownSchema
+from tokenline.wire.avro import HEADER_BYTES, Codec, frame_id, header_of, same_schema
 from tokenline.wire.flat import FlatCodec
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ class Decoded:
 class _Target:
     """Hold what the newest schema of one name wants to see."""
 
-    header: bytes
     text: str
     schema: pa.Schema
     fields: list[dict[str, Any]]
@@ -68,6 +67,9 @@ class ColumnCodec:
         self._registry = registry
         self._codec = Codec(registry)
         self._targets: dict[str, _Target] = {}
+        # By id and name; whether an id is of the newest schema of the name.
+        self._newest: dict[tuple[int, str], bool] = {}
+        self._headers: dict[str, bytes] = {}
         self._flat: dict[str, FlatCodec] = {}
 
     def decode(self, name: str, frames: Sequence[bytes | None]) -> Decoded:
@@ -80,7 +82,7 @@ class ColumnCodec:
             RegistryUnavailable: the registry did not answer; nothing was judged, try again.
         """
         target = self._target(name)
-        good = self._decode_uniform(target, frames)
+        good = self._decode_uniform(name, target, frames)
         if good is not None:
             return Decoded(batch=good, kept=np.arange(len(frames), dtype=np.int64), failures=[])
         return self._decode_mixed(name, target, frames)
@@ -99,7 +101,7 @@ class ColumnCodec:
             chunks = pyruhvro.serialize_record_batch(ordered, target.text, 1)
         except BaseException as error:
             raise _bad_data(BadData, error) from error
-        header = target.header
+        header = self._header(name)
         return [header + datum for chunk in chunks for datum in chunk.to_pylist()]
 
     def ordered(self, name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -129,7 +131,10 @@ class ColumnCodec:
 
     def is_newest(self, name: str, frame: bytes | None) -> bool:
         """Say whether a frame is of the newest schema of `name`, without decoding it."""
-        return frame is not None and frame[:HEADER_BYTES] == self._target(name).header
+        try:
+            return frame is not None and self._is_newest(name, frame_id(frame))
+        except (BadData, RegistryUnavailable):
+            return False
 
     def empty(self, name: str) -> pa.RecordBatch:
         """Return no rows with all columns of the newest schema."""
@@ -137,17 +142,33 @@ class ColumnCodec:
 
     def _target(self, name: str) -> _Target:
         if name not in self._targets:
-            schema_id = self._registry.newest_id(name)
-            text = self._registry.text(schema_id)
+            text = self._registry.newest_text(name)
             fields = json.loads(text)["fields"]
-            self._targets[name] = _Target(header_of(schema_id), text, arrow_schema(text), fields)
+            self._targets[name] = _Target(text, arrow_schema(text), fields)
         return self._targets[name]
 
+    def _header(self, name: str) -> bytes:
+        """Return what opens a frame that we write; asks the registry for the id, once."""
+        if name not in self._headers:
+            self._headers[name] = header_of(self._registry.newest_id(name))
+        return self._headers[name]
+
+    def _is_newest(self, name: str, schema_id: int) -> bool:
+        found = self._newest.get((schema_id, name))
+        if found is None:
+            text = self._registry.text(schema_id)
+            found = self._newest[schema_id, name] = self._registry.name(
+                schema_id
+            ) == name and same_schema(text, self._target(name).text)
+        return found
+
     def _decode_uniform(
-        self, target: _Target, frames: Sequence[bytes | None]
+        self, name: str, target: _Target, frames: Sequence[bytes | None]
     ) -> pa.RecordBatch | None:
         """Return the batch when every frame is of the newest schema and good, else None."""
-        if not all(frames) or {frame[:HEADER_BYTES] for frame in frames} != {target.header}:  # type: ignore[index]  # all are bytes
+        if not frames or not all(frames) or len({frame[:HEADER_BYTES] for frame in frames}) > 1:  # type: ignore[index]  # all are bytes
+            return None
+        if not self.is_newest(name, frames[0]):
             return None
         datums = [frame[HEADER_BYTES:] for frame in frames]  # type: ignore[index]  # the same
         try:

@@ -357,6 +357,7 @@ class Guard:
         self._caught_up.set()
 
     async def _apply(self, partition: int, records: list[ConsumerRecord]) -> None:
+        await self._codec.meet(record.value for record in records)
         for index, record in enumerate(records, start=1):
             try:
                 self._apply_one(partition, record)

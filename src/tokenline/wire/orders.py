@@ -297,6 +297,7 @@ class Orders:
         me = self._name.encode()
         while True:
             for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+                await self._codec.meet(record.value for record in records if record.key == me)
                 for record in records:
                     self._position = record.offset + 1
                     if record.key == me:

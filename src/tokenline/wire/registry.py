@@ -1,25 +1,37 @@
 """Say which schema has which id.
 
 Two registries: files that travel with the code (the default; ids in `schemas/ids.json`), and any
-Confluent-compatible server. An id, once issued, means the same text for ever: both cache for ever.
+Confluent-compatible server. An id, once issued, means the same text for ever: both cache for ever, and
+what a server answered is kept on disk as well. Who reads registers nothing.
 """
 
 from __future__ import annotations
 
 import json
+import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenline.clock import Clock, SystemClock
 from tokenline.errors import RegistryUnavailable, SettingsError, UnknownSchema
+from tokenline.wire.registry_cache import SchemaCache
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tokenline.settings import Settings
 
 IDS_FILE = "ids.json"
+_HEADER = struct.Struct(">bI")
 # Bad bytes name random ids; without this each of them would be a request to the server.
 UNKNOWN_FOR_S = 30.0
 UNKNOWN_MAX = 10_000
+# Nor may a stream of them be one: beyond this they are not asked for.
+ASKED_PER_S = 20
+# A server that did not answer is left alone for a while: meanwhile ids that are not known are unknown.
+AWAY_FOR_S = 60.0
+ANSWER_WITHIN_S = 2
 HTTP_NOT_FOUND = 404
 
 # Which topic carries a schema as its main value. Those that share a topic have
@@ -57,7 +69,11 @@ class Registry(Protocol):
         ...
 
     def newest_id(self, name: str) -> int:
-        """Return the id that writers of `name` use, the newest this process knows."""
+        """Return the id that writers of `name` use, the newest this process knows; may register it."""
+        ...
+
+    def newest_text(self, name: str) -> str:
+        """Return the newest schema of `name` that came with this code; asks no server."""
         ...
 
     def text(self, schema_id: int) -> str:
@@ -66,6 +82,14 @@ class Registry(Protocol):
 
     def name(self, schema_id: int) -> str:
         """Return the record's name without namespace, for example `usage_event`."""
+        ...
+
+    def unmet(self, frames: Iterable[bytes | None]) -> set[int]:
+        """Return the ids in these frames that a server would have to be asked for; asks none."""
+        ...
+
+    def look_up(self, ids: Iterable[int]) -> None:
+        """Ask for these ids, so that their texts are at hand; may block. What fails is met again later."""
         ...
 
 
@@ -94,6 +118,17 @@ class FileRegistry:
             return self._newest[name][1]
         except KeyError:
             raise UnknownSchema(f"no schema is named {name}; there are {self.names()}") from None
+
+    def newest_text(self, name: str) -> str:
+        """Return the schema of the highest version of `name`."""
+        return self.text(self.newest_id(name))
+
+    def unmet(self, frames: Iterable[bytes | None]) -> set[int]:  # noqa: ARG002  all ids are known or never will be
+        """Return none."""
+        return set()
+
+    def look_up(self, ids: Iterable[int]) -> None:
+        """Do nothing: files are there."""
 
     def text(self, schema_id: int) -> str:
         """Return the schema's JSON."""
@@ -137,7 +172,8 @@ class ConfluentRegistry:
     """Ask a Confluent-compatible server; register our newest schemas under their topics.
 
     The reader's schema stays the newest that came with this code: a writer that is ahead of us is
-    read as far as we know it. Subjects follow TopicNameStrategy (`<topic>-value`).
+    read as far as we know it. Subjects follow TopicNameStrategy (`<topic>-value`). While the server is
+    away, what is kept on disk does: texts of ids, and the ids of our own schemas.
     """
 
     def __init__(
@@ -151,12 +187,16 @@ class ConfluentRegistry:
         self._local = local or FileRegistry()
         self._clock = clock or SystemClock()
         self._client = _client(settings)
+        self._kept = SchemaCache(settings.data_dir, settings.schema_registry_url)
         self._ids: dict[str, int] = {}
-        self._texts: dict[int, str] = {}
         self._unknown: dict[int, float] = {}
+        self._away_until_s = 0.0
+        self._asked_in_s, self._asked = -1, 0
 
     def ask(self) -> None:
-        """Ask the server for its subjects."""
+        """Ask the server for its subjects, unless schemas of it are kept: then nobody needs it to begin."""
+        if self._kept.texts:
+            return
         from confluent_kafka.schema_registry.error import SchemaRegistryError  # noqa: PLC0415  an extra
 
         try:
@@ -169,30 +209,57 @@ class ConfluentRegistry:
             raise self._away(error) from error
 
     def newest_id(self, name: str) -> int:
-        """Return the server's id of our newest `name`; the first call registers it."""
+        """Return the server's id of our newest `name`; the first call registers it, or finds it kept."""
         if name not in self._ids:
-            text = self._local.text(self._local.newest_id(name))
-            self._ids[name] = self._register(self.subject(name), text)
-            self._texts[self._ids[name]] = text
+            self._ids[name] = self._own_id(self.subject(name), self.newest_text(name))
         return self._ids[name]
+
+    def newest_text(self, name: str) -> str:
+        """Return our own newest schema of `name`."""
+        return self._local.newest_text(name)
 
     def text(self, schema_id: int) -> str:
         """Return the schema's JSON; the first call for an id asks the server."""
-        if schema_id not in self._texts:
-            self._texts[schema_id] = self._fetch(schema_id)
-        return self._texts[schema_id]
+        if schema_id not in self._kept.texts:
+            self._kept.keep_text(schema_id, self._fetch(schema_id))
+        return self._kept.texts[schema_id]
+
+    def unmet(self, frames: Iterable[bytes | None]) -> set[int]:
+        """Return the ids in these frames whose text is not known."""
+        heads = {frame[: _HEADER.size] for frame in frames if frame}
+        ids = {_HEADER.unpack(head)[1] for head in heads if len(head) == _HEADER.size}
+        return ids - self._kept.texts.keys()
 
     def name(self, schema_id: int) -> str:
         """Return the record's name, taken from the schema itself."""
-        parsed = json.loads(self.text(schema_id))
-        full = parsed.get("name", "") if isinstance(parsed, dict) else ""
-        return str(full).rpartition(".")[2]
+        return name_in(self.text(schema_id))
+
+    def knows(self, schema_id: int) -> bool:
+        """Say whether the text of an id is known; asks no server."""
+        return schema_id in self._kept.texts
+
+    def look_up(self, ids: Iterable[int]) -> None:
+        """Ask the server for ids; blocking, for `ANSWER_WITHIN_S` when it is away."""
+        for schema_id in ids:
+            with suppress(UnknownSchema, RegistryUnavailable):
+                self.text(schema_id)
 
     def subject(self, name: str) -> str:
         """Return the subject under which `name` is registered."""
         if name in SHARED_TOPIC_OF:
             return f"{self._settings.topic(SHARED_TOPIC_OF[name])}-tokenline.{name}"
         return f"{self._settings.topic(TOPIC_OF.get(name, name))}-value"
+
+    def _own_id(self, subject: str, text: str) -> int:
+        try:
+            schema_id = self._register(subject, text)
+        except RegistryUnavailable:
+            kept = self._kept.subjects.get(subject)
+            if kept is None or self._kept.texts.get(kept) != text:
+                raise
+            return kept
+        self._kept.keep_subject(subject, schema_id, text)
+        return schema_id
 
     def _register(self, subject: str, text: str) -> int:
         from confluent_kafka.schema_registry import Schema  # noqa: PLC0415  an extra: only this class needs it
@@ -210,12 +277,12 @@ class ConfluentRegistry:
     def _fetch(self, schema_id: int) -> str:
         from confluent_kafka.schema_registry.error import SchemaRegistryError  # noqa: PLC0415  as above
 
-        if self._clock.monotonic_s() < self._unknown.get(schema_id, -1.0):
-            raise UnknownSchema(f"schema id {schema_id} is not in the registry")
+        self._may_ask(schema_id)
         try:
             return str(self._client.get_schema(schema_id).schema_str)
         except SchemaRegistryError as error:
             if error.http_status_code != HTTP_NOT_FOUND:
+                self._leave_alone()
                 raise RegistryUnavailable(
                     f"the registry failed on id {schema_id}: {error}"
                 ) from error
@@ -224,6 +291,21 @@ class ConfluentRegistry:
         except Exception as error:  # as above
             raise self._away(error) from error
 
+    def _may_ask(self, schema_id: int) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s < self._unknown.get(schema_id, -1.0):
+            raise UnknownSchema(f"schema id {schema_id} is not in the registry")
+        if now_s < self._away_until_s:
+            url = self._settings.schema_registry_url
+            raise RegistryUnavailable(f"the schema registry at {url} did not answer a moment ago")
+        if int(now_s) != self._asked_in_s:
+            self._asked_in_s, self._asked = int(now_s), 0
+        self._asked += 1
+        if self._asked > ASKED_PER_S:
+            raise UnknownSchema(
+                f"schema id {schema_id} was not asked for: too many unknown ids come at once"
+            )
+
     def _remember_unknown(self, schema_id: int) -> None:
         if len(self._unknown) >= UNKNOWN_MAX:
             self._unknown.clear()
@@ -231,7 +313,58 @@ class ConfluentRegistry:
 
     def _away(self, error: Exception) -> RegistryUnavailable:
         url = self._settings.schema_registry_url
+        self._leave_alone()
         return RegistryUnavailable(f"the schema registry at {url} did not answer: {error}")
+
+    def _leave_alone(self) -> None:
+        self._away_until_s = self._clock.monotonic_s() + AWAY_FOR_S
+
+
+class KnownSchemas:
+    """Answer from what a registry is known to say, at once; whoever may wait calls `look_up` before.
+
+    An id that the server did not answer for is an unknown schema: nobody waits behind one bad record.
+    """
+
+    def __init__(self, registry: ConfluentRegistry) -> None:
+        self._registry = registry
+        self._why: dict[int, str] = {}
+
+    def ask(self) -> None:
+        """Ask the server, if nothing of it is kept."""
+        self._registry.ask()
+
+    def newest_id(self, name: str) -> int:
+        """Return the id that writers of `name` use; may register it."""
+        return self._registry.newest_id(name)
+
+    def newest_text(self, name: str) -> str:
+        """Return our own newest schema of `name`."""
+        return self._registry.newest_text(name)
+
+    def unmet(self, frames: Iterable[bytes | None]) -> set[int]:
+        """Return the ids in these frames whose text is not known."""
+        return self._registry.unmet(frames)
+
+    def look_up(self, ids: Iterable[int]) -> None:
+        """Ask the server for ids; blocking, for `ANSWER_WITHIN_S` when it is away. Raises nothing of it."""
+        for schema_id in ids:
+            try:
+                self._registry.text(schema_id)
+            except (UnknownSchema, RegistryUnavailable) as error:
+                if len(self._why) >= UNKNOWN_MAX:
+                    self._why.clear()
+                self._why[schema_id] = str(error)
+
+    def text(self, schema_id: int) -> str:
+        """Return the schema's JSON, if it is known."""
+        if self._registry.knows(schema_id):
+            return self._registry.text(schema_id)
+        raise UnknownSchema(self._why.get(schema_id, f"schema id {schema_id} is not known yet"))
+
+    def name(self, schema_id: int) -> str:
+        """Return the record's name."""
+        return name_in(self.text(schema_id))
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -239,6 +372,18 @@ def open_registry(settings: Settings) -> Registry:
     if settings.schema_registry_url:
         return ConfluentRegistry(settings)
     return FileRegistry()
+
+
+def known_only(registry: Registry) -> Registry:
+    """Return a registry that never waits for a server while it reads."""
+    return KnownSchemas(registry) if isinstance(registry, ConfluentRegistry) else registry
+
+
+def name_in(text: str) -> str:
+    """Return the name without namespace of the record that a schema is of; empty when it is of none."""
+    parsed = json.loads(text)
+    full = parsed.get("name", "") if isinstance(parsed, dict) else ""
+    return str(full).rpartition(".")[2]
 
 
 def schemas_dir() -> Path:
@@ -262,7 +407,12 @@ def _client(settings: Settings) -> Any:  # noqa: ANN401  the client library ship
         raise SettingsError(
             "SCHEMA_REGISTRY_URL needs: pip install 'tokenline[registry]'"
         ) from error
-    options = {"url": settings.schema_registry_url}
+    options: dict[str, Any] = {
+        "url": settings.schema_registry_url,
+        "timeout": ANSWER_WITHIN_S,
+        # Whoever asks tries again; a worker's partition stands still meanwhile.
+        "max.retries": 0,
+    }
     user = settings.schema_registry_username
     if user:
         options["basic.auth.user.info"] = f"{user}:{settings.schema_registry_password}"
