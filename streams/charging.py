@@ -34,7 +34,8 @@ from tokenline.metering.judge import Bounds
 from tokenline.wire.avro import Codec
 from tokenline.wire.columns import ColumnCodec
 from tokenline.wire.line import Line, read_line
-from tokenline.wire.registry import known_only, open_registry
+from tokenline.wire.registry import open_registry
+from tokenline.wire.registry_server import known_only
 from tokenline.wire.topics import (
     BALANCES,
     CHARGED,

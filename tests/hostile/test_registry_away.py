@@ -11,7 +11,7 @@ from tests.registry_stand import running
 from tokenline.platform.worker_process import ask_health
 from tokenline.wire.avro import Codec, header_of
 from tokenline.wire.kafka import account_key
-from tokenline.wire.registry import ConfluentRegistry
+from tokenline.wire.registry_server import ConfluentRegistry
 
 # What charging and landing write; usage and commands are registered by who sends them.
 OF_OTHERS = ("usage-value", "commands-value", "holds-value", "catalog-value", "control-value")

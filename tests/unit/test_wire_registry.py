@@ -12,17 +12,15 @@ from tokenline.errors import RegistryUnavailable, SettingsError, UnknownSchema
 from tokenline.settings import Settings
 from tokenline.wire.avro import Codec, header_of
 from tokenline.wire.columns import ColumnCodec
-from tokenline.wire.registry import (
+from tokenline.wire.registry import FileRegistry, open_registry, schemas_dir, split_stem
+from tokenline.wire.registry_server import (
     ASKED_PER_S,
     AWAY_FOR_S,
+    UNKNOWN_WHILE_AWAY_S,
     ConfluentRegistry,
-    FileRegistry,
     KnownSchemas,
     _client,
     known_only,
-    open_registry,
-    schemas_dir,
-    split_stem,
 )
 
 EVENT = {
@@ -284,6 +282,36 @@ def test_an_id_of_a_server_that_is_away_is_unknown_and_says_why(settings):
     registry.look_up([7])
     with pytest.raises(UnknownSchema, match="did not answer"):
         registry.text(7)
+
+
+def test_who_may_not_wait_asks_a_server_that_is_away_once_a_minute(settings):
+    clock, asked = FrozenClock(), []
+
+    class Away(ConfluentRegistry):
+        def text(self, schema_id):
+            asked.append(schema_id)
+            raise RegistryUnavailable("away")
+
+    registry = KnownSchemas(Away(settings), clock)
+    for number in range(5):
+        registry.look_up([number, number + 100])
+    assert asked == [0]
+    clock.advance_ms(int(UNKNOWN_WHILE_AWAY_S * 1000) + 1)
+    registry.look_up([7])
+    assert asked == [0, 7]
+
+
+def test_a_server_that_answers_again_is_asked_at_once(tmp_path):
+    """A worker that had waited for it then waited on, for the line's id."""
+    with running() as server:
+        registry = ConfluentRegistry(Settings(schema_registry_url=server.url, data_dir=tmp_path))
+        server.failing = 503
+        with pytest.raises(RegistryUnavailable):
+            registry.text(7)
+        server.failing = 0
+        registry.newest_id("usage_event")
+        with pytest.raises(UnknownSchema):
+            registry.text(7)
 
 
 def test_files_need_no_question():
