@@ -20,8 +20,11 @@ from tokenline.accounts.file import LIMITS
 from tokenline.charging.partition import PartitionState
 from tokenline.charging.recover import Recovery
 from tokenline.charging.replay import ChargedRange, OrdersBefore, replay
+from tokenline.clock import SystemClock
 from tokenline.errors import BadData, SettingsError
 from tokenline.metering.home import Home
+from tokenline.rating.catalog import Catalog
+from tokenline.rating.succession import renewed
 from tokenline.wire.avro import Codec
 from tokenline.wire.catalogs import read_catalogs
 from tokenline.wire.columns import ColumnCodec
@@ -160,6 +163,35 @@ async def test_a_catalog_that_goes_back_is_refused_by_name(settings, tmp_path):
         changed = CATALOG.to_json().replace('"Strict"', '"Stricter"')
         with pytest.raises(BadData, match="version 1 is not greater than 1"):
             await orders.publish_catalog(1, CATALOG.effective_ms, changed)
+
+
+async def test_a_version_that_was_announced_is_withdrawn_before_it_begins(settings, tmp_path):
+    """A version of the year 2926 was taken, and nothing could be published after it."""
+    async with Line(settings, tmp_path) as line, Orders(settings) as orders:
+        await line.started()
+        await publish(orders)
+        minute_ms = SystemClock().wall_ms() // 60_000 * 60_000
+
+        def version(number, days):
+            at_ms = minute_ms + days * 86_400_000
+            return renewed(CATALOG, number, at_ms)
+
+        with pytest.raises(BadData, match="more than 400 days ahead"):
+            await publish(orders, version(2, 900 * 365))
+        await publish(orders, version(2, 300))
+        await publish(orders, version(3, 10))
+        await publish(orders, version(4, 20))
+        known = [Catalog.from_json(text).version for text in await read_catalogs(settings)]
+        assert known == [1, 2, 3, 4]
+        # Past the library, as any program could: charging judges too.
+        mad = version(2**31 - 1, 30)
+        fields = {
+            "version": mad.version, "effective_at": mad.effective_ms, "catalog": mad.to_json(),
+            "command_id": "mad", "issued_at": minute_ms, "reply_to": orders._name,
+        }  # fmt: skip
+        answers = await orders._ask_everywhere(fields, 10)
+        assert {answer["reason"] for answer in answers} == {"bad_catalog"}
+        assert "more than 1000000 above 4" in answers[0]["detail"]
 
 
 async def test_one_id_serves_many_accounts_and_what_is_no_order_is_told_so(settings, tmp_path):

@@ -112,7 +112,6 @@ def test_the_same_again_is_no_news():
         (catalog(4), "catalog version 4 is not greater than 5, the newest known"),
         (catalog(5, utok=9), "what is changed needs a new version"),
         (catalog(5, START + MINUTE), "catalog version 5 is not greater than 5"),
-        (catalog(6, START - MINUTE), "catalog version 6 is effective before version 5"),
     ],
 )
 def test_a_version_that_does_not_follow_is_refused(late, line):
@@ -120,6 +119,25 @@ def test_a_version_that_does_not_follow_is_refused(late, line):
     with pytest.raises(BadData, match=line):
         book.add(late)
     assert book.versions == (catalog(5),)
+
+
+def test_a_version_that_begins_before_others_withdraws_them():
+    """One that begins in 2926 was the last one there could be."""
+    book = book_of(catalog(1), catalog(2, START + DAY), catalog(3, START + 900 * DAY))
+    assert book.add(catalog(4, START + 2 * DAY))
+    assert [one.version for one in book.versions] == [1, 2, 4]
+    assert version_at(book, START + 999 * DAY) == 4
+    again = CatalogBook.from_json(book.to_json())
+    assert again.versions == book.versions
+    with pytest.raises(BadData, match="version 3 is not greater than 4"):
+        book.add(catalog(3, START + 900 * DAY))
+
+
+def test_what_prices_the_past_cannot_be_withdrawn():
+    book = book_of(catalog(1), backdated(2, START + 2 * DAY, START, utok=1, model="other"))
+    with pytest.raises(BadData, match="begins before version 2, which prices what came before it"):
+        book.add(catalog(3, START + DAY))
+    assert [one.version for one in book.versions] == [1, 2]
 
 
 def test_what_is_no_longer_in_force_is_forgotten():

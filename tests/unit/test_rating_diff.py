@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -174,11 +173,12 @@ def test_a_version_is_published_ahead_of_any_call_that_the_one_before_may_price(
     before, file = read_catalog(SAMPLE), changed(tmp_path)
     assert max(plan.priced_ahead_s for plan in before.plans.values()) == 600
     at_ms = read_catalog(file).effective_ms - 660_000 - early_ms
-    monkeypatch.setattr("tokenline.cli.catalog._newest", lambda _: before)
+    monkeypatch.setattr("tokenline.cli.catalog._published", lambda _: [before])
     monkeypatch.setattr("tokenline.clock.SystemClock", lambda: FrozenClock(at_ms))
     done = CliRunner().invoke(app, ["apply", str(file), "--dry-run"])
     assert isinstance(done.exception, BadData) is bool(says)
     assert says in str(done.exception)
     if says:
-        first = read_catalog(file).effective_from + timedelta(minutes=1)
-        assert f"it may begin from {first:%Y-%m-%d %H:%M %z} on" in str(done.exception)
+        after = read_catalog(file)
+        first = after.moment_text(after.effective_ms + 60_000)
+        assert f"it may begin from {first} on" in str(done.exception)

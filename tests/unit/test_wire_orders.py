@@ -7,8 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.orders import CATALOG as SELLING
+from tokenline.clock import SystemClock
 from tokenline.errors import BadData, Unavailable
+from tokenline.rating.succession import renewed
 from tokenline.settings import Settings
+from tokenline.wire import orders as orders_module
 from tokenline.wire.orders import Orders
 from tokenline.wire.topics import CATALOG, COMMANDS
 
@@ -108,8 +112,45 @@ async def test_one_of_two_who_gives_up_leaves_the_other_waiting(line):
     assert (await patient)["seq"] == 7
 
 
+SOLD = SELLING.version, SELLING.effective_ms, SELLING.to_json()
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch):
+    """Return the catalogs that were published before, oldest first."""
+    found = []
+
+    async def read(_):
+        return found
+
+    monkeypatch.setattr(orders_module, "read_catalogs", read)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"effective_ms": SELLING.effective_ms}, "is not 660 s ahead"),
+        ({"effective_ms": 32_000_000_000_000 // 60_000 * 60_000}, "more than 400 days ahead"),
+        ({"version": 2**31 - 1}, "more than 1000000 above 1"),
+        ({"version": 1}, "version 1 is not greater than 1"),
+    ],
+)
+async def test_a_catalog_is_checked_as_the_command_does(line, published, changes, why):
+    """The library took what the command refuses, and nothing could be published after it."""
+    published.append(SELLING.to_json())
+    next_week_ms = SystemClock().wall_ms() // 60_000 * 60_000 + 7 * 86_400_000
+    fields = {"version": 2, "effective_ms": next_week_ms} | changes
+    late = renewed(SELLING, **fields)
+    with pytest.raises(BadData, match=why):
+        await line.orders.publish_catalog(late.version, late.effective_ms, late.to_json())
+    with pytest.raises(BadData, match="the catalog is version"):
+        await line.orders.publish_catalog(77, late.effective_ms, late.to_json())
+    assert line.sent == []
+
+
 async def test_a_partition_that_answers_twice_is_not_two_partitions(line):
-    publishing = asyncio.create_task(line.orders.publish_catalog(1, 0, "{}", timeout_s=0.2))
+    publishing = asyncio.create_task(line.orders.publish_catalog(*SOLD, timeout_s=0.2))
     await line.until_sent(2)
     line.answer(0)
     line.answer(0)
@@ -120,7 +161,7 @@ async def test_a_partition_that_answers_twice_is_not_two_partitions(line):
 
 
 async def test_a_catalog_that_all_partitions_took_is_published(line):
-    publishing = asyncio.create_task(line.orders.publish_catalog(1, 0, "{}"))
+    publishing = asyncio.create_task(line.orders.publish_catalog(*SOLD))
     await line.until_sent(2)
     line.answer(1)
     line.answer(0)
@@ -133,7 +174,7 @@ async def test_a_catalog_that_all_partitions_took_is_published(line):
 
 
 async def test_a_catalog_that_one_partition_refuses_is_not_published(line):
-    publishing = asyncio.create_task(line.orders.publish_catalog(1, 0, "{}"))
+    publishing = asyncio.create_task(line.orders.publish_catalog(*SOLD))
     await line.until_sent(2)
     line.answer(0)
     line.answer(1, outcome="refused", reason="bad_catalog", detail="too old")

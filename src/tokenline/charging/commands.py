@@ -45,6 +45,7 @@ from tokenline.quota.standing import rests_on
 from tokenline.quota.table import NONE
 from tokenline.quota.zones import move_to
 from tokenline.rating.catalog import Catalog
+from tokenline.rating.succession import check_succession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -211,7 +212,10 @@ def _take_catalog(state: PartitionState, command: Commanded) -> OrderAnswer:
     """Take a version in; let go of those that rate no usage and that no account has to go by any more."""
     now_ms = state.move_clock(command.appended_ms)
     try:
-        state.catalogs.add(Catalog.from_json(str(command.fields["catalog"])))
+        catalog = Catalog.from_json(str(command.fields["catalog"]))
+        if catalog not in state.catalogs.versions:
+            check_succession(state.catalogs.versions, catalog, now_ms)
+        state.catalogs.add(catalog)
     except BadData as error:
         reason = Reason.BAD_CATALOG
         return OrderAnswer(outcome=Outcome.REFUSED, reason=reason, at_ms=now_ms, detail=str(error))

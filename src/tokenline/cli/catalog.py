@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +23,6 @@ app = typer.Typer(
     help="Check what is sold and what a token of each model costs.", no_args_is_help=True
 )
 
-LEAD_S = 60
 CatalogFile = Annotated[Path, typer.Argument(help="TOML file; see schemas/catalog.toml")]
 
 
@@ -79,29 +77,67 @@ def apply(
     from tokenline.clock import SystemClock  # noqa: PLC0415
     from tokenline.rating.catalog import read_catalog  # noqa: PLC0415
     from tokenline.rating.diff import diff as changes_of  # noqa: PLC0415
-    from tokenline.wire.orders import Orders  # noqa: PLC0415
+    from tokenline.rating.succession import check_succession, lead_ms_of  # noqa: PLC0415
 
     catalog, settings = read_catalog(file), line_settings(data)
-    before = _newest(settings)
+    known = _published(settings)
+    before = known[-1] if known else None
     if before == catalog:
         typer.echo(f"catalog version {catalog.version} is published already")
         return
+    try:
+        check_succession(known, catalog, SystemClock().wall_ms(), lead_ms_of(known))
+    except BadData as error:
+        raise BadData(f"{file}: {error}") from error
     if before is not None:
-        _check_follows(before, catalog, SystemClock().wall_ms(), file)
         _warn_dropped(before, catalog)
+        _warn_withdrawn(known, catalog)
     if dry_run:
         _warn(catalog)
         _print_changes(changes_of(before, catalog), as_json=False)
         return
-
-    async def publish() -> int:
-        async with Orders(settings) as orders:
-            text = catalog.to_json()
-            return len(await orders.publish_catalog(catalog.version, catalog.effective_ms, text))
-
     _warn(catalog)
-    partitions = asyncio.run(publish())
-    typer.echo(f"catalog version {catalog.version} is with all {partitions} partitions")
+    _publish(settings, catalog)
+
+
+@app.command()
+def withdraw(
+    version: Annotated[int, typer.Argument(help="a version that is not in force yet")],
+    data: DataDir = None,
+) -> None:
+    """Withdraw a version that was published and is not in force yet, and all that begin after it.
+
+    The version in force is published once more, under the next number: it begins as soon as it may, and a
+    version that begins before others withdraws them.
+
+    Example: tokenline catalog withdraw 4
+    """
+    from tokenline.clock import SystemClock  # noqa: PLC0415
+    from tokenline.rating.succession import lead_ms_of, next_minute_ms, renewed  # noqa: PLC0415
+
+    settings, now_ms = line_settings(data), SystemClock().wall_ms()
+    known = _published(settings)
+    from_ms = next_minute_ms(now_ms + lead_ms_of(known))
+    begins_ms = {one.version: one.effective_ms for one in known}.get(version)
+    stays = max(
+        (one for one in known if one.effective_ms <= now_ms),
+        key=lambda one: one.version,
+        default=None,
+    )
+    if begins_ms is None:
+        raise BadData(f"no catalog version {version} was published, or it was withdrawn")
+    if begins_ms <= from_ms:
+        raise BadData(
+            f"catalog version {version} is in force, or will be before it could be withdrawn: publish "
+            "another version instead"
+        )
+    if stays is None:
+        raise BadData("no version is in force that could stay: publish another version instead")
+    number = known[-1].version + 1
+    _publish(settings, renewed(stays, number, from_ms))
+    typer.echo(
+        f"version {number} has the terms of version {stays.version}; version {version} is withdrawn"
+    )
 
 
 @app.command()
@@ -110,28 +146,10 @@ def show(data: DataDir = None, as_json: Json = False) -> None:
 
     Example: tokenline catalog show --json
     """
-    catalog = _newest(line_settings(data))
-    if catalog is None:
+    known = _published(line_settings(data))
+    if not known:
         raise BadData("no catalog was published yet: tokenline catalog apply FILE")
-    _print(catalog, as_json=as_json)
-
-
-def _check_follows(before: Catalog, catalog: Catalog, now_ms: int, file: Path) -> None:
-    """Check that a version is newer, and ahead of all that was held or charged by the one before.
-
-    Raises:
-        BadData: it is not; the text says when it may begin.
-    """
-    if catalog.version <= before.version:
-        raise BadData(f"{file}: version {catalog.version} does not follow {before.version}")
-    lead_s = LEAD_S + max((plan.priced_ahead_s for plan in before.plans.values()), default=0)
-    if catalog.effective_ms <= (ahead_ms := now_ms + lead_s * 1000):
-        first = datetime.fromtimestamp(ahead_ms // 60_000 * 60 + 60, catalog.effective_from.tzinfo)
-        raise BadData(
-            f"{file}: effective_from {catalog.effective_from:%Y-%m-%d %H:%M %z} is not {lead_s} s ahead: "
-            "calls that run were held, and usage was charged, by the version before; it may begin from "
-            f"{first:%Y-%m-%d %H:%M %z} on"
-        )
+    _print(known[-1], as_json=as_json)
 
 
 def _print(catalog: Catalog, *, as_json: bool) -> None:
@@ -172,6 +190,14 @@ def _warn_dropped(before: Catalog, catalog: Catalog) -> None:
         )
 
 
+def _warn_withdrawn(known: list[Catalog], catalog: Catalog) -> None:
+    """Name on stderr the versions that will not come into force, because this one begins before them."""
+    for one in known:
+        if one.effective_ms > catalog.effective_ms:
+            err.print(f"version {one.version} will not come into force: this one begins before it",
+                      style="yellow", markup=False, soft_wrap=True)  # fmt: skip
+
+
 def _print_changes(changes: list[Change], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(change) for change in changes])
@@ -179,12 +205,28 @@ def _print_changes(changes: list[Change], *, as_json: bool) -> None:
         typer.echo("\n".join(map(str, changes)) or "nothing changes")
 
 
-def _newest(settings: Settings) -> Catalog | None:
+def _published(settings: Settings) -> list[Catalog]:
+    """Return the versions that are in force or will be, oldest first."""
+    from tokenline.rating.book import CatalogBook  # noqa: PLC0415
     from tokenline.rating.catalog import Catalog  # noqa: PLC0415
     from tokenline.wire.catalogs import read_catalogs  # noqa: PLC0415
 
-    texts = asyncio.run(read_catalogs(settings))
-    return Catalog.from_json(texts[-1]) if texts else None
+    book = CatalogBook()
+    for text in asyncio.run(read_catalogs(settings)):
+        book.add(Catalog.from_json(text))
+    return list(book.versions)
+
+
+def _publish(settings: Settings, catalog: Catalog) -> None:
+    from tokenline.wire.orders import Orders  # noqa: PLC0415
+
+    async def publish() -> int:
+        async with Orders(settings) as orders:
+            text = catalog.to_json()
+            return len(await orders.publish_catalog(catalog.version, catalog.effective_ms, text))
+
+    partitions = asyncio.run(publish())
+    typer.echo(f"catalog version {catalog.version} is with all {partitions} partitions")
 
 
 def _summary(catalog: Catalog) -> dict[str, Any]:

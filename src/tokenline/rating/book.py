@@ -1,8 +1,8 @@
 """Keep the versions of the catalog and say which one is in force at a moment.
 
-A version is in force from its `effective_ms` until that of the next. A newer version may not begin
-before an older one, so what a moment costs never changes once both are known; that a version is
-published before it begins is for whoever applies it to see to: here is no clock.
+A version is in force from its `effective_ms` until that of the next. A newer version that begins before
+others that are known withdraws them. What a moment costs must not change once it was charged: that a
+version is published before it begins is judged in `succession`; here is no clock.
 
 What the version in force does not price at all, a later one may: a rate with `applies_from` prices
 from then on what had no price, a model or a unit that is no token. The first such version decides, so
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tokenline.errors import BadData
@@ -44,12 +44,15 @@ class CatalogBook:
         """Take a version in; False when this very one is known already.
 
         Raises:
-            BadData: it is not newer than the newest, or begins before it.
+            BadData: it is not newer than the newest, or withdraws one that prices what came before it.
         """
         if catalog in self._versions:
             return False
         if self._versions:
             _check_follows(self._versions[-1], catalog)
+        kept = bisect_right(self._starts_ms, catalog.effective_ms)
+        _check_withdrawn(self._versions[kept:], catalog)
+        del self._versions[kept:], self._starts_ms[kept:]
         self._versions.append(catalog)
         self._starts_ms.append(catalog.effective_ms)
         return True
@@ -131,9 +134,15 @@ def _check_follows(newest: Catalog, catalog: Catalog) -> None:
             f"catalog version {catalog.version} is not greater than {newest.version}, the newest "
             "known: what is changed needs a new version"
         )
-    if catalog.effective_ms < newest.effective_ms:
+
+
+def _check_withdrawn(withdrawn: Sequence[Catalog], catalog: Catalog) -> None:
+    """Refuse to withdraw what has priced something already, though it is not in force yet."""
+    priced = next((one.version for one in withdrawn if one.backdated), None)
+    if priced is not None:
         raise BadData(
-            f"catalog version {catalog.version} is effective before version {newest.version}"
+            f"catalog version {catalog.version} begins before version {priced}, which prices what came "
+            "before it (applies_from) and so cannot be withdrawn"
         )
 
 

@@ -24,7 +24,11 @@ from tokenline.clock import Clock, SystemClock
 from tokenline.counts import duration_of
 from tokenline.errors import BadData, Unavailable
 from tokenline.names import bad_names
+from tokenline.rating.book import CatalogBook
+from tokenline.rating.catalog import Catalog
+from tokenline.rating.succession import check_succession, lead_ms_of
 from tokenline.wire.avro import Codec
+from tokenline.wire.catalogs import read_catalogs
 from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import (
     account_key,
@@ -189,10 +193,15 @@ class Orders:
     ) -> list[Reply]:
         """Bring a catalog to every partition and, when all have it, to the catalog topic.
 
+        It is checked as `tokenline catalog apply` does. Publishing the same again is harmless.
+
         Raises:
-            Unavailable: a partition did not answer in time; publishing it again is harmless.
-            BadData: a partition refuses it; the text says why.
+            Unavailable: a partition did not answer in time; publish it again.
+            BadData: it is no catalog or may not follow those published (`rating.succession`), or a
+                partition refuses it; the text says why.
         """
+        timeout_s = duration_of("timeout_s", timeout_s)
+        await self._check_catalog(version, effective_ms, text)
         command_id = str(uuid.uuid4())
         fields = {
             "version": version,
@@ -214,6 +223,19 @@ class Orders:
             )
         await self._send(CATALOG, b"%d" % version, self._codec.encode("catalog_version", fields), 0)
         return replies
+
+    async def _check_catalog(self, version: int, effective_ms: int, text: str) -> None:
+        catalog, book = Catalog.from_json(text), CatalogBook()
+        if (catalog.version, catalog.effective_ms) != (version, effective_ms):
+            raise BadData(
+                f"the catalog is version {catalog.version} from {catalog.effective_ms} on, not {version} "
+                f"from {effective_ms} on"
+            )
+        for known in await read_catalogs(self._settings):
+            book.add(Catalog.from_json(known))
+        if catalog not in book.versions:
+            lead_ms = lead_ms_of(book.versions)
+            check_succession(book.versions, catalog, self._clock.wall_ms(), lead_ms)
 
     async def _ask_everywhere(self, fields: Reply, timeout_s: float) -> list[Reply]:
         """Return what was answered in time; each partition is asked under an id of its own.
