@@ -5,6 +5,7 @@
 --   previous chain, the digest, the bounds and the counts. A changed, added or removed ledger row
 --   breaks a digest; a removed or changed seal breaks the chain. counted + late + duplicate +
 --   rejected + absent + deleted + unlanded + unjudged = hi - lo + 1.
+-- digest is over the rows of the ledger, copies_digest over those of duplicates.
 -- absent: offsets without a record (markers of transactions, compaction). deleted: gone before
 --   charging read them, appended between deleted_since and deleted_until as far as is known (the
 --   epoch when nothing was deleted). unlanded: charged, but gone or unreadable before they landed.
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS {database}.seals{on_cluster} (
   unjudged UInt64,
   tokens UInt64,
   digest String,
+  copies_digest String,
   prev String,
   chain String,
   writer_epoch UInt64,

@@ -175,11 +175,18 @@ def test_reconcile_is_green_until_a_row_is_edited(charged_line, monkeypatch):
     async def no_usage(_):
         return {}
 
+    async def no_totals(*_):
+        return {}
+
     async def a_line(_):
         return wire_line.Line(line_id="0" * 32)
 
     monkeypatch.setattr(reconcile, "usage_bounds", no_usage)
     monkeypatch.setattr(reconcile, "read_line", a_line)
+    monkeypatch.setattr(reconcile, "stated_totals", no_totals)
+    # There are no events here, so windows and entries have nothing that they could follow from.
+    monkeypatch.setattr(reconcile, "unequal_kinds", lambda _: [])
+    monkeypatch.setattr(reconcile, "unequal_buckets", lambda _: [])
     report = reconcile.reconcile(charged_line.settings, 0)
     assert (report.ok, report.totals["charged_utok"]) == (True, 79), report.to_json()
 

@@ -196,7 +196,7 @@ def account_differences(accounts: Iterable[AccountSides]) -> Iterator[Difference
         for side, tally in (("windows", one.windows), ("month counters", one.counters)):
             for unit in ("events", "tokens"):
                 left, right = getattr(one.ledger, unit), getattr(tally, unit)
-                yield from _unequal("account", where, f"{unit} in ledger and {side}", left, right)
+                yield from unequal("account", where, f"{unit} in ledger and {side}", left, right)
 
 
 def charge_differences(accounts: Iterable[ChargeSides]) -> Iterator[Difference]:
@@ -204,14 +204,14 @@ def charge_differences(accounts: Iterable[ChargeSides]) -> Iterator[Difference]:
     what = "µtok that windows cost and buckets paid"
     for one in accounts:
         where = f"{one.tenant_id}/{one.account_id}"
-        yield from _unequal("charge", where, what, one.windows_utok, one.buckets_utok)
+        yield from unequal("charge", where, what, one.windows_utok, one.buckets_utok)
 
 
 def entry_differences(accounts: Iterable[EntrySides]) -> Iterator[Difference]:
     """Yield where entries of an account's balance are missing; they are numbered without gaps."""
     for one in accounts:
         where = f"{one.tenant_id}/{one.account_id}"
-        yield from _unequal("entries", where, "entries numbered and landed", one.newest, one.landed)
+        yield from unequal("entries", where, "entries numbered and landed", one.newest, one.landed)
 
 
 def transfer_differences(transfers: Iterable[TransferSides]) -> Iterator[Difference]:
@@ -219,7 +219,7 @@ def transfer_differences(transfers: Iterable[TransferSides]) -> Iterator[Differe
     what = "µtok given away and arrived or returned"
     for one in transfers:
         where = f"{one.tenant_id}/{one.giver} entry {one.entry}"
-        yield from _unequal("transfer", where, what, one.given_utok, one.arrived_utok)
+        yield from unequal("transfer", where, what, one.given_utok, one.arrived_utok)
 
 
 def gateway_differences(
@@ -235,16 +235,16 @@ def gateway_differences(
     for one in (one for one in gateways if one.stated):
         where, emitted = f"{one.gateway_id}/{one.gateway_epoch}", max(one.emitted, one.highest)
         if 0 < emitted - one.distinct <= one.lost:
-            lost += _unequal("disk", where, _DISK, emitted - one.distinct, 0)
+            lost += unequal("disk", where, _DISK, emitted - one.distinct, 0)
             continue
         unsent = one.emitted - one.acknowledged - one.lost
         hint = f" ({unsent} not acknowledged yet)" if unsent else ""
         what = f"events emitted{hint} and landed"
-        yield from _unequal("gateway", where, what, emitted, one.distinct)
+        yield from unequal("gateway", where, what, emitted, one.distinct)
     total = sum(one.left for one in lost)
     if accepted and total != accepted:
         what = "events lost by disks of gateways and accepted"
-        yield from _unequal("disk", "all gateways", what, total, accepted)
+        yield from unequal("disk", "all gateways", what, total, accepted)
     yield from lost if total != accepted else ()
 
 
@@ -254,12 +254,12 @@ def partition_differences(partitions: Iterable[PartitionSides]) -> Iterator[Diff
         where = f"usage[{one.partition}]"
         if one.sealed_lo > one.begin:
             what = "first offset sealed and in Kafka"
-            yield from _unequal("seal", where, what, one.sealed_lo, one.begin)
+            yield from unequal("seal", where, what, one.sealed_lo, one.begin)
         what = "next offset to seal and end of Kafka"
-        yield from _unequal("lag", where, what, one.sealed_next, one.end)
+        yield from unequal("lag", where, what, one.sealed_next, one.end)
         for name in ("counted", "late", "duplicates", "dead_letters", "tokens"):
             left, right = getattr(one.sealed, name), getattr(one.landed, name)
-            yield from _unequal("partition", where, f"{name} in seals and tables", left, right)
+            yield from unequal("partition", where, f"{name} in seals and tables", left, right)
 
 
 def loss_differences(partitions: Iterable[PartitionSides], accepted: int) -> Iterator[Difference]:
@@ -267,27 +267,27 @@ def loss_differences(partitions: Iterable[PartitionSides], accepted: int) -> Ite
     sides = list(partitions)
     deleted = sum(one.lost.deleted for one in sides)
     if accepted and deleted != accepted:
-        yield from _unequal("deleted", "usage", "offsets deleted and accepted", deleted, accepted)
+        yield from unequal("deleted", "usage", "offsets deleted and accepted", deleted, accepted)
     for one in sides:
         where, lost = f"usage[{one.partition}]", one.lost
         if deleted != accepted:
             what = f"offsets deleted before they were charged, appended {_span(lost)}"
-            yield from _unequal("deleted", where, what, lost.deleted, 0)
+            yield from unequal("deleted", where, what, lost.deleted, 0)
         what = "offsets charged, and gone before they landed"
-        yield from _unequal("unlanded", where, what, lost.unlanded, 0)
+        yield from unequal("unlanded", where, what, lost.unlanded, 0)
         what = "offsets of which no charged range speaks"
-        yield from _unequal("unjudged", where, what, lost.unjudged, 0)
+        yield from unequal("unjudged", where, what, lost.unjudged, 0)
 
 
 def quarantine_differences(topics: Mapping[str, int], accepted: int) -> Iterator[Difference]:
     """Yield how many records of each topic are quarantined, unless so many are accepted."""
     total = sum(topics.values())
     if accepted and total != accepted:
-        yield from _unequal(
+        yield from unequal(
             "quarantine", "all topics", "records quarantined and accepted", total, accepted
         )
     for topic, count in sorted(topics.items()) if total != accepted else ():
-        yield from _unequal("quarantine", topic, "records quarantined", count, 0)
+        yield from unequal("quarantine", topic, "records quarantined", count, 0)
 
 
 def _span(lost: Lost) -> str:
@@ -300,6 +300,7 @@ def _moment(at_ms: int) -> str:
     return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="seconds")
 
 
-def _unequal(kind: str, where: str, what: str, left: int, right: int) -> Iterator[Difference]:
+def unequal(kind: str, where: str, what: str, left: int, right: int) -> Iterator[Difference]:
+    """Yield a difference where two figures are not equal."""
     if left != right:
         yield Difference(kind=kind, where=where, what=what, left=left, right=right)

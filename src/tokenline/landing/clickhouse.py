@@ -19,7 +19,7 @@ from tokenline.landing.connect import connect, warehouse_errors
 from tokenline.landing.line import meet
 from tokenline.landing.lookups import Lookups
 from tokenline.landing.pack import packed
-from tokenline.landing.row import LEDGER_SCHEMA
+from tokenline.landing.row import DUPLICATES_SCHEMA, LEDGER_SCHEMA
 from tokenline.landing.seal import Seal
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ QUERY_MAX_BYTES = 16 << 20
 
 _SEAL_COLUMNS = (
     "topic, partition, lo, hi, counted, late, duplicate, rejected, absent, deleted, unlanded, "
-    "unjudged, tokens, digest, prev, chain, writer_epoch, toUnixTimestamp64Milli(deleted_since), "
+    "unjudged, tokens, digest, copies_digest, prev, chain, writer_epoch, toUnixTimestamp64Milli(deleted_since), "
     "toUnixTimestamp64Milli(deleted_until), toUnixTimestamp64Milli(as_of), "
     "toUnixTimestamp64Milli(landed_at)"
 )
 _SEAL_FIELDS = (
     "topic", "partition", "lo", "hi", "counted", "late", "duplicate", "rejected", "absent",
-    "deleted", "unlanded", "unjudged", "tokens", "digest", "prev", "chain", "writer_epoch",
+    "deleted", "unlanded", "unjudged", "tokens", "digest", "copies_digest", "prev", "chain", "writer_epoch",
     "deleted_since_ms", "deleted_until_ms", "as_of_ms", "landed_at_ms",
 )  # fmt: skip
 _SEAL_TIMES = ("deleted_since", "deleted_until", "as_of", "landed_at")
@@ -168,15 +168,24 @@ class ClickHouseStore:
 
     def ledger_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:
         """Return the rows that FINAL keeps."""
-        columns = ", ".join(field.name for field in LEDGER_SCHEMA)
+        return self._between("ledger", LEDGER_SCHEMA, topic, partition, lo, hi)
+
+    def duplicates_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:
+        """Return the rows that FINAL keeps."""
+        return self._between("duplicates", DUPLICATES_SCHEMA, topic, partition, lo, hi)
+
+    def _between(
+        self, table: Table, schema: pa.Schema, topic: str, partition: int, lo: int, hi: int
+    ) -> pa.Table:
+        columns = ", ".join(field.name for field in schema)
         found = self._arrow(
-            f"SELECT {columns} FROM {self._database}.ledger FINAL "
+            f"SELECT {columns} FROM {self._database}.{table} FINAL "
             "WHERE topic = %(topic)s AND partition = %(partition)s "
             "AND offset BETWEEN %(lo)s AND %(hi)s ORDER BY offset",
             {"topic": topic, "partition": partition, "lo": lo, "hi": hi},
         )
         return pa.table(
-            {field.name: _cast(found.column(field.name), field.type) for field in LEDGER_SCHEMA}
+            {field.name: _cast(found.column(field.name), field.type) for field in schema}
         )
 
     def close(self) -> None:

@@ -17,7 +17,14 @@ from tokenline.landing.charges import joined_charges
 from tokenline.landing.copies import look_back
 from tokenline.landing.quarantine import Held
 from tokenline.landing.ranges import Fault
-from tokenline.landing.row import Events, Verdict, duplicate_rows, ledger_rows, rows_not_at
+from tokenline.landing.row import (
+    DUPLICATES_SCHEMA,
+    Events,
+    Verdict,
+    duplicate_rows,
+    ledger_rows,
+    rows_not_at,
+)
 from tokenline.landing.seal import GENESIS, Seal, chain_of, digest_of
 from tokenline.landing.teller import letters_of
 from tokenline.landing.usage_orders import orders_of
@@ -99,11 +106,12 @@ class Lander:
         events = found.events
         rows = ledger_rows(events)
         # Before the insert, so that waiting for servers is the only thing after it.
-        seal = self._seal(batch, events, rows)
+        copies = duplicate_rows(events)
+        seal = self._seal(batch, events, rows, copies)
         self._step("read")
         self._store.insert("ledger", rows_not_at(rows, self._landed))
         self._step("ledger")
-        self._store.insert("duplicates", duplicate_rows(events))
+        self._store.insert("duplicates", copies)
         self._step("duplicates")
         # Behind the rows and before the seal: whoever goes on from here tells charging again.
         self._teller.tell(letters_of(events, run), orders_of(self._store, found, rows))
@@ -147,7 +155,7 @@ class Lander:
             charges=joined_charges(batch.charges, run.offsets[usable]),
         )
 
-    def _seal(self, batch: Batch[Any], events: Events, rows: Any) -> Seal:  # noqa: ANN401  # Arrow
+    def _seal(self, batch: Batch[Any], events: Events, rows: Any, copies: Any) -> Seal:  # noqa: ANN401  # Arrow
         late, verdicts = int((events.late & events.kept).sum()), batch.verdicts
         fields: dict[str, Any] = {
             "topic": self._topic,
@@ -163,6 +171,7 @@ class Lander:
             "unjudged": size_of(verdicts.unjudged),
             "tokens": int(rows.column("total_tokens").to_numpy().sum()),
             "digest": digest_of(rows),
+            "copies_digest": digest_of(copies, DUPLICATES_SCHEMA),
             "prev": self._chain,
             "writer_epoch": self._epoch,
             "deleted_since_ms": batch.deleted_since_ms,

@@ -9,7 +9,13 @@ import pyarrow as pa
 
 from tokenline.errors import BadData
 from tokenline.landing.lookups import settled
-from tokenline.landing.row import IDENTITY, LEDGER_SCHEMA, identity_of, plain_rows
+from tokenline.landing.row import (
+    DUPLICATES_SCHEMA,
+    IDENTITY,
+    LEDGER_SCHEMA,
+    identity_of,
+    plain_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,6 +164,17 @@ class MemoryStore:
             key=lambda row: int(row["offset"]),
         )
         return pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+
+    def duplicates_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:
+        """Return the rows in offset order."""
+        rows = [
+            row
+            for row in self._tables["duplicates"].values()
+            if (row["topic"], row["partition"]) == (topic, partition) and lo <= row["offset"] <= hi
+        ]
+        return pa.Table.from_pylist(
+            sorted(rows, key=lambda row: int(row["offset"])), schema=DUPLICATES_SCHEMA
+        )
 
     def rows(self, table: Table) -> list[dict[str, Any]]:
         """Return what a table holds, for asserts."""

@@ -39,6 +39,12 @@ _VIEW = re.compile(
     r"CREATE (?:OR REPLACE )?VIEW (?:IF NOT EXISTS )?\{database\}\.\w+\{on_cluster\}"
 )
 
+# As `render` leaves it.
+_DEFINED = re.compile(
+    r"CREATE (?:OR REPLACE )?VIEW (?:IF NOT EXISTS )?\w+\.(?P<name>\w+)\b.*?\bAS\s+(?P<query>(?:SELECT|WITH)\b.*)",
+    re.DOTALL,
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
@@ -138,6 +144,16 @@ def statements(folder: Path | None = None) -> list[Statement]:
                     file=number, statement=position, name=path.stem, text=text, checksum=checksum
                 )
             )
+    return found
+
+
+def views(settings: Settings) -> dict[str, str]:
+    """Return the query that each view of ours must have, by its name; the last definition counts."""
+    found = {}
+    for one in statements():
+        text = render(_bare(one.text), settings)
+        if match := _DEFINED.search(text):
+            found[match["name"]] = match["query"]
     return found
 
 

@@ -126,6 +126,11 @@ class Asker:
         with warehouse_errors("asking the warehouse"):
             self._client = connect(settings)
 
+    @property
+    def database(self) -> str:
+        """Return the name of the line's database."""
+        return self._database
+
     def rows(self, text: str, parameters: dict[str, Any] | None = None) -> Sequence[Sequence[Any]]:
         """Return all rows."""
         with warehouse_errors("asking the warehouse"):

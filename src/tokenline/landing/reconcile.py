@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from rich.console import Group
@@ -33,6 +31,12 @@ from tokenline.audit.reconcile import (
     quarantine_differences,
     transfer_differences,
 )
+from tokenline.audit.tampering import (
+    foreign_differences,
+    kind_differences,
+    paid_differences,
+    total_differences,
+)
 from tokenline.clock import Clock, SystemClock
 from tokenline.landing.balances import (
     charged,
@@ -42,6 +46,14 @@ from tokenline.landing.balances import (
     unequal_transfers,
 )
 from tokenline.landing.clickhouse import ClickHouseStore
+from tokenline.landing.control_totals import stated_totals
+from tokenline.landing.digests import digest_faults, view_faults, walks_of
+from tokenline.landing.evidence import (
+    kept_totals,
+    unequal_buckets,
+    unequal_kinds,
+    unsealed,
+)
 from tokenline.landing.line import archives, require_own, warehouse_line
 from tokenline.landing.queries import (
     Asker,
@@ -52,22 +64,18 @@ from tokenline.landing.queries import (
     quarantined,
     unequal_accounts,
 )
-from tokenline.landing.seal import Walk, digest_of, walk
+from tokenline.landing.seal import Walk
 from tokenline.wire.faults import fault_of
 from tokenline.wire.kafka import client_options
 from tokenline.wire.line import Line, read_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import RenderableType
 
     from tokenline.landing.seal import Seal
     from tokenline.settings import Settings
 
 LOOK_AGAIN_S = 0.5
-# Digests are checked over this many rows at a time.
-DIGEST_ROWS_MAX = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +144,10 @@ def reconcile(
         if lasting or report.seal_faults or clock.monotonic_s() - started_s >= wait_s:
             break
         sleep(LOOK_AGAIN_S)
-    faults = list(digest_faults(settings)) if report.ok and digests else []
+    faults = [
+        *view_faults(settings),
+        *(digest_faults(settings) if report.ok and digests else ()),
+    ]
     before, old_faults = _earlier(settings, line, digests=digests)
     faults = [*report.seal_faults, *faults, *old_faults]
     return replace(report, ok=report.ok and not faults, seal_faults=faults, earlier=before)
@@ -150,7 +161,7 @@ def _earlier(
     for archive in archives(settings, line):
         books = settings.model_copy(update={"clickhouse_database": archive.database})
         store = ClickHouseStore(books)
-        walks = _walks(store, settings.topic("usage"))
+        walks = walks_of(store, settings.topic("usage"))
         store.close()
         seals = [seal for one in walks.values() for seal in one.kept]
         sealed = _sealed(seals)
@@ -164,23 +175,6 @@ def _earlier(
         wrong += digest_faults(books) if digests else ()
         faults += [f"line {archive.line_id}: {fault}" for fault in wrong]
     return found, faults
-
-
-def digest_faults(settings: Settings) -> Iterator[str]:
-    """Yield each seal whose digest does not follow from the ledger rows of its range."""
-    store = ClickHouseStore(settings)
-    for partition, found in _walks(store, settings.topic("usage")).items():
-        for seals in _groups(found.kept):
-            rows = store.ledger_between(seals[0].topic, partition, seals[0].lo, seals[-1].hi)
-            offsets = rows.column("offset").to_numpy()
-            for seal in seals:
-                start, end = (int(at) for at in np.searchsorted(offsets, [seal.lo, seal.hi + 1]))
-                if digest_of(rows.slice(start, end - start)) != seal.digest:
-                    yield (
-                        f"{seal.topic}[{partition}] seal {seal.lo}..{seal.hi}: its digest does not "
-                        "follow from the ledger; rows were changed, added or removed"
-                    )
-    store.close()
 
 
 def render(report: Report) -> RenderableType:
@@ -235,9 +229,9 @@ def _compare(
     settings: Settings, clock: Clock, started_s: float, accepted: Accepted, line: Line
 ) -> Report:
     topic = settings.topic("usage")
-    bounds = asyncio.run(usage_bounds(settings))
+    bounds, stated = asyncio.run(usage_bounds(settings)), asyncio.run(stated_totals(settings, line))
     store, asker = ClickHouseStore(settings), Asker(settings)
-    walks = _walks(store, topic)
+    walks = walks_of(store, topic)
     partitions = _partition_sides(bounds, walks, landed_by_partition(asker, topic))
     lives, foreign = gateways(asker, topic, line.line_id), foreign_totals(asker, line.line_id)
     accounts, sums = account_totals(asker)
@@ -252,6 +246,10 @@ def _compare(
         *transfer_differences(unequal_transfers(asker)),
         *loss_differences(partitions, accepted.deleted),
         *quarantine_differences(aside := quarantined(asker), accepted.quarantined),
+        *foreign_differences(unsealed(asker, topic, walks.keys())),
+        *kind_differences(unequal_kinds(asker)),
+        *paid_differences(unequal_buckets(asker)),
+        *total_differences(stated, kept_totals(asker)),
     ]
     totals = {
         "records_in_kafka": sum(end - begin for begin, end in bounds.values()),
@@ -312,13 +310,6 @@ def _seal_totals(walks: dict[int, Walk]) -> dict[str, int]:
     }
 
 
-def _walks(store: ClickHouseStore, topic: str) -> dict[int, Walk]:
-    by_partition: dict[int, list[Seal]] = defaultdict(list)
-    for seal in store.seals(topic):
-        by_partition[seal.partition].append(seal)
-    return {partition: walk(seals) for partition, seals in sorted(by_partition.items())}
-
-
 def _partition_sides(
     bounds: dict[int, tuple[int, int]], walks: dict[int, Walk], landed: dict[int, Landed]
 ) -> list[PartitionSides]:
@@ -356,15 +347,3 @@ def _lost(seals: list[Seal]) -> Lost:
         since_ms=min((seal.deleted_since_ms for seal in gone), default=0),
         until_ms=max((seal.deleted_until_ms for seal in gone), default=0),
     )
-
-
-def _groups(seals: list[Seal]) -> Iterator[list[Seal]]:
-    """Yield runs of seals of not many more than `DIGEST_ROWS_MAX` offsets."""
-    group: list[Seal] = []
-    for seal in seals:
-        group.append(seal)
-        if seal.hi - group[0].lo >= DIGEST_ROWS_MAX:
-            yield group
-            group = []
-    if group:
-        yield group

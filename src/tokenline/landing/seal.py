@@ -33,8 +33,8 @@ class Seal:
     `counted`, `late`, `duplicate`, `rejected`, `absent`, `deleted`, `unlanded` and `unjudged` are offsets
     and add up to the range (0009_seals.sql says what each is); `tokens` are those of the ledger rows.
     What was deleted was appended between `deleted_since_ms` and `deleted_until_ms`, as far as is known.
-    `as_of_ms` is the append time of the last record; `landed_at_ms` is wall time and not part of the
-    chain.
+    `digest` is of the ledger's rows and `copies_digest` of the duplicates. `as_of_ms` is the append time of
+    the last record; `landed_at_ms` is wall time and not part of the chain.
     """
 
     topic: str
@@ -51,6 +51,7 @@ class Seal:
     unjudged: int = 0
     tokens: int
     digest: str
+    copies_digest: str = ""
     prev: str
     chain: str = ""
     writer_epoch: int
@@ -74,24 +75,25 @@ class Walk:
 
 
 def chain_of(seal: Seal) -> str:
-    """Return SHA256 over one line: previous chain, digest, place, bounds and counts."""
+    """Return SHA256 over one line: previous chain, digests, place, bounds, counts and moments of records."""
     parts = (
-        seal.prev, seal.digest, seal.topic, seal.partition, seal.lo, seal.hi,
+        seal.prev, seal.digest, seal.copies_digest, seal.topic, seal.partition, seal.lo, seal.hi,
         seal.counted, seal.late, seal.duplicate, seal.rejected, seal.absent, seal.deleted,
         seal.unlanded, seal.unjudged, seal.deleted_since_ms, seal.deleted_until_ms, seal.tokens,
+        seal.as_of_ms,
     )  # fmt: skip
     return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
 
 
-def digest_of(rows: pa.Table) -> str:
-    """Return the digest of ledger rows that are in offset order.
+def digest_of(rows: pa.Table, schema: pa.Schema = LEDGER_SCHEMA) -> str:
+    """Return the digest of rows of a table, the ledger without another schema, that are in offset order.
 
-    Per column, in the ledger's order: its name, then 64-bit little-endian values; text as byte
+    Per column, in the schema's order: its name, then 64-bit little-endian values; text as byte
     lengths and then the bytes; a list as lengths and then its values; a map as entry counts, then its
     keys and its values, sorted by key.
     """
     sha = hashlib.sha256(rows.num_rows.to_bytes(8, "little"))
-    for item in LEDGER_SCHEMA:
+    for item in schema:
         sha.update(item.name.encode())
         column = rows.column(item.name)
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -123,6 +123,10 @@ class Store(Protocol):
         """Return the ledger rows of these offsets, both included, in order, as `LEDGER_SCHEMA`."""
         ...
 
+    def duplicates_between(self, topic: str, partition: int, lo: int, hi: int) -> pa.Table:
+        """Return the rows of duplicates at these offsets, both included, in order, as `DUPLICATES_SCHEMA`."""
+        ...
+
     def close(self) -> None:
         """Let go of connections; written rows stay."""
         ...
