@@ -15,7 +15,11 @@ from tokenline.landing.migrate import views
 from tokenline.wire.emitter import Emitter
 from tokenline.wire.orders import Orders
 
-TABLES = ("ledger", "duplicates", "windows", "balance_changes", "gateway_totals", "seals")
+TABLES = (
+    *("ledger", "duplicates", "windows", "balance_changes", "gateway_totals", "seals"),
+    *("decisions", "dead_letters", "accounts"),
+)
+GRANT = "account_id = 'acme' AND kind = 'grant' AND bucket = 2"
 FOREIGN = "* REPLACE ('elsewhere' AS topic)"
 STRAY = "* REPLACE (toUInt32(77) AS partition)"
 
@@ -33,6 +37,7 @@ def stand(line_settings, tmp_path_factory):
     with Stand(line_settings(partitions=2), place) as one:
         one.start()
         asyncio.run(sold(one))
+        one.apply()
         twice = event("acme", provider="p", model="max", subscriber_id="ann", input_tokens=40)
         for frame in (twice, twice, b"junk"):
             one.put("usage", [(account_key("default", "acme"), frame)], one.home("acme"))
@@ -184,6 +189,25 @@ def drop_view(line):
     line.run("DROP VIEW {db}.v_seals SYNC")
 
 
+def edit(table, change, where="1"):
+    """Return a tampering that changes a column of rows."""
+    return lambda line: line.run(f"ALTER TABLE {{db}}.{table} UPDATE {change} WHERE {where}")
+
+
+def invent_grant(line):
+    """Add the entry that would come next, to the bucket of another."""
+    line.copy(
+        "balance_changes",
+        "* REPLACE (toString((SELECT max(toUInt64OrZero(entry)) FROM {db}.balance_changes WHERE "
+        "account_id = 'acme' AND kind != 'usage') + 1) AS entry)",
+        GRANT,
+    )
+
+
+def drop_decisions(line):
+    line.run("ALTER TABLE {db}.decisions DELETE WHERE account_id = 'acme'")
+
+
 TAMPERINGS = [
     (late_row, "rows of ledger that no seal covers"),
     (lambda line: invent_under(line, FOREIGN), "rows of ledger that no seal covers"),
@@ -192,6 +216,18 @@ TAMPERINGS = [
     (rename_subscriber, "input_tokens in ledger and windows"),
     (discount_alike, "charge_utok in ledger and windows"),
     (move_usage, "µtok that events say and entries of usage took"),
+    (
+        edit("balance_changes", "amount_utok = amount_utok * 10", GRANT),
+        "amount_utok is not what Kafka",
+    ),
+    (invent_grant, "is not in Kafka, whose newest is"),
+    (edit("balance_changes", "kind = 'adjustment'", GRANT), "kind is not what Kafka has"),
+    (edit("balance_changes", "command_id = 'forged'", GRANT), "command_id is not what Kafka has"),
+    (drop_decisions, "Kafka has it and the table has not"),
+    (edit("decisions", "used = used + 5"), "used is not what Kafka has"),
+    (edit("dead_letters", "reason = 'too_old'"), "reason is not what Kafka has"),
+    (edit("dead_letters", "value_base64 = ''"), "value_base64 is not what Kafka has"),
+    (edit("accounts", "month_tokens = 10"), "month_tokens is not what Kafka has"),
     (edit_duplicate, "does not follow from duplicates"),
     (drop_duplicate, "duplicates in seals and tables"),
     (move_as_of, "chain does not follow from its own fields"),

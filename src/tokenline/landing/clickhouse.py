@@ -188,6 +188,12 @@ class ClickHouseStore:
             {field.name: _cast(found.column(field.name), field.type) for field in schema}
         )
 
+    def rows_where(self, table: Table, condition: str, parameters: dict[str, Any]) -> pa.Table:
+        """Return all columns of the rows of a table that FINAL keeps and a condition of ours holds for."""
+        return self._arrow(
+            f"SELECT * FROM {self._database}.{table} FINAL WHERE {condition}", parameters
+        )
+
     def close(self) -> None:
         """Close the client's connections."""
         if self._known is not None:

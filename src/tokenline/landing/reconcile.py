@@ -54,6 +54,7 @@ from tokenline.landing.evidence import (
     unequal_kinds,
     unsealed,
 )
+from tokenline.landing.kafka_evidence import kafka_faults
 from tokenline.landing.line import archives, require_own, warehouse_line
 from tokenline.landing.queries import (
     Asker,
@@ -127,7 +128,8 @@ def reconcile(
 
     `accepted` is what a person takes as lost: exactly so much is no difference.
 
-    With `digests` every seal is recomputed from the rows it covers, once all else agrees. A line on
+    With `digests` every seal is recomputed from the rows it covers, and rows that no seal covers are held
+    against Kafka, once all else agrees. A line on
     which events keep arriving never becomes quiet: then the report shows what was in flight.
 
     Raises:
@@ -147,6 +149,7 @@ def reconcile(
     faults = [
         *view_faults(settings),
         *(digest_faults(settings) if report.ok and digests else ()),
+        *(asyncio.run(kafka_faults(settings)) if report.ok and digests else ()),
     ]
     before, old_faults = _earlier(settings, line, digests=digests)
     faults = [*report.seal_faults, *faults, *old_faults]

@@ -9,7 +9,7 @@ One table: `tokenline topics --acls` prints it, the embedded broker applies it, 
 | landing | landing workers | commands, dead-letters | all that it lands, line |
 | notify | notify workers | dead-letters | decisions, line |
 | operator | `accounts`, `catalog`, `account`, `topics` | commands, catalog, line | their answers, dead-letters, line |
-| reader | `reconcile`, auditors | nothing | all but journal and replies |
+| reader | `reconcile`, auditors | nothing | all but journal and replies; how far landing is |
 
 Whoever may write to `commands` can order tokens for anybody, so a gateway may not. Charging writes the
 parts of transfers there (`transfer_in`, `transfer_return`), and nobody else may; but Kafka cannot tell
@@ -59,7 +59,8 @@ _LANDED = (USAGE, *LANDED)
 class Rights:
     """Name by stem which topics a role writes and reads, and which consumer groups it is in.
 
-    `groups` are groups of that name and of all names that begin with it and a dot. `makes_topics` is the
+    `groups` are groups of that name and of all names that begin with it and a dot. `looks_at` is a group whose
+    positions it may see. `makes_topics` is the
     right to create the line's topics, and to see all of them.
     """
 
@@ -67,6 +68,7 @@ class Rights:
     reads: tuple[str, ...] = ()
     group: str = ""
     groups: str = ""
+    looks_at: str = ""
     makes_topics: bool = False
 
 
@@ -85,7 +87,7 @@ ROLES: dict[str, Rights] = {
     "operator": Rights(
         writes=(COMMANDS, CATALOG, LINE), reads=(*_ANSWERS, DEAD_LETTERS), makes_topics=True
     ),
-    "reader": Rights(reads=(*_LANDED, HOLDS, CATALOG, LINE)),
+    "reader": Rights(reads=(*_LANDED, HOLDS, CATALOG, LINE), looks_at="landing"),
 }
 
 
@@ -146,6 +148,8 @@ def _of(settings: Settings, rights: Rights) -> Iterator[tuple[Resource, Pattern,
         yield "topic", "literal", settings.topic(stem), "Read"
     if rights.group:
         yield "group", "literal", settings.topic(rights.group), "Read"
+    if rights.looks_at:
+        yield "group", "literal", settings.topic(rights.looks_at), "Describe"
     if rights.groups:
         yield "group", "literal", settings.topic(rights.groups), "Read"
         yield "group", "prefixed", settings.topic(f"{rights.groups}."), "Read"
