@@ -24,6 +24,7 @@ from tokenline.accounts.apply import apply_accounts
 from tokenline.demo.plans import sample_accounts
 from tokenline.landing.reconcile import reconcile
 from tokenline.platform import processes, stack
+from tokenline.platform.kafka_config import as_role
 from tokenline.settings import Settings
 
 DISK_MB = 700
@@ -91,7 +92,7 @@ def main():
             back = processes.wait_for(
                 lambda: all(one.state == "ready" for one in running.status()), timeout_s=BACK_S
             )
-        report = reconcile(running.settings, 60)
+        report = reconcile(as_role(running.settings, "reader"), 60)
         after = {one.component: f"{one.state}: {one.detail}" for one in running.status()}
     found = {"said": said, "during": during, "back": back, "after": after}
     print(json.dumps(found | {"ok": report.ok, "report": report.to_dict()}))

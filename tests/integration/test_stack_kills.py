@@ -124,5 +124,5 @@ def test_what_is_killed_again_and_again_comes_back_and_the_rest_runs_on(stack, t
         stack.kill("warehouse", restart=True)
         stack.kill("landing-2", restart=True)
         await_all(stack)
-    report = reconcile(stack.settings, 60)
+    report = reconcile(as_role(stack.settings, "reader"), 60)
     assert report.ok, (report, quarantined(stack))

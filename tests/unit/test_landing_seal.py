@@ -56,7 +56,7 @@ def chain(*bounds, epoch=1, prev=GENESIS):
 
 def test_the_chain_can_be_recomputed_with_any_sha256():
     one = seal(3, 9)
-    line = f"{GENESIS}|d|u|0|3|9|7|0|0|0|0|0|0|0|0|0|1"
+    line = f"{GENESIS}|d||u|0|3|9|7|0|0|0|0|0|0|0|0|0|1|0"
 
     assert hashlib.sha256(line.encode()).hexdigest() == one.chain
 
