@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenline.landing.clickhouse import ClickHouseStore
-from tokenline.landing.evidence import view_differences
+from tokenline.landing.evidence import shared_events, view_differences
 from tokenline.landing.migrate import views
 from tokenline.landing.queries import Asker
 from tokenline.landing.row import DUPLICATES_SCHEMA
@@ -53,6 +53,15 @@ def view_faults(settings: Settings) -> list[str]:
     asker = Asker(settings)
     try:
         return view_differences(asker, views(settings))
+    finally:
+        asker.close()
+
+
+def shared_identities(settings: Settings) -> list[str]:
+    """Return, a line each, some of the events that the ledger has more than once."""
+    asker = Asker(settings)
+    try:
+        return shared_events(asker)
     finally:
         asker.close()
 

@@ -114,6 +114,19 @@ def kept_totals(asker: Asker) -> dict[Life, int]:
     return {(str(gateway), str(epoch)): int(emitted) for gateway, epoch, emitted in rows}
 
 
+def shared_events(asker: Asker) -> list[str]:
+    """Return, a line each, events that the ledger has more than once, the newest first; at most 100."""
+    rows = asker.rows(
+        "SELECT tenant_id, source, event_id, arraySort(accounts), events FROM {db}.v_shared_identities "
+        f"ORDER BY last_at DESC, event_id LIMIT {DIFFERENCES_MAX}"
+    )
+    return [
+        f"event {event} of source {source}, tenant {tenant}, was charged {count} times, to "
+        f"{', '.join(accounts)}"
+        for tenant, source, event, accounts, count in rows
+    ]
+
+
 def view_differences(asker: Asker, wanted: dict[str, str]) -> list[str]:
     """Return, a line each, the views that are not there or ask something else than they must.
 
