@@ -25,7 +25,7 @@ def books():
 
 def letter_of(offset, record):
     sides = {"key_base64": record.key, "value_base64": record.value}
-    place = {"topic": "t.usage", "partition": 0, "offset": offset}
+    place = {"topic": "t.usage", "partition": 0, "offset": offset, "records": 1, "offsets": []}
     return place | {name: base64.b64encode(side).decode() for name, side in sides.items()}
 
 

@@ -178,12 +178,16 @@ def test_reconcile_is_green_until_a_row_is_edited(charged_line, monkeypatch):
     async def no_totals(*_):
         return {}
 
+    async def no_faults(_):
+        return []
+
     async def a_line(_):
         return wire_line.Line(line_id="0" * 32)
 
     monkeypatch.setattr(reconcile, "usage_bounds", no_usage)
     monkeypatch.setattr(reconcile, "read_line", a_line)
     monkeypatch.setattr(reconcile, "stated_totals", no_totals)
+    monkeypatch.setattr(reconcile, "kafka_faults", no_faults)
     # There are no events here, so windows and entries have nothing that they could follow from.
     monkeypatch.setattr(reconcile, "unequal_kinds", lambda _: [])
     monkeypatch.setattr(reconcile, "unequal_buckets", lambda _: [])
